@@ -1,0 +1,11 @@
+//! What should be: Docker's words, our records, and the facts that follow from them.
+//!
+//! Nothing in this crate waits, reads a clock, draws a random number, or touches a file, a socket or the kernel.
+//!
+//! ```text
+//!   bytes -> wire -> Command -> state -> Change + Reply          records -> kinds -> facts (world)
+//! ```
+
+pub mod kinds;
+pub mod model;
+pub mod world;

@@ -1,0 +1,378 @@
+//! The nouns: what the rest of tombolo talks about, parsed once at the door.
+//!
+//! A value of one of these types is well-formed by construction; nothing past `wire` holds a string that should be
+//! an interface name, a hardware address or an identifier.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::kinds::Spec;
+
+/// The longest identifier that we accept from Docker, in bytes. Docker's own are 64 hexadecimal digits.
+pub const ID_MAX: usize = 128;
+
+/// Why a text is none of the nouns in this file. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// An identifier that is empty, too long or holds strange characters.
+    #[error("'{got}' is no identifier: 1 to {ID_MAX} letters, digits, '-', '_' or '.' are allowed")]
+    Id {
+        /// The text, cut to a readable length.
+        got: String,
+    },
+    /// A name that no network interface can have.
+    #[error("'{got}' is no interface name: 1 to 15 bytes without '/', ':', blanks or '%', and not '.' or '..'")]
+    IfName {
+        /// The text, cut to a readable length.
+        got: String,
+    },
+    /// Not a unicast hardware address.
+    #[error("'{got}' is no MAC address: six hexadecimal bytes such as 02:7b:0a:d0:00:02, not multicast, are allowed")]
+    Mac {
+        /// The text, cut to a readable length.
+        got: String,
+    },
+}
+
+/// A text cut to a length that fits a message.
+pub fn cut(text: &str) -> String {
+    const SHOWN: usize = 80;
+    match text.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}… ({} bytes)", &text[..at], text.len()),
+        None => text.to_owned(),
+    }
+}
+
+fn parse_id(text: &str) -> Result<String, Malformed> {
+    let fits = !text.is_empty() && text.len() <= ID_MAX;
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if fits && plain { Ok(text.to_owned()) } else { Err(Malformed::Id { got: cut(text) }) }
+}
+
+/// Twelve hexadecimal digits that stand for an identifier in the name of a link: its first twelve where it begins
+/// with such digits (as Docker's do, so an operator recognises it), a hash of it otherwise.
+fn short(id: &str) -> String {
+    match id.get(..12) {
+        Some(head) if head.bytes().all(|b| b.is_ascii_hexdigit()) => head.to_ascii_lowercase(),
+        _ => format!("{:012x}", fnv1a(id.as_bytes()) & 0xffff_ffff_ffff),
+    }
+}
+
+/// The FNV-1a hash (64 bits). Not for secrets: it names things the same way on every start and every host.
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+macro_rules! id_type {
+    ($name:ident, $doc:literal) => {
+        #[doc = $doc]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The identifier as Docker sent it.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Malformed;
+            fn try_from(text: String) -> Result<Self, Malformed> {
+                text.parse()
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Malformed;
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                parse_id(text).map(Self)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+id_type!(NetworkId, "Docker's identifier of a network: its own on every host.");
+id_type!(EndpointId, "Docker's identifier of one container's place on one network.");
+
+impl NetworkId {
+    /// The name of the network's bridge where the user chose none: `tb-` and twelve digits.
+    pub fn bridge_name(&self) -> IfName {
+        IfName(format!("tb-{}", short(&self.0)))
+    }
+}
+
+impl EndpointId {
+    /// The name of the host's end of the endpoint's veth pair: `tbh` and twelve digits.
+    pub fn host_link(&self) -> IfName {
+        IfName(format!("tbh{}", short(&self.0)))
+    }
+
+    /// The name of the container's end while it is with the host: `tbc` and twelve digits. Docker renames it.
+    pub fn container_link(&self) -> IfName {
+        IfName(format!("tbc{}", short(&self.0)))
+    }
+}
+
+/// A name that a network interface can have: 1 to 15 bytes, as the kernel's `dev_valid_name` (net/core/dev.c) wants it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct IfName(String);
+
+impl IfName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for IfName {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
+        // '%' is the kernel's placeholder for a number; the rest of printable ASCII is what every tool copes with.
+        let plain = text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%' | b'"'));
+        if fits && plain { Ok(Self(text.to_owned())) } else { Err(Malformed::IfName { got: cut(text) }) }
+    }
+}
+
+impl TryFrom<String> for IfName {
+    type Error = Malformed;
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl From<IfName> for String {
+    fn from(name: IfName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A unicast hardware (Ethernet) address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac([u8; 6]);
+
+impl Mac {
+    /// The address's six bytes, in the order of transmission.
+    pub fn bytes(&self) -> [u8; 6] {
+        self.0
+    }
+
+    /// Takes six bytes as an address.
+    ///
+    /// # Errors
+    /// [`Malformed::Mac`] for a multicast or an all-zero address.
+    pub fn from_bytes(bytes: [u8; 6]) -> Result<Self, Malformed> {
+        let mac = Self(bytes);
+        if bytes[0] & 1 == 1 || bytes == [0; 6] { Err(Malformed::Mac { got: mac.to_string() }) } else { Ok(mac) }
+    }
+
+    /// The address of an endpoint for which the user chose none. It follows from the endpoint's IP address, so that an
+    /// address that is used again has the same MAC and no neighbour's cache can be stale.
+    pub fn of_address(address: IpAddr) -> Self {
+        let [a, b, c, d] = match address {
+            IpAddr::V4(v4) => v4.octets(),
+            IpAddr::V6(v6) => (fnv1a(&v6.octets()) as u32).to_be_bytes(),
+        };
+        Self([0x02, 0x7b, a, b, c, d])
+    }
+
+    /// The address of the bridge of a network: the same on every start.
+    pub fn of_network(id: &NetworkId) -> Self {
+        let [a, b, c, d] = (fnv1a(id.as_str().as_bytes()) as u32).to_be_bytes();
+        Self([0x06, 0x7b, a, b, c, d])
+    }
+
+    /// The address of the host's end of an endpoint's veth pair: the same on every start.
+    pub fn of_endpoint(id: &EndpointId) -> Self {
+        let [a, b, c, d] = (fnv1a(id.as_str().as_bytes()) as u32).to_be_bytes();
+        Self([0x0a, 0x7b, a, b, c, d])
+    }
+}
+
+impl FromStr for Mac {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let malformed = || Malformed::Mac { got: cut(text) };
+        let mut bytes = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for byte in &mut bytes {
+            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(malformed)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| malformed())?;
+        }
+        if parts.next().is_some() {
+            return Err(malformed());
+        }
+        Self::from_bytes(bytes)
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = Malformed;
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A transport protocol whose ports can be published. The numbers are IANA's, as Docker sends them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proto {
+    /// TCP, protocol 6.
+    Tcp,
+    /// UDP, protocol 17.
+    Udp,
+    /// SCTP, protocol 132.
+    Sctp,
+}
+
+impl Proto {
+    /// The protocol of an IANA number, where it is one with ports.
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            132 => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+
+    /// IANA's number of the protocol.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Proto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// One address family of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// The network's addresses, masked.
+    pub pool: IpNet,
+    /// The gateway's address with the pool's prefix length.
+    pub gateway: Option<IpNet>,
+}
+
+/// A network as Docker asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Docker's identifier.
+    pub id: NetworkId,
+    /// Its kind and that kind's options.
+    pub spec: Spec,
+    /// No way out or in but between its own containers and this host's own address on it.
+    pub internal: bool,
+    /// Its address families: none, one or two, IPv4 first.
+    pub subnets: Vec<Subnet>,
+}
+
+/// A container's place on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Docker's identifier.
+    pub id: EndpointId,
+    /// The network it is on.
+    pub network: NetworkId,
+    /// Its addresses with prefix lengths: at most one a family, IPv4 first.
+    pub addresses: Vec<IpNet>,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Whether the MAC was ours to choose; a repeat of the same request gets the same answer by it.
+    pub mac_chosen: bool,
+    /// The sandbox (path of a network namespace) it has joined, as Docker names it.
+    pub sandbox: Option<String>,
+    /// The ports that are published for it now.
+    pub published: Vec<Published>,
+}
+
+impl Endpoint {
+    /// The endpoint's address of one family.
+    pub fn address(&self, v6: bool) -> Option<IpNet> {
+        self.addresses.iter().copied().find(|a| a.addr().is_ipv6() == v6)
+    }
+}
+
+/// A port of the host whose traffic goes to a port of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Published {
+    /// The protocol.
+    pub proto: Proto,
+    /// The host's address. An unspecified one (`0.0.0.0`, `::`) means all of its family.
+    pub host: IpAddr,
+    /// The host's port, never 0.
+    pub host_port: u16,
+    /// The endpoint's port, never 0.
+    pub port: u16,
+}
+
+/// A wish to publish: what Docker sends for `-p`, parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortWish {
+    /// The protocol.
+    pub proto: Proto,
+    /// The host's address, or none for the network's default binding.
+    pub host: Option<IpAddr>,
+    /// The first port of the host that will do; 0 for any ephemeral one.
+    pub first: u16,
+    /// The last port of the host that will do.
+    pub last: u16,
+    /// The endpoint's port.
+    pub port: u16,
+}

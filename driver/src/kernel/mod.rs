@@ -1,0 +1,62 @@
+//! The kernel: what is ours in it, and one change to it at a time.
+//!
+//! How a process without memory knows what is ours:
+//!
+//! | sort | sign |
+//! |---|---|
+//! | links | link group [`tombolo_core::world::LINK_GROUP`], set in the message that makes the link |
+//! | addresses | being on a bridge of ours, without being link-local |
+//! | ports | being a link of ours with a master |
+//! | rules, sets, maps | being in table `inet tombolo` |
+//! | the accept in FORWARD | its comment `tombolo` |
+//! | settings | never ours to take away: see [`tombolo_core::world::Key::Setting`] |
+
+use std::future::Future;
+
+use tombolo_core::world::{Step, World};
+
+/// Why a step was refused or the kernel could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel (or the tool that speaks to it) refused one step. The kernel is as it was before the step.
+    #[error("{step}: {why}")]
+    Refused {
+        /// The step as an operator would type it.
+        step: String,
+        /// The kernel's answer, with what to do about it where we know.
+        why: String,
+    },
+    /// The kernel did not answer in time, or the connection to it broke. The step may or may not have been done: only
+    /// a fresh look tells.
+    #[error("{step}: no answer from the kernel ({why})")]
+    Unknown {
+        /// The step as an operator would type it.
+        step: String,
+        /// What broke.
+        why: String,
+    },
+    /// What holds could not be read. Nothing was changed.
+    #[error("reading {what}: {why}")]
+    Unreadable {
+        /// What was being read.
+        what: &'static str,
+        /// What broke.
+        why: String,
+    },
+}
+
+/// A kernel, real or fake.
+///
+/// Both keep these promises, which one suite checks for both:
+/// - after `apply(Add)` or `apply(Change)` succeeds, `observe` shows the fact as it was asked for;
+/// - `apply(Remove)` of what is already gone succeeds;
+/// - `apply(Add)` of what is already there, as asked, succeeds (a step may be repeated after an unknown outcome);
+/// - `observe` shows all that is ours and nothing that is not, whoever made or changed it;
+/// - a refused step changes nothing.
+pub trait Kernel: Send {
+    /// All facts that hold and are ours.
+    fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send;
+
+    /// Makes one step.
+    fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
+}

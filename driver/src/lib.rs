@@ -1,0 +1,3 @@
+//! Making it so: the engine, the store, the kernel, Docker's socket and the command line.
+
+pub mod kernel;

@@ -1,0 +1,2 @@
+//! The tombolo daemon and its command line.
+fn main() {}
