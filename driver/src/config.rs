@@ -1,0 +1,341 @@
+//! The settings: where each comes from, what it may be, and all that is wrong with them at once.
+//!
+//! ```text
+//!   flag  >  environment  >  file  >  default        one text a setting, with its origin
+//!                      |
+//!                      v
+//!                typed Config, or every fault together
+//! ```
+//!
+//! Flags, environment and file come in as values, so nothing here looks at the process; only [`load`] reads a file.
+
+mod fault;
+mod file;
+mod parse;
+mod pools;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+pub use fault::{Fault, Faults, Origin};
+pub use parse::{DockerHost, LogFormat};
+pub use pools::AddressPool;
+
+/// Where the file of settings is looked for unless `--config` or `TOMBOLO_CONFIG` says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/tombolo/tombolo.toml";
+/// The environment variable that names the file of settings.
+pub const FILE_VARIABLE: &str = "TOMBOLO_CONFIG";
+
+/// One setting by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Setting {
+    /// The socket that Docker speaks to.
+    PluginSocket,
+    /// The socket that the command line speaks to.
+    ControlSocket,
+    /// The directory of what must survive.
+    StateDir,
+    /// The Docker engine whose names we look up.
+    DockerHost,
+    /// The ranges that networks without a subnet are cut from.
+    AddressPools,
+    /// Which log lines are wanted.
+    Log,
+    /// What log lines look like.
+    LogFormat,
+}
+
+impl Setting {
+    /// All settings, in the order in which they are listed.
+    pub const ALL: [Self; 7] = [
+        Self::PluginSocket,
+        Self::ControlSocket,
+        Self::StateDir,
+        Self::DockerHost,
+        Self::AddressPools,
+        Self::Log,
+        Self::LogFormat,
+    ];
+
+    /// The setting's key in the file. Its flag and its variable are made from it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::PluginSocket => "plugin_socket",
+            Self::ControlSocket => "control_socket",
+            Self::StateDir => "state_dir",
+            Self::DockerHost => "docker_host",
+            Self::AddressPools => "address_pools",
+            Self::Log => "log",
+            Self::LogFormat => "log_format",
+        }
+    }
+
+    /// The setting's flag, such as `--state-dir`.
+    pub fn flag(self) -> String {
+        format!("--{}", self.key().replace('_', "-"))
+    }
+
+    /// The setting's environment variable, such as `TOMBOLO_STATE_DIR`.
+    pub fn variable(self) -> String {
+        format!("TOMBOLO_{}", self.key().to_ascii_uppercase())
+    }
+
+    /// The setting's value where nothing gives another.
+    pub fn default_text(self) -> &'static str {
+        match self {
+            Self::PluginSocket => "/run/docker/plugins/tombolo.sock",
+            Self::ControlSocket => "/run/tombolo/control.sock",
+            Self::StateDir => "/var/lib/tombolo",
+            Self::DockerHost => "unix:///var/run/docker.sock",
+            Self::AddressPools => "10.208.0.0/12:24,198.18.0.0/15:24",
+            Self::Log => "info",
+            Self::LogFormat => "human",
+        }
+    }
+
+    /// What the setting may be, for messages.
+    pub fn allowed(self) -> &'static str {
+        match self {
+            Self::PluginSocket | Self::ControlSocket => "an absolute path of at most 107 bytes",
+            Self::StateDir => "an absolute path",
+            Self::DockerHost => "unix:// and the absolute path of the engine's socket",
+            Self::AddressPools => "BASE/PREFIX:SIZE, several separated by commas, such as 10.208.0.0/12:24",
+            Self::Log => {
+                "a level (off, error, warn, info, debug, trace) and TARGET=LEVEL pairs, such as info,tombolo=debug"
+            }
+            Self::LogFormat => "human or json",
+        }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.key())
+    }
+}
+
+/// What gives settings their values. A map without an entry for a setting leaves it to the next source.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// The flags that were given.
+    pub flags: &'a BTreeMap<Setting, String>,
+    /// The process's environment. Variables that are no setting are ignored, and so is an empty one.
+    pub environment: &'a BTreeMap<String, String>,
+    /// The file's path and text, where there is a file.
+    pub file: Option<(&'a Path, &'a str)>,
+}
+
+/// The settings, each well-formed.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The socket that Docker speaks to.
+    pub plugin_socket: PathBuf,
+    /// The socket that the command line speaks to.
+    pub control_socket: PathBuf,
+    /// The directory of what must survive.
+    pub state_dir: PathBuf,
+    /// The Docker engine whose names we look up.
+    pub docker_host: DockerHost,
+    /// The ranges that networks without a subnet are cut from, in the order in which they are tried. There is always
+    /// one of IPv4; where there is none of IPv6 the daemon makes a range of its own once, and keeps it.
+    pub address_pools: Vec<AddressPool>,
+    /// Which log lines are wanted: a filter that [`tracing_subscriber::EnvFilter`] takes.
+    pub log: String,
+    /// What log lines look like.
+    pub log_format: LogFormat,
+    origins: BTreeMap<Setting, Origin>,
+}
+
+/// One setting as `tombolo status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// The setting's key.
+    pub name: &'static str,
+    /// Its value.
+    pub value: String,
+    /// Where the value came from.
+    pub origin: String,
+}
+
+impl Config {
+    /// Reads all settings from their sources.
+    ///
+    /// # Errors
+    /// Every fault of every source together.
+    pub fn read(sources: Sources<'_>) -> Result<Self, Faults> {
+        let mut reader = Reader::new(sources);
+        let config = reader.config();
+        match config {
+            Some(config) if reader.faults.is_empty() => Ok(config),
+            _ => Err(Faults(reader.faults)),
+        }
+    }
+
+    /// Where a setting's value came from.
+    pub fn origin(&self, setting: Setting) -> &Origin {
+        self.origins.get(&setting).unwrap_or(&Origin::Default)
+    }
+
+    /// Every setting with its value and where that came from.
+    pub fn listing(&self) -> Vec<Listed> {
+        Setting::ALL
+            .into_iter()
+            .map(|setting| Listed {
+                name: setting.key(),
+                value: self.value(setting),
+                origin: self.origin(setting).to_string(),
+            })
+            .collect()
+    }
+
+    fn value(&self, setting: Setting) -> String {
+        match setting {
+            Setting::PluginSocket => self.plugin_socket.display().to_string(),
+            Setting::ControlSocket => self.control_socket.display().to_string(),
+            Setting::StateDir => self.state_dir.display().to_string(),
+            Setting::DockerHost => self.docker_host.to_string(),
+            Setting::AddressPools => pools::list(&self.address_pools),
+            Setting::Log => self.log.clone(),
+            Setting::LogFormat => self.log_format.to_string(),
+        }
+    }
+}
+
+/// The sources while they are read: one text a setting, and what was wrong so far.
+struct Reader {
+    raw: BTreeMap<Setting, (String, Origin)>,
+    faults: Vec<Fault>,
+}
+
+impl Reader {
+    fn new(sources: Sources<'_>) -> Self {
+        let (mut raw, faults) = match sources.file {
+            Some((path, text)) => file::entries(path, text),
+            None => (BTreeMap::new(), Vec::new()),
+        };
+        for setting in Setting::ALL {
+            let variable = setting.variable();
+            // An empty variable is how compose files and unit files say "not given".
+            if let Some(text) = sources.environment.get(&variable).filter(|text| !text.is_empty()) {
+                raw.insert(setting, (text.clone(), Origin::Environment(variable)));
+            }
+            if let Some(text) = sources.flags.get(&setting) {
+                raw.insert(setting, (text.clone(), Origin::Flag(setting.flag())));
+            }
+        }
+        Self { raw, faults }
+    }
+
+    fn config(&mut self) -> Option<Config> {
+        let plugin_socket = self.take(Setting::PluginSocket, parse::socket);
+        let control_socket = self.take(Setting::ControlSocket, parse::socket);
+        self.refuse_one_socket_for_two(plugin_socket.as_deref(), control_socket.as_deref());
+        let state_dir = self.take(Setting::StateDir, parse::directory);
+        let docker_host = self.take(Setting::DockerHost, parse::docker_host);
+        let address_pools = self.take(Setting::AddressPools, pools::parse);
+        let log = self.take(Setting::Log, parse::filter);
+        let log_format = self.take(Setting::LogFormat, parse::log_format);
+        let origins = self
+            .raw
+            .iter()
+            .map(|(setting, (_, origin))| (*setting, origin.clone()))
+            .collect();
+        Some(Config {
+            plugin_socket: plugin_socket?,
+            control_socket: control_socket?,
+            state_dir: state_dir?,
+            docker_host: docker_host?,
+            address_pools: address_pools?,
+            log: log?,
+            log_format: log_format?,
+            origins,
+        })
+    }
+
+    /// One setting's value, or nothing and its faults on the list.
+    fn take<T>(&mut self, setting: Setting, parse: impl Fn(&str) -> parse::Parsed<T>) -> Option<T> {
+        let (text, origin) = match self.raw.get(&setting) {
+            Some((text, origin)) => (text.as_str(), origin.clone()),
+            None => (setting.default_text(), Origin::Default),
+        };
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(wrongs) => {
+                let faults = wrongs.into_iter().map(|wrong| Fault::Value {
+                    setting,
+                    origin: origin.clone(),
+                    got: wrong.got,
+                    why: wrong.why,
+                });
+                self.faults.extend(faults);
+                None
+            }
+        }
+    }
+
+    fn refuse_one_socket_for_two(&mut self, plugin: Option<&Path>, control: Option<&Path>) {
+        if let (Some(plugin), Some(control)) = (plugin, control)
+            && plugin == control
+        {
+            let origin = self
+                .raw
+                .get(&Setting::ControlSocket)
+                .map_or(Origin::Default, |(_, origin)| origin.clone());
+            self.faults.push(Fault::Value {
+                setting: Setting::ControlSocket,
+                origin,
+                got: control.display().to_string(),
+                why: "it is the plugin_socket as well".to_owned(),
+            });
+        }
+    }
+}
+
+/// Reads all settings, and the file from the disk. A file that nobody named may be absent.
+///
+/// # Errors
+/// Every fault together, an unreadable file among them.
+pub fn load(
+    flags: &BTreeMap<Setting, String>,
+    file_flag: Option<&Path>,
+    environment: &BTreeMap<String, String>,
+) -> Result<Config, Faults> {
+    let (path, origin) = match (
+        file_flag,
+        environment.get(FILE_VARIABLE).filter(|text| !text.is_empty()),
+    ) {
+        (Some(path), _) => (path.to_owned(), Origin::Flag("--config".to_owned())),
+        (None, Some(path)) => (PathBuf::from(path), Origin::Environment(FILE_VARIABLE.to_owned())),
+        (None, None) => (PathBuf::from(DEFAULT_FILE), Origin::Default),
+    };
+    let (text, unreadable) = match std::fs::read_to_string(&path) {
+        Ok(text) => (Some(text), None),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound && origin == Origin::Default => {
+            (None, None)
+        }
+        Err(source) => (
+            None,
+            Some(Fault::Unreadable {
+                path: path.clone(),
+                origin,
+                source,
+            }),
+        ),
+    };
+    let file = text.as_deref().map(|text| (path.as_path(), text));
+    let config = Config::read(Sources {
+        flags,
+        environment,
+        file,
+    });
+    match (unreadable, config) {
+        (None, config) => config,
+        (Some(fault), Ok(_)) => Err(Faults(vec![fault])),
+        (Some(fault), Err(Faults(more))) => Err(Faults(std::iter::once(fault).chain(more).collect())),
+    }
+}
