@@ -1,2 +1,7 @@
 //! The tombolo daemon and its command line.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tombolo::cli::main()
+}

@@ -1,0 +1,156 @@
+//! HTTP over the control socket: one request a process, with an end to its patience.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use super::failure::Failure;
+
+/// How long the daemon may take to show something.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to put a whole saved state in the place of its own.
+const PATIENCE_IMPORT: Duration = Duration::from_secs(60);
+/// The largest answer that is read, in bytes: many times what 100,000 endpoints take.
+const ANSWER_MAX: usize = 256 << 20;
+
+/// The way to the running daemon.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A way to the daemon whose control socket this is.
+    pub fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// The document at `path`, byte for byte.
+    pub fn get(&self, path: &'static str) -> Result<Bytes, Failure> {
+        self.ask(Method::GET, path, Bytes::new(), PATIENCE)
+    }
+
+    /// The document at `path`.
+    pub fn get_json(&self, path: &'static str) -> Result<Value, Failure> {
+        let bytes = self.get(path)?;
+        serde_json::from_slice(&bytes).map_err(|source| Failure::NoJson { path, source })
+    }
+
+    /// Puts `body` at `path`.
+    pub fn put(&self, path: &'static str, body: Vec<u8>) -> Result<Bytes, Failure> {
+        self.ask(Method::PUT, path, body.into(), PATIENCE_IMPORT)
+    }
+
+    fn ask(
+        &self,
+        method: Method,
+        path: &'static str,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Bytes, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| Failure::Process {
+                doing: "speak to the daemon",
+                source: source.into(),
+            })?;
+        runtime.block_on(async {
+            let exchange = self.exchange(method, path, body);
+            tokio::time::timeout(patience, exchange)
+                .await
+                .map_err(|_| Failure::NoAnswer {
+                    socket: self.socket.clone(),
+                    seconds: patience.as_secs(),
+                })?
+        })
+    }
+
+    async fn exchange(&self, method: Method, path: &'static str, body: Bytes) -> Result<Bytes, Failure> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| self.unreachable(source))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.broken(e))?;
+        // The connection's own error comes out of `send_request` as well.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "tombolo")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|e| self.broken(e))?;
+        let response = sender.send_request(request).await.map_err(|e| self.broken(e))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+        let body = body
+            .map_err(|source| Failure::Broken {
+                socket: self.socket.clone(),
+                source,
+            })?
+            .to_bytes();
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(refusal(status, &body))
+        }
+    }
+
+    fn unreachable(&self, source: std::io::Error) -> Failure {
+        let socket = self.socket.clone();
+        match source.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure::NotRunning { socket },
+            ErrorKind::PermissionDenied => Failure::Denied { socket },
+            _ => Failure::Broken {
+                socket,
+                source: source.into(),
+            },
+        }
+    }
+
+    fn broken(&self, source: impl std::error::Error + Send + Sync + 'static) -> Failure {
+        Failure::Broken {
+            socket: self.socket.clone(),
+            source: source.into(),
+        }
+    }
+}
+
+/// The daemon's no, in its own words where it has some.
+fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+    let document: Value = serde_json::from_slice(body).unwrap_or_default();
+    let message = match document.get("error").and_then(Value::as_str) {
+        Some(words) => words.to_owned(),
+        None => format!(
+            "the daemon answered {status}: {}",
+            tombolo_core::model::cut(&String::from_utf8_lossy(body))
+        ),
+    };
+    Failure::Refused { message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_for_root_only_says_so() {
+        let failure =
+            Client::new(PathBuf::from("/run/x.sock")).unreachable(ErrorKind::PermissionDenied.into());
+        assert_eq!(failure.exit_code(), 1);
+        assert!(
+            failure
+                .chain()
+                .starts_with("/run/x.sock is for root only: run this command as root")
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! `tombolo pools`: the address pools, how full they are, and who holds which address.
+
+use clap::Args;
+use serde_json::Value;
+
+use super::client::Client;
+use super::failure::Failure;
+use super::output::{Output, cell, items, short, table};
+
+const HELP: &str = "\
+Examples:
+  tombolo pools
+  tombolo pools --leases                 one line an address
+  tombolo pools --output json | jq '.[] | {pool, free}'
+
+A freed address is COOLING for a while before somebody else may get it.";
+
+/// The flags of `tombolo pools`.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub struct Flags {
+    #[command(flatten)]
+    output: Output,
+    /// List the addresses in use instead of the pools (the JSON document always holds both)
+    #[arg(long)]
+    leases: bool,
+}
+
+impl Flags {
+    /// Lists the pools.
+    pub fn run(&self, client: &Client, out: &mut Vec<u8>) -> Result<(), Failure> {
+        let render = if self.leases { render_leases } else { render_pools };
+        self.output.show(&client.get_json("/v1/pools")?, render, out)
+    }
+}
+
+fn render_pools(document: &Value) -> String {
+    let headings = ["POOL", "RANGE", "SPACE", "LEASES", "FREE", "COOLING", "NETWORK"];
+    let row = |pool: &Value| {
+        [
+            cell(&pool["pool"]),
+            cell(&pool["range"]),
+            cell(&pool["address_space"]),
+            items(&pool["leases"]).len().to_string(),
+            cell(&pool["free"]),
+            cell(&pool["cooling"]),
+            short(&pool["network_id"]),
+        ]
+    };
+    table(headings, items(document).iter().map(row))
+}
+
+fn render_leases(document: &Value) -> String {
+    let rows = items(document).iter().flat_map(|pool| {
+        items(&pool["leases"]).iter().map(|lease| {
+            [
+                cell(&pool["pool"]),
+                cell(&lease["address"]),
+                cell(&lease["use"]),
+                cell(&lease["name"]),
+                short(&pool["network_id"]),
+            ]
+        })
+    });
+    table(["POOL", "ADDRESS", "USE", "NAME", "NETWORK"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn document() -> Value {
+        json!([
+            {"pool": "10.208.0.0/24", "pool_id": "local/10.208.0.0/24", "address_space": "local", "range": null,
+             "leases": [{"address": "10.208.0.1", "use": "gateway", "name": null},
+                        {"address": "10.208.0.9", "use": "aux", "name": "router"}],
+             "free": 252, "cooling": 1, "network_id": "0123456789abcdef"},
+            {"pool": "fd00::/64", "pool_id": "x", "address_space": "local", "range": "fd00::100/120", "leases": [],
+             "free": 18446744073709551615u64, "cooling": 0, "network_id": null},
+        ])
+    }
+
+    #[test]
+    fn pools_show_how_full_they_are() {
+        let expected = "\
+POOL            RANGE           SPACE   LEASES   FREE                   COOLING   NETWORK
+10.208.0.0/24   -               local   2        252                    1         0123456789ab
+fd00::/64       fd00::100/120   local   0        18446744073709551615   0         -
+";
+        assert_eq!(render_pools(&document()), expected);
+    }
+
+    #[test]
+    fn leases_show_one_address_a_line() {
+        let expected = "\
+POOL            ADDRESS      USE       NAME     NETWORK
+10.208.0.0/24   10.208.0.1   gateway   -        0123456789ab
+10.208.0.0/24   10.208.0.9   aux       router   0123456789ab
+";
+        assert_eq!(render_leases(&document()), expected);
+    }
+}

@@ -1,0 +1,89 @@
+//! `tombolo serve`: read the settings, turn the log on, be the daemon.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal};
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use super::Common;
+use super::failure::Failure;
+use crate::config::{Config, LogFormat, Setting};
+
+const HELP: &str = "\
+Examples:
+  tombolo serve
+  tombolo serve --log info,tombolo=debug
+  tombolo serve --address-pools 10.64.0.0/12:24,fd12:3456:789a::/48:64
+  TOMBOLO_STATE_DIR=/srv/tombolo tombolo serve --log-format json
+
+Needs root. SIGTERM ends it; networks and containers go on without it.
+Each flag has a variable and a key in the file of settings: --state-dir is TOMBOLO_STATE_DIR and state_dir.
+All that is wrong with the settings is said at once, with exit code 2, before anything is touched.";
+
+/// The flags of `tombolo serve`: settings as text, judged together with those of the other sources.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub struct Flags {
+    /// Socket that Docker speaks to [default: /run/docker/plugins/tombolo.sock]
+    #[arg(long, value_name = "PATH")]
+    plugin_socket: Option<String>,
+    /// Directory of what must survive [default: /var/lib/tombolo]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<String>,
+    /// Docker engine, asked for names and for what it still knows [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "URL")]
+    docker_host: Option<String>,
+    /// Ranges that networks without a subnet are cut from, as BASE/PREFIX:SIZE separated by commas
+    /// [default: 10.208.0.0/12:24,198.18.0.0/15:24; for IPv6 a ULA /48 of this host's own]
+    #[arg(long, value_name = "POOLS", verbatim_doc_comment)]
+    address_pools: Option<String>,
+    /// Log lines to write: a level, or TARGET=LEVEL pairs separated by commas [default: info]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// What log lines look like: human or json [default: human]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+impl Flags {
+    /// Serves until told to stop.
+    pub fn run(&self, common: &Common) -> Result<(), Failure> {
+        let config = common.settings(self.given())?;
+        start_log(&config)?;
+        crate::serve::run(config).map_err(|error| Failure::Serve { source: error.into() })
+    }
+
+    fn given(&self) -> BTreeMap<Setting, String> {
+        let pairs = [
+            (Setting::PluginSocket, &self.plugin_socket),
+            (Setting::StateDir, &self.state_dir),
+            (Setting::DockerHost, &self.docker_host),
+            (Setting::AddressPools, &self.address_pools),
+            (Setting::Log, &self.log),
+            (Setting::LogFormat, &self.log_format),
+        ];
+        pairs
+            .into_iter()
+            .filter_map(|(setting, text)| Some((setting, text.clone()?)))
+            .collect()
+    }
+}
+
+fn start_log(config: &Config) -> Result<(), Failure> {
+    let failure = |source| Failure::Process { doing: "log", source };
+    let filter = EnvFilter::try_new(&config.log).map_err(|error| failure(error.into()))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    let started = match config.log_format {
+        // NO_COLOR (no-color.org) is a terminal's own wish, not a setting of ours.
+        LogFormat::Human => {
+            let colours =
+                io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+            log.with_ansi(colours).try_init()
+        }
+        LogFormat::Json => log.json().try_init(),
+    };
+    started.map_err(failure)
+}
