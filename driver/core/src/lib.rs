@@ -3,9 +3,11 @@
 //! Nothing in this crate waits, reads a clock, draws a random number, or touches a file, a socket or the kernel.
 //!
 //! ```text
-//!   bytes -> wire -> Command -> state -> Change + Reply          records -> kinds -> facts (world)
+//!   bytes -> wire -> Command -> state -> edits + Reply -> wire -> bytes        records -> kinds -> facts (world)
 //! ```
 
 pub mod kinds;
 pub mod model;
+pub mod state;
+pub mod wire;
 pub mod world;

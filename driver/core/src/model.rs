@@ -25,13 +25,17 @@ pub enum Malformed {
         got: String,
     },
     /// A name that no network interface can have.
-    #[error("'{got}' is no interface name: 1 to 15 bytes without '/', ':', blanks or '%', and not '.' or '..'")]
+    #[error(
+        "'{got}' is no interface name: 1 to 15 bytes without '/', ':', blanks or '%', and not '.' or '..'"
+    )]
     IfName {
         /// The text, cut to a readable length.
         got: String,
     },
     /// Not a unicast hardware address.
-    #[error("'{got}' is no MAC address: six hexadecimal bytes such as 02:7b:0a:d0:00:02, not multicast, are allowed")]
+    #[error(
+        "'{got}' is no MAC address: six hexadecimal bytes such as 02:7b:0a:d0:00:02, not multicast, are allowed"
+    )]
     Mac {
         /// The text, cut to a readable length.
         got: String,
@@ -49,8 +53,14 @@ pub fn cut(text: &str) -> String {
 
 fn parse_id(text: &str) -> Result<String, Malformed> {
     let fits = !text.is_empty() && text.len() <= ID_MAX;
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    if fits && plain { Ok(text.to_owned()) } else { Err(Malformed::Id { got: cut(text) }) }
+    let plain = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if fits && plain {
+        Ok(text.to_owned())
+    } else {
+        Err(Malformed::Id { got: cut(text) })
+    }
 }
 
 /// Twelve hexadecimal digits that stand for an identifier in the name of a link: its first twelve where it begins
@@ -64,7 +74,9 @@ fn short(id: &str) -> String {
 
 /// The FNV-1a hash (64 bits). Not for secrets: it names things the same way on every start and every host.
 pub fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 macro_rules! id_type {
@@ -109,8 +121,14 @@ macro_rules! id_type {
     };
 }
 
-id_type!(NetworkId, "Docker's identifier of a network: its own on every host.");
-id_type!(EndpointId, "Docker's identifier of one container's place on one network.");
+id_type!(
+    NetworkId,
+    "Docker's identifier of a network: its own on every host."
+);
+id_type!(
+    EndpointId,
+    "Docker's identifier of one container's place on one network."
+);
 
 impl NetworkId {
     /// The name of the network's bridge where the user chose none: `tb-` and twelve digits.
@@ -148,8 +166,14 @@ impl FromStr for IfName {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
         // '%' is the kernel's placeholder for a number; the rest of printable ASCII is what every tool copes with.
-        let plain = text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%' | b'"'));
-        if fits && plain { Ok(Self(text.to_owned())) } else { Err(Malformed::IfName { got: cut(text) }) }
+        let plain = text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%' | b'"'));
+        if fits && plain {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Malformed::IfName { got: cut(text) })
+        }
     }
 }
 
@@ -189,7 +213,11 @@ impl Mac {
     /// [`Malformed::Mac`] for a multicast or an all-zero address.
     pub fn from_bytes(bytes: [u8; 6]) -> Result<Self, Malformed> {
         let mac = Self(bytes);
-        if bytes[0] & 1 == 1 || bytes == [0; 6] { Err(Malformed::Mac { got: mac.to_string() }) } else { Ok(mac) }
+        if bytes[0] & 1 == 1 || bytes == [0; 6] {
+            Err(Malformed::Mac { got: mac.to_string() })
+        } else {
+            Ok(mac)
+        }
     }
 
     /// The address of an endpoint for which the user chose none. It follows from the endpoint's IP address, so that an
@@ -308,6 +336,10 @@ pub struct Subnet {
     pub pool: IpNet,
     /// The gateway's address with the pool's prefix length.
     pub gateway: Option<IpNet>,
+    /// Addresses that the user keeps for things that aren't containers.
+    pub aux: Vec<IpAddr>,
+    /// Whether the pool is one of our own IPAM's. The engine tells by the address space.
+    pub ours: bool,
 }
 
 /// A network as Docker asked for it.
@@ -319,8 +351,18 @@ pub struct Network {
     pub spec: Spec,
     /// No way out or in but between its own containers and this host's own address on it.
     pub internal: bool,
-    /// Its address families: none, one or two, IPv4 first.
+    /// Its address families: one or two, IPv4 first.
     pub subnets: Vec<Subnet>,
+    /// Docker has given the network's pool back. It is about to be deleted, or it is what is left of a creation whose
+    /// answer was lost; in both cases a new network may take its place.
+    pub released: bool,
+}
+
+impl Network {
+    /// The network's subnet of one family.
+    pub fn subnet(&self, v6: bool) -> Option<&Subnet> {
+        self.subnets.iter().find(|s| s.pool.addr().is_ipv6() == v6)
+    }
 }
 
 /// A container's place on a network.
@@ -338,6 +380,9 @@ pub struct Endpoint {
     pub mac_chosen: bool,
     /// The sandbox (path of a network namespace) it has joined, as Docker names it.
     pub sandbox: Option<String>,
+    /// Its pair of links was made. It stays beyond the leaving, because Docker takes the container's end back to the host
+    /// only after that.
+    pub linked: bool,
     /// The ports that are published for it now.
     pub published: Vec<Published>,
 }

@@ -105,7 +105,7 @@ pub enum Key {
     /// manages, because a base chain of ours cannot overrule a drop in another one. Wanted as soon as there is a network;
     /// it counts as holding where that chain does not exist or where there is nothing to overrule.
     DockerAccept(Family),
-    /// Element of set `masquerade`: what leaves the host from this bridge gets the host's address.
+    /// Element of set `masqueraded`: what leaves the host from this bridge gets the host's address.
     Masquerade(IfName),
     /// Element of one of the maps `publish4`, `publish4_any`, `publish6`, `publish6_any`; the `_any` ones for an
     /// unspecified host address.
@@ -143,14 +143,23 @@ pub enum Value {
     On(IfName),
     /// [`Key::Publish`]: the endpoint's address and port.
     To(IpAddr, u16),
+    /// Only ever found, never asked for: something of ours is there under this name, but not as it must be. It equals
+    /// nothing that can be asked for, so it is changed if it is wanted and removed if it is not.
+    Unfit(&'static str),
 }
 
 impl Value {
     /// Whether `found` in the kernel is what `self` asks for.
-    fn holds_as(&self, found: &Self) -> bool {
+    pub fn holds_as(&self, found: &Self) -> bool {
         match (self, found) {
             (Self::Veth { .. }, Self::Veth { .. }) => true,
-            (Self::Bridge { mtu: None, mac: wanted }, Self::Bridge { mac: found, .. }) => wanted == found,
+            (
+                Self::Bridge {
+                    mtu: None,
+                    mac: wanted,
+                },
+                Self::Bridge { mac: found, .. },
+            ) => wanted == found,
             _ => self == found,
         }
     }
@@ -221,7 +230,7 @@ impl fmt::Display for Step {
             (Key::Table, _) => f.write_str("nft -f skeleton.nft"),
             (Key::Guard(link), _) => element(f, "internal", format_args!("\"{link}\"")),
             (Key::Allow(link), _) => element(f, "bridges", format_args!("\"{link}\" . \"{link}\"")),
-            (Key::Masquerade(link), _) => element(f, "masquerade", format_args!("\"{link}\"")),
+            (Key::Masquerade(link), _) => element(f, "masqueraded", format_args!("\"{link}\"")),
             (Key::Publish(proto, host, port), value) => {
                 let family = if host.is_ipv6() { 6 } else { 4 };
                 let (any, host) = match host.is_unspecified() {
@@ -232,16 +241,39 @@ impl fmt::Display for Step {
                     Value::To(address, to) => format!(" : {address} . {to}"),
                     _ => String::new(),
                 };
-                element(f, &format!("publish{family}{any}"), format_args!("{proto}{host} . {port}{to}"))
+                element(
+                    f,
+                    &format!("publish{family}{any}"),
+                    format_args!("{proto}{host} . {port}{to}"),
+                )
             }
             (Key::Link(link), _) if self.removes() => write!(f, "ip link delete {link}"),
             (Key::Link(link), Value::Bridge { mtu, mac }) => {
-                let verb = if matches!(self, Self::Change(..)) { "set" } else { "add" };
-                write!(f, "ip link {verb} {link} address {mac}{} group {LINK_GROUP} up type bridge", Mtu(*mtu))
+                let verb = if matches!(self, Self::Change(..)) {
+                    "set"
+                } else {
+                    "add"
+                };
+                write!(
+                    f,
+                    "ip link {verb} {link} address {mac}{} group {LINK_GROUP} up type bridge",
+                    Mtu(*mtu)
+                )
             }
-            (Key::Link(link), Value::Veth { peer, peer_mac, mac, mtu }) => {
+            (
+                Key::Link(link),
+                Value::Veth {
+                    peer,
+                    peer_mac,
+                    mac,
+                    mtu,
+                },
+            ) => {
                 let mtu = Mtu(*mtu);
-                write!(f, "ip link add {link} address {mac}{mtu} group {LINK_GROUP} type veth peer name {peer} ")?;
+                write!(
+                    f,
+                    "ip link add {link} address {mac}{mtu} group {LINK_GROUP} type veth peer name {peer} "
+                )?;
                 write!(f, "address {peer_mac}{mtu}")
             }
             (Key::Link(link), other) => write!(f, "ip link add {link} # {other:?}"),
@@ -253,9 +285,16 @@ impl fmt::Display for Step {
             (Key::Port(link), _) => write!(f, "ip link set {link} nomaster"),
             (Key::Address(link, address), _) => write!(f, "ip address {verb} {address} dev {link}"),
             (Key::DockerAccept(family), _) => {
-                let tool = if *family == Family::V6 { "ip6tables" } else { "iptables" };
+                let tool = if *family == Family::V6 {
+                    "ip6tables"
+                } else {
+                    "iptables"
+                };
                 let flag = if self.removes() { "-D" } else { "-I" };
-                write!(f, "{tool} {flag} FORWARD -m mark --mark {MARK_ACCEPT:#x}/{MARK_ACCEPT:#x} -j ACCEPT")
+                write!(
+                    f,
+                    "{tool} {flag} FORWARD -m mark --mark {MARK_ACCEPT:#x}/{MARK_ACCEPT:#x} -j ACCEPT"
+                )
             }
         }
     }
@@ -282,7 +321,12 @@ mod tests {
     fn one_of_each() -> Vec<(Key, Value)> {
         let (bridge, veth) = (name("tb-1"), name("tbh1"));
         let mac: Mac = "02:7b:00:00:00:01".parse().unwrap();
-        let pair = Value::Veth { peer: name("tbc1"), peer_mac: mac, mac, mtu: Some(1400) };
+        let pair = Value::Veth {
+            peer: name("tbc1"),
+            peer_mac: mac,
+            mac,
+            mtu: Some(1400),
+        };
         let public = "192.0.2.1".parse().unwrap();
         vec![
             (Key::Table, Value::Present),
@@ -292,11 +336,17 @@ mod tests {
             (Key::Setting(Setting::Forward4), Value::Number(1)),
             (Key::Setting(Setting::AcceptRa(bridge.clone())), Value::Number(0)),
             (Key::Port(veth), Value::On(bridge.clone())),
-            (Key::Address(bridge.clone(), "10.0.0.1/24".parse().unwrap()), Value::Present),
+            (
+                Key::Address(bridge.clone(), "10.0.0.1/24".parse().unwrap()),
+                Value::Present,
+            ),
             (Key::Allow(bridge.clone()), Value::Present),
             (Key::DockerAccept(Family::V4), Value::Present),
             (Key::Masquerade(bridge), Value::Present),
-            (Key::Publish(Proto::Tcp, public, 80), Value::To("10.0.0.2".parse().unwrap(), 8080)),
+            (
+                Key::Publish(Proto::Tcp, public, 80),
+                Value::To("10.0.0.2".parse().unwrap(), 8080),
+            ),
         ]
     }
 
@@ -304,12 +354,27 @@ mod tests {
     fn builds_and_removes_in_order() {
         let facts = one_of_each();
         let world: World = facts.iter().cloned().collect();
-        let up: Vec<Key> = diff(&world, &World::new()).iter().map(|s| s.key().clone()).collect();
+        let up: Vec<Key> = diff(&world, &World::new())
+            .iter()
+            .map(|s| s.key().clone())
+            .collect();
         assert_eq!(up, facts.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>());
 
-        let down: Vec<Key> = diff(&World::new(), &world).iter().map(|s| s.key().clone()).collect();
+        let down: Vec<Key> = diff(&World::new(), &world)
+            .iter()
+            .map(|s| s.key().clone())
+            .collect();
         let settings = |key: &&Key| !matches!(key, Key::Setting(_));
-        assert_eq!(down, facts.iter().rev().map(|(k, _)| k).filter(settings).cloned().collect::<Vec<_>>());
+        assert_eq!(
+            down,
+            facts
+                .iter()
+                .rev()
+                .map(|(k, _)| k)
+                .filter(settings)
+                .cloned()
+                .collect::<Vec<_>>()
+        );
         assert!(diff(&world, &world).is_empty());
     }
 
@@ -328,7 +393,7 @@ mod tests {
             "ip address add 10.0.0.1/24 dev tb-1",
             "nft add element inet tombolo bridges { \"tb-1\" . \"tb-1\" }",
             "iptables -I FORWARD -m mark --mark 0x8000000/0x8000000 -j ACCEPT",
-            "nft add element inet tombolo masquerade { \"tb-1\" }",
+            "nft add element inet tombolo masqueraded { \"tb-1\" }",
             "nft add element inet tombolo publish4 { tcp . 192.0.2.1 . 80 : 10.0.0.2 . 8080 }",
         ];
         assert_eq!(lines, expected);
@@ -338,7 +403,12 @@ mod tests {
     fn a_veth_is_never_remade_and_a_bridge_is_mended() {
         let mac: Mac = "02:7b:00:00:00:01".parse().unwrap();
         let other: Mac = "02:7b:00:00:00:02".parse().unwrap();
-        let veth = |mac| Value::Veth { peer: name("p"), peer_mac: mac, mac, mtu: None };
+        let veth = |mac| Value::Veth {
+            peer: name("p"),
+            peer_mac: mac,
+            mac,
+            mtu: None,
+        };
         let of = |value| World::from([(Key::Link(name("l")), value)]);
         assert!(diff(&of(veth(mac)), &of(veth(other))).is_empty());
         let bridge = |mtu, mac| of(Value::Bridge { mtu, mac });

@@ -1,0 +1,204 @@
+//! The options of a network, `docker network create -o key=value`: taken one by one by the kind they belong to.
+//!
+//! Whoever takes an option names all its spellings; what nobody has taken at the end is unknown, and the refusal lists
+//! what the kind would have taken. So there is no second list of known keys that could lag behind.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::model::cut;
+
+/// Why options were refused. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A value that the option can't have.
+    #[error("option {key}: '{got}' is not allowed: {allowed}")]
+    Value {
+        /// The option as the user spelt it.
+        key: String,
+        /// Its value, cut to a readable length.
+        got: String,
+        /// What it may be.
+        allowed: String,
+    },
+    /// Two spellings of one option with different values.
+    #[error("option {key}: given twice, also as {other}, with different values")]
+    Twice {
+        /// One spelling.
+        key: String,
+        /// The other.
+        other: String,
+    },
+    /// Options that the kind doesn't know.
+    #[error("unknown option {}{}; a {kind} network knows: {}", list(.keys), nearest(.keys, .known), list(.known))]
+    Unknown {
+        /// The kind of network.
+        kind: &'static str,
+        /// The unknown keys.
+        keys: Vec<String>,
+        /// What it knows.
+        known: Vec<String>,
+    },
+}
+
+fn list(keys: &[String]) -> String {
+    keys.iter().map(|k| cut(k)).collect::<Vec<_>>().join(", ")
+}
+
+/// ` (did you mean …?)` for the first key that is nearly a known one.
+fn nearest(keys: &[String], known: &[String]) -> String {
+    let near = |key: &String| {
+        let key = key.get(..64).unwrap_or(key);
+        nearest_name(key, known.iter().map(String::as_str)).map(str::to_owned)
+    };
+    keys.iter()
+        .find_map(near)
+        .map(|name| format!(" (did you mean {name}?)"))
+        .unwrap_or_default()
+}
+
+/// The known name that a misspelt one most likely stands for.
+pub fn nearest_name<'a>(got: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    const ALIKE: f64 = 0.8;
+    known
+        .map(|name| (strsim::jaro_winkler(&got.to_ascii_lowercase(), name), name))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, name)| name)
+}
+
+/// The options as they came, less those that were taken.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    given: BTreeMap<String, String>,
+    known: Vec<String>,
+}
+
+/// A type that an option's text can be read as.
+pub trait FromText: Sized + PartialEq {
+    /// What is allowed, to follow "is not allowed: ".
+    const ALLOWED: &'static str;
+    /// The value of a text, if it is one.
+    fn from_text(text: &str) -> Option<Self>;
+}
+
+impl FromText for bool {
+    const ALLOWED: &'static str = "true or false";
+    // The spellings are those of Go's strconv.ParseBool, by which Docker's own drivers read them.
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+            _ => None,
+        }
+    }
+}
+
+impl FromText for String {
+    const ALLOWED: &'static str = "any text";
+    fn from_text(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+}
+
+impl FromText for std::net::IpAddr {
+    const ALLOWED: &'static str = "an IPv4 or IPv6 address";
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl FromText for crate::model::IfName {
+    const ALLOWED: &'static str =
+        "a name that a network interface can have (1 to 15 bytes without '/', ':', '%' or blanks)";
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl FromText for u32 {
+    const ALLOWED: &'static str = "a whole number";
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Options {
+    /// Wraps what the user gave.
+    pub fn new(given: BTreeMap<String, String>) -> Self {
+        Self {
+            given,
+            known: Vec::new(),
+        }
+    }
+
+    /// Takes an option under any of its spellings.
+    ///
+    /// # Errors
+    /// [`Error::Value`] where it can't be read as a `T`, [`Error::Twice`] where two spellings differ.
+    pub fn take<T: FromText>(&mut self, names: &[&str]) -> Result<Option<T>, Error> {
+        let mut found: Option<(String, T)> = None;
+        for name in names {
+            self.known.push((*name).to_owned());
+            let Some(text) = self.given.remove(*name) else {
+                continue;
+            };
+            let value = T::from_text(&text).ok_or_else(|| refuse_value(name, &text, T::ALLOWED))?;
+            match &found {
+                Some((other, earlier)) if *earlier != value => {
+                    return Err(Error::Twice {
+                        key: (*name).to_owned(),
+                        other: other.clone(),
+                    });
+                }
+                _ => found = Some(((*name).to_owned(), value)),
+            }
+        }
+        Ok(found.map(|(_, value)| value))
+    }
+
+    /// Takes an option of Docker's own bridge that we have only in its default so far, so that files which spell the
+    /// default out are understood.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for any other value.
+    pub fn take_default<T: FromText + fmt::Display>(&mut self, name: &str, default: T) -> Result<(), Error> {
+        let Some(text) = self.given.get(name).cloned() else {
+            self.known.push(name.to_owned());
+            return Ok(());
+        };
+        match self.take::<T>(&[name])? {
+            Some(value) if value != default => Err(refuse_value(
+                name,
+                &text,
+                &format!("this version of tombolo has only '{default}' here"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the taking.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] where an option is left.
+    pub fn finish(mut self, kind: &'static str) -> Result<(), Error> {
+        if self.given.is_empty() {
+            return Ok(());
+        }
+        self.known.sort();
+        Err(Error::Unknown {
+            kind,
+            keys: self.given.into_keys().collect(),
+            known: self.known,
+        })
+    }
+}
+
+/// The refusal of an option's value.
+pub fn refuse_value(key: &str, got: &str, allowed: &str) -> Error {
+    Error::Value {
+        key: key.to_owned(),
+        got: cut(got),
+        allowed: allowed.to_owned(),
+    }
+}

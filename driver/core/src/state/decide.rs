@@ -1,0 +1,574 @@
+//! The decisions: a command against the records, giving the edits that carry it out or the reason why not.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use tombolo_ipam::{Edit as IpamEdit, Pool, PoolId, PoolRequest, Slot, Space, Use, Want, Wish};
+
+use super::{Command, Edit, Refusal, Reply, State, Surroundings};
+use crate::model::{Endpoint, EndpointId, Mac, Network, NetworkId, PortWish};
+
+/// What a command comes to.
+type Decision = Result<(Vec<Edit>, Reply), Refusal>;
+
+impl State {
+    /// Decides on a command. A command that only takes away succeeds for what is unknown, with no edits.
+    ///
+    /// # Errors
+    /// [`Refusal`], for commands that add something.
+    pub fn decide(&self, command: &Command, around: &Surroundings<'_>) -> Decision {
+        match command {
+            Command::CreateNetwork(network) => self.create_network(network),
+            Command::DeleteNetwork(id) => Ok((self.delete_network(id), Reply::Done)),
+            Command::CreateEndpoint {
+                id,
+                network,
+                addresses,
+                mac,
+            } => self.create_endpoint(id, network, addresses, *mac),
+            Command::DeleteEndpoint(id) => Ok((self.delete_endpoint(id), Reply::Done)),
+            Command::Join {
+                network,
+                endpoint,
+                sandbox,
+            } => self.join(network, endpoint, sandbox),
+            Command::Leave(id) => Ok((self.change(id, leave), Reply::Done)),
+            Command::Publish {
+                network,
+                endpoint,
+                wishes,
+            } => self.set_ports(network, endpoint, wishes, around),
+            Command::Unpublish(id) => Ok((
+                self.change(id, |endpoint| endpoint.published.clear()),
+                Reply::Done,
+            )),
+            Command::Lost(id) => Ok((self.change(id, lose), Reply::Done)),
+            Command::RequestPool(request) => self.request_pool(request, around),
+            Command::ReleasePool(id) => Ok((self.release_pool(id), Reply::Done)),
+            Command::RequestAddress {
+                pool,
+                address,
+                usage,
+                repeat,
+            } => {
+                // The engine's repeats come before it serves its API; the same words later mean a second holder.
+                let repeat = *repeat && !around.engine_serves;
+                self.request_address(
+                    pool,
+                    Wish {
+                        address: *address,
+                        usage: usage.clone(),
+                        repeat,
+                    },
+                    around.now_s,
+                )
+            }
+            Command::ReleaseAddress(pool, address) => {
+                Ok((self.release_address(pool, *address, around.now_s), Reply::Done))
+            }
+            Command::Adopt(edits) => Ok((edits.clone(), Reply::Done)),
+        }
+    }
+
+    fn known(&self, id: &NetworkId) -> Result<&Network, Refusal> {
+        self.networks
+            .get(id)
+            .ok_or_else(|| Refusal::NoNetwork(id.clone()))
+    }
+
+    fn member(&self, network: &NetworkId, id: &EndpointId) -> Result<(&Network, &Endpoint), Refusal> {
+        let network = self.known(network)?;
+        let endpoint = self.endpoints.get(id).filter(|e| e.network == network.id);
+        endpoint
+            .map(|endpoint| (network, endpoint))
+            .ok_or_else(|| Refusal::NoEndpoint(id.clone()))
+    }
+
+    fn create_network(&self, network: &Network) -> Decision {
+        if let Some(have) = self.networks.get(&network.id) {
+            return same_network(have, network).map(|()| (Vec::new(), Reply::Done));
+        }
+        self.well_formed(network)?;
+        let mut edits = Vec::new();
+        for subnet in &network.subnets {
+            let Some((other_pool, other)) = self.overlapping(subnet.pool) else {
+                continue;
+            };
+            match self.networks.get(other) {
+                Some(old) if old.released && self.endpoints_of(other).next().is_none() => {
+                    edits.push(Edit::Network(old.id.clone(), None));
+                }
+                _ => {
+                    let (other_pool, other) = (*other_pool, other.clone());
+                    return Err(Refusal::Overlap {
+                        pool: subnet.pool,
+                        other_pool,
+                        other,
+                    });
+                }
+            }
+        }
+        edits.dedup();
+        self.links_free(network, &edits)?;
+        edits.extend(self.mark_aux(network));
+        edits.push(Edit::Network(network.id.clone(), Some(network.clone())));
+        Ok((edits, Reply::Done))
+    }
+
+    /// Only here it becomes known which addresses of a pool are aux addresses: when they were leased, they looked like a
+    /// container's.
+    fn mark_aux(&self, network: &Network) -> Vec<Edit> {
+        let of_ours = network.subnets.iter().filter(|s| s.ours).flat_map(|s| &s.aux);
+        let mark = |address: &IpAddr| match self.ipam.slot(Space::Local, *address) {
+            Some(Slot::Leased {
+                pool,
+                usage: Use::Endpoint { .. },
+            }) => {
+                let slot = Slot::Leased {
+                    pool: *pool,
+                    usage: Use::Aux,
+                };
+                Some(Edit::Ipam(IpamEdit::Slot(Space::Local, *address, Some(slot))))
+            }
+            _ => None,
+        };
+        of_ours.filter_map(mark).collect()
+    }
+
+    /// The leases that an endpoint's addresses must have and, after a loss or a hasty clean-up, may lack.
+    fn mend_leases(&self, network: &Network, addresses: &[IpNet]) -> Vec<Edit> {
+        let lack = |address: &&IpNet| {
+            !matches!(
+                self.ipam.slot(Space::Local, address.addr()),
+                Some(Slot::Leased { .. })
+            )
+        };
+        let mend = |address: &IpNet| {
+            let subnet = network.subnet(address.addr().is_ipv6()).filter(|s| s.ours)?;
+            let least = PoolId::new(Space::Local, subnet.pool, None).ok()?;
+            let (pool, _) = self
+                .ipam
+                .pools()
+                .range(least..)
+                .next()
+                .filter(|(id, _)| id.cidr() == subnet.pool)?;
+            let slot = Slot::Leased {
+                pool: *pool,
+                usage: Use::Endpoint { name: None },
+            };
+            Some(Edit::Ipam(IpamEdit::Slot(
+                Space::Local,
+                address.addr(),
+                Some(slot),
+            )))
+        };
+        addresses.iter().filter(lack).filter_map(mend).collect()
+    }
+
+    /// Whether a network from the store can stand beside the ones that are there.
+    pub(super) fn fits(&self, network: &Network) -> Result<(), Refusal> {
+        self.well_formed(network)?;
+        let overlap = network
+            .subnets
+            .iter()
+            .find_map(|s| self.overlapping(s.pool).map(|found| (s.pool, found)));
+        if let Some((pool, (other_pool, other))) = overlap {
+            return Err(Refusal::Overlap {
+                pool,
+                other_pool: *other_pool,
+                other: other.clone(),
+            });
+        }
+        self.links_free(network, &[])
+    }
+
+    fn well_formed(&self, network: &Network) -> Result<(), Refusal> {
+        let unfit = |field, got: String, allowed| Err(Refusal::Unfit { field, got, allowed });
+        if network.subnets.is_empty() {
+            let allowed = "a bridge network needs an IPv4 or an IPv6 subnet";
+            return unfit("IPv4Data, IPv6Data", "no subnet".to_owned(), allowed);
+        }
+        for (v6, field) in [(false, "IPv4Data"), (true, "IPv6Data")] {
+            let count = network
+                .subnets
+                .iter()
+                .filter(|s| s.pool.addr().is_ipv6() == v6)
+                .count();
+            if count > 1 {
+                let allowed = "a bridge network has one subnet of each family; make one larger instead";
+                return unfit(field, format!("{count} subnets"), allowed);
+            }
+        }
+        for subnet in &network.subnets {
+            if subnet.pool.prefix_len() == 0 {
+                let allowed = "a bridge network needs addresses; --ipam-driver null has none to give";
+                return unfit("Pool", subnet.pool.to_string(), allowed);
+            }
+            match subnet.gateway {
+                Some(gateway) if !subnet.pool.contains(&gateway.addr()) => {
+                    return unfit(
+                        "Gateway",
+                        gateway.to_string(),
+                        "it must be an address of its subnet",
+                    );
+                }
+                None if !network.internal => {
+                    return unfit(
+                        "Gateway",
+                        "none".to_owned(),
+                        "a bridge network that isn't internal needs one",
+                    );
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn links_free(&self, network: &Network, going: &[Edit]) -> Result<(), Refusal> {
+        let leaves = |holder: &String| {
+            going
+                .iter()
+                .any(|edit| matches!(edit, Edit::Network(id, None) if *holder == format!("network {id}")))
+        };
+        for link in network.spec.kind().links(network) {
+            if let Some(holder) = self.links.get(&link).filter(|holder| !leaves(holder)) {
+                return Err(Refusal::LinkTaken {
+                    link,
+                    holder: holder.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A network's subnet that shares an address with `pool`. Subnets never overlap each other, so only the nearest one
+    /// below and the nearest one above can.
+    fn overlapping(&self, pool: IpNet) -> Option<&(IpNet, NetworkId)> {
+        let below = self.subnets.range(..=pool.network()).next_back();
+        let above = self.subnets.range(pool.network()..).next();
+        let overlaps = |other: &IpNet| other.contains(&pool) || pool.contains(other);
+        below
+            .into_iter()
+            .chain(above)
+            .map(|(_, entry)| entry)
+            .find(|(other, _)| overlaps(other))
+    }
+
+    fn delete_network(&self, id: &NetworkId) -> Vec<Edit> {
+        if !self.networks.contains_key(id) {
+            return Vec::new();
+        }
+        let endpoints = self.endpoints_of(id).map(|e| Edit::Endpoint(e.id.clone(), None));
+        endpoints.chain([Edit::Network(id.clone(), None)]).collect()
+    }
+
+    fn create_endpoint(
+        &self,
+        id: &EndpointId,
+        network: &NetworkId,
+        addresses: &[IpNet],
+        mac: Option<Mac>,
+    ) -> Decision {
+        let network = self.known(network)?;
+        let endpoint = make_endpoint(id, network, addresses, mac)?;
+        if let Some(have) = self.endpoints.get(id) {
+            same_endpoint(have, &endpoint)?;
+            return Ok((
+                Vec::new(),
+                Reply::Endpoint {
+                    chosen: have.mac_chosen.then_some(have.mac),
+                },
+            ));
+        }
+        // Docker is the authority on who has an address: another endpoint that has it on this network is one that it has
+        // forgotten (it does so after a crash), and must not stand in the way.
+        let stale = |address: &IpNet| self.addresses.get(&(network.id.clone(), address.addr()));
+        let mut edits: Vec<Edit> = addresses
+            .iter()
+            .filter_map(stale)
+            .map(|old| Edit::Endpoint(old.clone(), None))
+            .collect();
+        edits.dedup();
+        let link = id.host_link();
+        let going = |holder: &String| {
+            edits
+                .iter()
+                .any(|e| matches!(e, Edit::Endpoint(old, None) if *holder == format!("endpoint {old}")))
+        };
+        if let Some(holder) = self.links.get(&link).filter(|holder| !going(holder)) {
+            return Err(Refusal::LinkTaken {
+                link,
+                holder: holder.clone(),
+            });
+        }
+        let chosen = endpoint.mac_chosen.then_some(endpoint.mac);
+        edits.extend(self.mend_leases(network, addresses));
+        edits.push(Edit::Endpoint(id.clone(), Some(endpoint)));
+        Ok((edits, Reply::Endpoint { chosen }))
+    }
+
+    fn delete_endpoint(&self, id: &EndpointId) -> Vec<Edit> {
+        self.endpoints
+            .get(id)
+            .map(|e| Edit::Endpoint(e.id.clone(), None))
+            .into_iter()
+            .collect()
+    }
+
+    /// The edit that changes one endpoint; none if it is unknown or stays as it is.
+    fn change(&self, id: &EndpointId, with: impl Fn(&mut Endpoint)) -> Vec<Edit> {
+        let Some(old) = self.endpoints.get(id) else {
+            return Vec::new();
+        };
+        let mut new = old.clone();
+        with(&mut new);
+        if new == *old {
+            Vec::new()
+        } else {
+            vec![Edit::Endpoint(id.clone(), Some(new))]
+        }
+    }
+
+    fn join(&self, network: &NetworkId, id: &EndpointId, sandbox: &str) -> Decision {
+        let (network, endpoint) = self.member(network, id)?;
+        if let Some(joined) = endpoint.sandbox.as_ref().filter(|joined| *joined != sandbox) {
+            return Err(Refusal::Joined {
+                endpoint: id.clone(),
+                sandbox: joined.clone(),
+            });
+        }
+        let edits = self.change(id, |endpoint| {
+            endpoint.sandbox = Some(sandbox.to_owned());
+            endpoint.linked = true;
+        });
+        Ok((
+            edits,
+            Reply::Joined(network.spec.kind().joined(network, endpoint)),
+        ))
+    }
+
+    fn set_ports(
+        &self,
+        network: &NetworkId,
+        id: &EndpointId,
+        wishes: &[PortWish],
+        around: &Surroundings<'_>,
+    ) -> Decision {
+        let (network, endpoint) = self.member(network, id)?;
+        let published = self.publish(network, endpoint, wishes, around)?;
+        Ok((
+            self.change(id, |endpoint| endpoint.published.clone_from(&published)),
+            Reply::Done,
+        ))
+    }
+
+    fn request_pool(&self, request: &PoolRequest, around: &Surroundings<'_>) -> Decision {
+        // While the engine serves its API it repeats nothing, so a pool that is some network's is asked for by another one.
+        if let (Want::Exactly(cidr), true) = (&request.want, around.engine_serves) {
+            let bound = self.subnets.get(&cidr.network()).filter(|(pool, _)| pool == cidr);
+            let live = bound
+                .and_then(|(_, id)| self.networks.get(id))
+                .filter(|n| n.ours() && !n.released);
+            let name = around
+                .engine_pools
+                .get(cidr)
+                .cloned()
+                .or_else(|| live.map(|n| n.id.to_string()));
+            if let Some(network) = name.filter(|_| self.holds(request, *cidr)) {
+                return Err(Refusal::PoolTaken { pool: *cidr, network });
+            }
+        }
+        let (id, edits) = self.ipam.request_pool(request, around.carve, around.avoid)?;
+        Ok((of_ipam(edits), Reply::Pool(id)))
+    }
+
+    /// Whether the very pool of a request is there already.
+    fn holds(&self, request: &PoolRequest, cidr: IpNet) -> bool {
+        let id = PoolId::new(request.space, cidr, request.range);
+        id.is_ok_and(|id| self.ipam.pool(&id).is_some())
+    }
+
+    fn release_pool(&self, id: &PoolId) -> Vec<Edit> {
+        if self.ipam.pool(id).is_none() || self.owed.contains_key(id) {
+            return Vec::new();
+        }
+        let bound = self
+            .subnets
+            .get(&id.cidr().network())
+            .filter(|(cidr, _)| *cidr == id.cidr());
+        let network = bound
+            .and_then(|(_, id)| self.networks.get(id))
+            .filter(|n| n.ours());
+        match network {
+            // Docker removes a network only when nothing is attached, so this is not the end of this network but the undoing
+            // of another one that was refused the same pool.
+            Some(network) if self.endpoints_of(&network.id).next().is_some() => Vec::new(),
+            Some(network) => {
+                let released = Network {
+                    released: true,
+                    ..network.clone()
+                };
+                let mark = Edit::Network(network.id.clone(), Some(released));
+                of_ipam(self.ipam.release_pool(id))
+                    .into_iter()
+                    .chain([mark])
+                    .collect()
+            }
+            None => of_ipam(self.ipam.release_pool(id)),
+        }
+    }
+
+    fn request_address(&self, pool: &PoolId, wish: Wish, now_s: u64) -> Decision {
+        let (address, edits) = self.ipam.request_address(pool, &wish, now_s)?;
+        Ok((of_ipam(edits), Reply::Address(address)))
+    }
+
+    fn release_address(&self, pool: &PoolId, address: IpAddr, now_s: u64) -> Vec<Edit> {
+        let slot = self.ipam.slot(pool.space(), address);
+        let of_container = matches!(
+            slot,
+            Some(Slot::Leased {
+                usage: Use::Endpoint { .. },
+                ..
+            })
+        );
+        // The undoing of a second network on this pool gives back what is the first one's.
+        if self.owed.contains_key(pool) && !of_container {
+            return Vec::new();
+        }
+        of_ipam(self.ipam.release_address(pool, address, now_s))
+    }
+
+    /// The edits that note what Docker holds and we have lost: a pool with its leases, as far as they are free.
+    pub fn adopt_leases(&self, pool: PoolId, held: &[(IpAddr, Use)]) -> Vec<Edit> {
+        let space = pool.space();
+        let lease = |(address, usage): &(IpAddr, Use)| {
+            let slot = Slot::Leased {
+                pool,
+                usage: usage.clone(),
+            };
+            let missing = !matches!(self.ipam.slot(space, *address), Some(Slot::Leased { .. }));
+            missing.then_some(Edit::Ipam(IpamEdit::Slot(space, *address, Some(slot))))
+        };
+        let leases: Vec<Edit> = held.iter().filter_map(lease).collect();
+        let missing = self.ipam.pool(&pool).is_none();
+        let pool = missing.then(|| Edit::Ipam(IpamEdit::Pool(pool, Some(Pool::default()))));
+        pool.into_iter().chain(leases).collect()
+    }
+}
+
+impl Network {
+    /// Whether all its pools are of our own IPAM.
+    fn ours(&self) -> bool {
+        self.subnets.iter().all(|s| s.ours)
+    }
+}
+
+fn of_ipam(edits: Vec<IpamEdit>) -> Vec<Edit> {
+    edits.into_iter().map(Edit::Ipam).collect()
+}
+
+fn leave(endpoint: &mut Endpoint) {
+    endpoint.sandbox = None;
+    endpoint.published.clear();
+}
+
+fn lose(endpoint: &mut Endpoint) {
+    leave(endpoint);
+    endpoint.linked = false;
+}
+
+fn make_endpoint(
+    id: &EndpointId,
+    network: &Network,
+    addresses: &[IpNet],
+    mac: Option<Mac>,
+) -> Result<Endpoint, Refusal> {
+    for address in addresses {
+        let subnet = network.subnet(address.addr().is_ipv6());
+        if !subnet.is_some_and(|s| s.pool.contains(&address.addr())) {
+            let allowed = "it must be an address of one of the network's subnets";
+            return Err(Refusal::Unfit {
+                field: "Interface.Address",
+                got: address.to_string(),
+                allowed,
+            });
+        }
+    }
+    let Some(first) = addresses.first() else {
+        let allowed = "a bridge network gives its endpoints addresses; use an IPAM driver that has some";
+        return Err(Refusal::Unfit {
+            field: "Interface.Address",
+            got: "none".to_owned(),
+            allowed,
+        });
+    };
+    Ok(Endpoint {
+        id: id.clone(),
+        network: network.id.clone(),
+        addresses: addresses.to_vec(),
+        mac: mac.unwrap_or_else(|| Mac::of_address(first.addr())),
+        mac_chosen: mac.is_none(),
+        sandbox: None,
+        linked: false,
+        published: Vec::new(),
+    })
+}
+
+/// A repeat of a creation must ask for the same.
+fn same_network(have: &Network, got: &Network) -> Result<(), Refusal> {
+    let subnets = |n: &Network| {
+        let each = n.subnets.iter().map(|s| match s.gateway {
+            Some(gateway) => format!("{} (gateway {gateway})", s.pool),
+            None => s.pool.to_string(),
+        });
+        each.collect::<Vec<_>>().join(", ")
+    };
+    // A kind's options always make JSON; without it the message would only lack them.
+    let options = |n: &Network| serde_json::to_string(&n.spec).unwrap_or_default();
+    let field = if have.spec != got.spec {
+        ("options", options(have), options(got))
+    } else if have.internal != got.internal {
+        ("internal", have.internal.to_string(), got.internal.to_string())
+    } else if have.subnets != got.subnets {
+        ("subnets", subnets(have), subnets(got))
+    } else {
+        return Ok(());
+    };
+    let (field, have_text, got) = field;
+    Err(Refusal::Differs {
+        what: "network",
+        id: have.id.to_string(),
+        field,
+        have: have_text,
+        got,
+    })
+}
+
+/// A repeat of a creation must ask for the same.
+fn same_endpoint(have: &Endpoint, got: &Endpoint) -> Result<(), Refusal> {
+    let list = |e: &Endpoint| {
+        e.addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let (field, have_text, got) = if have.network != got.network {
+        ("network", have.network.to_string(), got.network.to_string())
+    } else if have.addresses != got.addresses {
+        ("addresses", list(have), list(got))
+    } else if have.mac != got.mac {
+        ("MAC address", have.mac.to_string(), got.mac.to_string())
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::Differs {
+        what: "endpoint",
+        id: have.id.to_string(),
+        field,
+        have: have_text,
+        got,
+    })
+}

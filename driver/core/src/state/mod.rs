@@ -1,0 +1,516 @@
+//! All records in memory, and what each command does to them.
+//!
+//! ```text
+//!   (State, Command, Surroundings) --decide--> (edits, Reply) or a Refusal      nothing is changed
+//!   State --apply(edit)--> the edit that takes it back                          nothing can fail
+//! ```
+//!
+//! Deciding and doing are apart, so that the engine can settle the kernel in between, and so that taking a change back
+//! is not a second program: it is the inverse edits, applied.
+
+mod decide;
+mod ports;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use tombolo_ipam::{self as ipam, Carve, Ipam, PoolId, PoolRequest, Space, Use};
+
+use crate::kinds::Joined;
+use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish, Proto};
+use crate::world::{Family, Key, Setting, Value, World};
+
+/// What Docker (or the reconciliation with Docker) wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Make a network.
+    CreateNetwork(Network),
+    /// Remove a network with all that is left on it.
+    DeleteNetwork(NetworkId),
+    /// Note an endpoint; no link is made before it joins.
+    CreateEndpoint {
+        /// Docker's identifier.
+        id: EndpointId,
+        /// The network.
+        network: NetworkId,
+        /// Addresses from whichever IPAM the network has.
+        addresses: Vec<IpNet>,
+        /// The hardware address, where the user chose one.
+        mac: Option<Mac>,
+    },
+    /// Remove an endpoint and its link.
+    DeleteEndpoint(EndpointId),
+    /// Make an endpoint's link, for Docker to move into a sandbox.
+    Join {
+        /// The network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Docker's name of the sandbox.
+        sandbox: String,
+    },
+    /// The endpoint's sandbox is being taken down.
+    Leave(EndpointId),
+    /// Publish ports for an endpoint; what was published before and isn't wished now ends.
+    Publish {
+        /// The network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// What to publish.
+        wishes: Vec<PortWish>,
+    },
+    /// Publish nothing more for an endpoint.
+    Unpublish(EndpointId),
+    /// The host's end of an endpoint's link is gone, and the container with it.
+    Lost(EndpointId),
+    /// Reserve a pool.
+    RequestPool(PoolRequest),
+    /// Give a pool back with all addresses in it.
+    ReleasePool(PoolId),
+    /// Lease an address.
+    RequestAddress {
+        /// The pool.
+        pool: PoolId,
+        /// A certain address.
+        address: Option<IpAddr>,
+        /// What for.
+        usage: Use,
+        /// Whether this has the form in which the engine repeats, at its start, what it holds already.
+        repeat: bool,
+    },
+    /// Give an address back.
+    ReleaseAddress(PoolId, IpAddr),
+    /// Note leases and endpoints that Docker holds and we have lost.
+    Adopt(Vec<Edit>),
+}
+
+impl Command {
+    /// Whether the command only takes away. Such a one is committed first and settled afterwards, and it succeeds for
+    /// what is unknown.
+    pub fn shrinks(&self) -> bool {
+        match self {
+            Self::DeleteNetwork(_) | Self::DeleteEndpoint(_) | Self::Leave(_) | Self::Unpublish(_) => true,
+            Self::Lost(_) | Self::ReleasePool(_) | Self::ReleaseAddress(..) => true,
+            Self::CreateNetwork(_)
+            | Self::CreateEndpoint { .. }
+            | Self::Join { .. }
+            | Self::Publish { .. } => false,
+            Self::RequestPool(_) | Self::RequestAddress { .. } | Self::Adopt(_) => false,
+        }
+    }
+}
+
+/// What a command brings back to whoever asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// The endpoint is noted; a MAC is named if we chose it.
+    Endpoint {
+        /// The chosen hardware address.
+        chosen: Option<Mac>,
+    },
+    /// The endpoint's link is made.
+    Joined(Joined),
+    /// The pool is reserved. Its identifier is the same for the same pool, always.
+    Pool(PoolId),
+    /// The address is leased; the prefix length is the pool's.
+    Address(IpNet),
+}
+
+/// One record set to a value, or removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// A network.
+    Network(NetworkId, Option<Network>),
+    /// An endpoint.
+    Endpoint(EndpointId, Option<Endpoint>),
+    /// A pool or a lease.
+    Ipam(ipam::Edit),
+}
+
+/// What a decision may depend on besides the records: looked up at the edge and handed in.
+pub struct Surroundings<'a> {
+    /// Seconds of the wall clock, since 1970.
+    pub now_s: u64,
+    /// Where pools are cut from when the user names none.
+    pub carve: &'a [Carve],
+    /// What a pool that we choose must not overlap: routes, addresses and name servers of this host.
+    pub avoid: &'a [IpNet],
+    /// Whether the engine serves its API just now. It repeats its requests only before it does.
+    pub engine_serves: bool,
+    /// Pools of networks that the engine knows to use our IPAM, with the networks' names.
+    pub engine_pools: &'a BTreeMap<IpNet, String>,
+    /// Host ports to choose from (`net.ipv4.ip_local_port_range`).
+    pub ephemeral: (u16, u16),
+    /// Whether no process of this host listens on a port.
+    pub port_free: &'a dyn Fn(Proto, IpAddr, u16) -> bool,
+}
+
+/// Why a command was refused. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The network isn't known.
+    #[error(
+        "network {0} is not known to tombolo; it may have been removed, or its state was lost: make it again with 'docker network create'"
+    )]
+    NoNetwork(NetworkId),
+    /// The endpoint isn't known.
+    #[error(
+        "endpoint {0} is not known to tombolo; disconnect the container from the network and connect it again"
+    )]
+    NoEndpoint(EndpointId),
+    /// Something of that identifier is there and isn't the same.
+    #[error("{what} {id} exists, but with different {field}: {have} there, {got} asked for")]
+    Differs {
+        /// "network" or "endpoint".
+        what: &'static str,
+        /// Its identifier.
+        id: String,
+        /// The field that differs.
+        field: &'static str,
+        /// What is there.
+        have: String,
+        /// What was asked for.
+        got: String,
+    },
+    /// A network needs what this one lacks or has too much of.
+    #[error("{field}: {got}; {allowed}")]
+    Unfit {
+        /// The field.
+        field: &'static str,
+        /// What came.
+        got: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// Two networks want the same addresses.
+    #[error(
+        "subnet {pool} overlaps {other_pool} of network {other}; choose another with --subnet, or leave it out"
+    )]
+    Overlap {
+        /// The subnet asked for.
+        pool: IpNet,
+        /// The one that is there.
+        other_pool: IpNet,
+        /// Whose it is.
+        other: NetworkId,
+    },
+    /// Two records want the same link.
+    #[error("the interface name {link} is taken by {holder}; choose another")]
+    LinkTaken {
+        /// The name.
+        link: IfName,
+        /// Whose it is.
+        holder: String,
+    },
+    /// The endpoint is in a sandbox already.
+    #[error("endpoint {endpoint} has joined sandbox {sandbox} and must leave it first")]
+    Joined {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Where it is.
+        sandbox: String,
+    },
+    /// A port can't be published.
+    #[error("port {host_port}/{proto} on {host}: {why}")]
+    Port {
+        /// The protocol.
+        proto: Proto,
+        /// The host's address.
+        host: IpAddr,
+        /// The host's port or ports.
+        host_port: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// A pool is some network's already.
+    #[error("pool {pool} is used by network {network}; choose another with --subnet, or leave it out")]
+    PoolTaken {
+        /// The pool.
+        pool: IpNet,
+        /// The network's name or identifier.
+        network: String,
+    },
+    /// Our IPAM refused.
+    #[error(transparent)]
+    Ipam(#[from] ipam::Error),
+}
+
+/// All records, and what is derived from them for quick answers.
+#[derive(Debug, Default)]
+pub struct State {
+    networks: BTreeMap<NetworkId, Network>,
+    endpoints: BTreeMap<EndpointId, Endpoint>,
+    ipam: Ipam,
+    members: BTreeMap<NetworkId, BTreeSet<EndpointId>>,
+    addresses: BTreeMap<(NetworkId, IpAddr), EndpointId>,
+    subnets: BTreeMap<IpAddr, (IpNet, NetworkId)>,
+    links: BTreeMap<IfName, String>,
+    ports: BTreeMap<(Proto, u16, IpAddr), EndpointId>,
+    owed: BTreeMap<PoolId, u32>,
+}
+
+/// Whose facts: the unit in which they are computed, so that the cost of one change doesn't grow with what else is there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// The host: there is at least one network.
+    Host,
+    /// A network.
+    Network(NetworkId),
+    /// An endpoint.
+    Endpoint(EndpointId),
+}
+
+impl State {
+    /// Puts records together. What doesn't fit is left out and described.
+    pub fn restore(
+        networks: Vec<Network>,
+        endpoints: Vec<Endpoint>,
+        pools: BTreeMap<PoolId, ipam::Pool>,
+        slots: BTreeMap<(Space, IpAddr), ipam::Slot>,
+    ) -> (Self, Vec<String>) {
+        let (ipam, problems) = Ipam::restore(pools, slots);
+        let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let mut state = Self {
+            ipam,
+            ..Self::default()
+        };
+        for network in networks {
+            match state.fits(&network) {
+                Ok(()) => drop(state.apply(Edit::Network(network.id.clone(), Some(network)))),
+                Err(refusal) => problems.push(format!("network {} is left out: {refusal}", network.id)),
+            }
+        }
+        for endpoint in endpoints {
+            match state.networks.contains_key(&endpoint.network) {
+                true => drop(state.apply(Edit::Endpoint(endpoint.id.clone(), Some(endpoint)))),
+                false => problems.push(format!(
+                    "endpoint {} is left out: its network is gone",
+                    endpoint.id
+                )),
+            }
+        }
+        (state, problems)
+    }
+
+    /// All networks.
+    pub fn networks(&self) -> impl Iterator<Item = &Network> {
+        self.networks.values()
+    }
+
+    /// One network.
+    pub fn network(&self, id: &NetworkId) -> Option<&Network> {
+        self.networks.get(id)
+    }
+
+    /// All endpoints.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.values()
+    }
+
+    /// One endpoint.
+    pub fn endpoint(&self, id: &EndpointId) -> Option<&Endpoint> {
+        self.endpoints.get(id)
+    }
+
+    /// The endpoints of one network.
+    pub fn endpoints_of(&self, network: &NetworkId) -> impl Iterator<Item = &Endpoint> {
+        self.members
+            .get(network)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.endpoints.get(id))
+    }
+
+    /// Pools and leases.
+    pub fn ipam(&self) -> &Ipam {
+        &self.ipam
+    }
+
+    /// Notes that a second network on a pool was refused: the engine will undo it with a release of that pool, which is
+    /// not meant for the first network. The note is not kept over a restart; then the reconciliation mends it.
+    pub fn owe_release(&mut self, refusal: &Refusal) {
+        let pool = match refusal {
+            Refusal::Ipam(ipam::Error::HasGateway { pool, .. }) => Some(*pool),
+            Refusal::Overlap { pool, other_pool, .. } if pool == other_pool => {
+                PoolId::new(Space::Local, *pool, None)
+                    .ok()
+                    .filter(|id| self.ipam.pool(id).is_some())
+            }
+            _ => None,
+        };
+        if let Some(pool) = pool {
+            *self.owed.entry(pool).or_default() += 1;
+        }
+    }
+
+    /// Notes that a release of a pool came.
+    pub fn released(&mut self, pool: &PoolId) {
+        if let Some(count) = self.owed.get_mut(pool) {
+            *count -= 1;
+            if *count == 0 {
+                self.owed.remove(pool);
+            }
+        }
+    }
+
+    /// Sets one record; gives the edit that takes it back.
+    pub fn apply(&mut self, edit: Edit) -> Edit {
+        match edit {
+            Edit::Ipam(edit) => Edit::Ipam(self.ipam.apply(edit)),
+            Edit::Network(id, network) => {
+                let old = self.networks.remove(&id);
+                if let Some(old) = &old {
+                    self.unindex_network(old);
+                }
+                if let Some(network) = network {
+                    self.index_network(&network);
+                    self.networks.insert(id.clone(), network);
+                }
+                Edit::Network(id, old)
+            }
+            Edit::Endpoint(id, endpoint) => {
+                let old = self.endpoints.remove(&id);
+                if let Some(old) = &old {
+                    self.unindex_endpoint(old);
+                }
+                if let Some(endpoint) = endpoint {
+                    self.index_endpoint(&endpoint);
+                    self.endpoints.insert(id.clone(), endpoint);
+                }
+                Edit::Endpoint(id, old)
+            }
+        }
+    }
+
+    fn index_network(&mut self, network: &Network) {
+        for link in network.spec.kind().links(network) {
+            self.links.insert(link, format!("network {}", network.id));
+        }
+        for subnet in &network.subnets {
+            self.subnets
+                .insert(subnet.pool.network(), (subnet.pool, network.id.clone()));
+        }
+    }
+
+    fn unindex_network(&mut self, network: &Network) {
+        for link in network.spec.kind().links(network) {
+            self.links.remove(&link);
+        }
+        for subnet in &network.subnets {
+            if self
+                .subnets
+                .get(&subnet.pool.network())
+                .is_some_and(|(_, id)| *id == network.id)
+            {
+                self.subnets.remove(&subnet.pool.network());
+            }
+        }
+    }
+
+    fn index_endpoint(&mut self, endpoint: &Endpoint) {
+        self.members
+            .entry(endpoint.network.clone())
+            .or_default()
+            .insert(endpoint.id.clone());
+        self.links
+            .insert(endpoint.id.host_link(), format!("endpoint {}", endpoint.id));
+        for address in &endpoint.addresses {
+            self.addresses
+                .insert((endpoint.network.clone(), address.addr()), endpoint.id.clone());
+        }
+        for p in &endpoint.published {
+            self.ports
+                .insert((p.proto, p.host_port, p.host), endpoint.id.clone());
+        }
+    }
+
+    fn unindex_endpoint(&mut self, endpoint: &Endpoint) {
+        if let Some(members) = self.members.get_mut(&endpoint.network) {
+            members.remove(&endpoint.id);
+            if members.is_empty() {
+                self.members.remove(&endpoint.network);
+            }
+        }
+        self.links.remove(&endpoint.id.host_link());
+        for address in &endpoint.addresses {
+            let key = (endpoint.network.clone(), address.addr());
+            if self.addresses.get(&key) == Some(&endpoint.id) {
+                self.addresses.remove(&key);
+            }
+        }
+        for p in &endpoint.published {
+            self.ports.remove(&(p.proto, p.host_port, p.host));
+        }
+    }
+
+    /// The owners whose facts an edit may change.
+    pub fn owners(&self, edit: &Edit) -> Vec<Owner> {
+        match edit {
+            Edit::Network(id, _) => vec![Owner::Host, Owner::Network(id.clone())],
+            Edit::Endpoint(id, _) => vec![Owner::Endpoint(id.clone())],
+            Edit::Ipam(_) => Vec::new(),
+        }
+    }
+
+    /// The facts of one owner.
+    pub fn facts(&self, owner: &Owner, world: &mut World) {
+        match owner {
+            Owner::Host => self.host_facts(world),
+            Owner::Network(id) => {
+                if let Some(network) = self.networks.get(id) {
+                    network.spec.kind().network_facts(network, world);
+                }
+            }
+            Owner::Endpoint(id) => {
+                let Some(endpoint) = self.endpoints.get(id) else {
+                    return;
+                };
+                let Some(network) = self.networks.get(&endpoint.network) else {
+                    return;
+                };
+                network.spec.kind().endpoint_facts(network, endpoint, world);
+            }
+        }
+    }
+
+    /// All facts.
+    pub fn world(&self) -> World {
+        let mut world = World::new();
+        self.facts(&Owner::Host, &mut world);
+        for id in self.networks.keys() {
+            self.facts(&Owner::Network(id.clone()), &mut world);
+        }
+        for id in self.endpoints.keys() {
+            self.facts(&Owner::Endpoint(id.clone()), &mut world);
+        }
+        world
+    }
+
+    /// What the host needs as soon as there is a network, and not before: an idle tombolo leaves no trace in the kernel.
+    fn host_facts(&self, world: &mut World) {
+        if self.networks.is_empty() {
+            return;
+        }
+        world.insert(Key::Table, Value::Present);
+        for (family, v6) in [(Family::V4, false), (Family::V6, true)] {
+            let mut of_family = self
+                .networks
+                .values()
+                .filter(|n| n.subnet(v6).is_some())
+                .peekable();
+            if of_family.peek().is_some() {
+                world.insert(Key::DockerAccept(family), Value::Present);
+            }
+            if of_family.any(|n| !n.internal) {
+                let setting = if v6 { Setting::Forward6 } else { Setting::Forward4 };
+                world.insert(Key::Setting(setting), Value::Number(1));
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Which port of the host is published for whom: the choice, made from records and what the host says is free.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{Refusal, State, Surroundings};
+use crate::model::{Endpoint, EndpointId, Network, PortWish, Proto, Published, fnv1a};
+
+impl State {
+    /// The ports to publish for an endpoint. An ephemeral port that it has already is kept, so that a repeated request
+    /// changes nothing.
+    pub(super) fn publish(
+        &self,
+        network: &Network,
+        endpoint: &Endpoint,
+        wishes: &[PortWish],
+        around: &Surroundings<'_>,
+    ) -> Result<Vec<Published>, Refusal> {
+        let mut published = Vec::new();
+        for wish in wishes {
+            let hosts = hosts(network, endpoint, wish)?;
+            let kept = endpoint.published.iter().find(|p| {
+                let same = p.proto == wish.proto && p.port == wish.port && hosts.contains(&p.host);
+                let taken = published
+                    .iter()
+                    .any(|q: &Published| q.proto == p.proto && q.host_port == p.host_port);
+                same && !taken && (wish.first == 0 || (wish.first..=wish.last).contains(&p.host_port))
+            });
+            let host_port = match kept {
+                Some(kept) => kept.host_port,
+                None => self.choose(endpoint, wish, &hosts, &published, around)?,
+            };
+            let of = |host| Published {
+                proto: wish.proto,
+                host,
+                host_port,
+                port: wish.port,
+            };
+            published.extend(hosts.into_iter().map(of));
+        }
+        published.sort();
+        published.dedup();
+        Ok(published)
+    }
+
+    /// The first port of the wish's range that is free on all of `hosts`; for an ephemeral one the search begins at a
+    /// place that differs from endpoint to endpoint.
+    fn choose(
+        &self,
+        endpoint: &Endpoint,
+        wish: &PortWish,
+        hosts: &[IpAddr],
+        published: &[Published],
+        around: &Surroundings<'_>,
+    ) -> Result<u16, Refusal> {
+        let (first, last) = if wish.first == 0 {
+            around.ephemeral
+        } else {
+            (wish.first, wish.last)
+        };
+        let count = u64::from(last.saturating_sub(first)) + 1;
+        let start = if wish.first == 0 {
+            fnv1a(endpoint.id.as_str().as_bytes()) % count
+        } else {
+            0
+        };
+        let mut why = String::new();
+        for step in 0..count {
+            // Within first..=last by the remainder, so it fits.
+            let port = first + ((start + step) % count) as u16;
+            let busy = hosts
+                .iter()
+                .find_map(|host| self.busy(endpoint, wish.proto, *host, port, published, around));
+            match busy {
+                None => return Ok(port),
+                Some(reason) => why = reason,
+            }
+        }
+        let host_port = if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        };
+        let host = hosts
+            .first()
+            .copied()
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        Err(Refusal::Port {
+            proto: wish.proto,
+            host,
+            host_port,
+            why,
+        })
+    }
+
+    /// Why a port can't be had, if it can't.
+    fn busy(
+        &self,
+        endpoint: &Endpoint,
+        proto: Proto,
+        host: IpAddr,
+        port: u16,
+        published: &[Published],
+        around: &Surroundings<'_>,
+    ) -> Option<String> {
+        let twice = |p: &Published| p.proto == proto && p.host_port == port && collide(p.host, host);
+        if published.iter().any(twice) {
+            return Some("asked for twice; choose another host port".to_owned());
+        }
+        if let Some(holder) = self
+            .port_holder(proto, host, port)
+            .filter(|holder| **holder != endpoint.id)
+        {
+            let at = self
+                .endpoints
+                .get(holder)
+                .and_then(|e| e.addresses.first())
+                .map(|a| a.addr().to_string());
+            let at = at.unwrap_or_default();
+            return Some(format!(
+                "published for endpoint {holder} ({at}) already; choose another host port"
+            ));
+        }
+        let ours = endpoint.published.iter().any(twice);
+        if ours || (around.port_free)(proto, host, port) {
+            return None;
+        }
+        Some(
+            "a process of this host listens there (see 'ss -tulpn'); stop it or choose another host port"
+                .to_owned(),
+        )
+    }
+
+    /// The endpoint for which a port is published already on this or an including address.
+    fn port_holder(&self, proto: Proto, host: IpAddr, port: u16) -> Option<&EndpointId> {
+        let least = (proto, port, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let most = (proto, port, IpAddr::V6(Ipv6Addr::from(u128::MAX)));
+        self.ports
+            .range(least..=most)
+            .find(|((_, _, other), _)| collide(*other, host))
+            .map(|(_, holder)| holder)
+    }
+}
+
+/// Whether two host addresses can't both have the same port.
+fn collide(a: IpAddr, b: IpAddr) -> bool {
+    a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+}
+
+/// The host's addresses that a wish means: the one it names, else the network's binding, else all of each family that the
+/// endpoint has.
+fn hosts(network: &Network, endpoint: &Endpoint, wish: &PortWish) -> Result<Vec<IpAddr>, Refusal> {
+    let any = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ];
+    // A binding of 0.0.0.0 means "everywhere" to Docker, IPv6 included; an address that the user names does not.
+    let binding = network
+        .spec
+        .kind()
+        .host_binding()
+        .filter(|host| !host.is_unspecified());
+    match wish.host.or(binding) {
+        None => Ok(any
+            .into_iter()
+            .filter(|host| endpoint.address(host.is_ipv6()).is_some())
+            .collect()),
+        Some(host) if endpoint.address(host.is_ipv6()).is_some() => Ok(vec![host]),
+        Some(host) => {
+            let family = if host.is_ipv6() { "IPv6" } else { "IPv4" };
+            let why = format!("the container has no {family} address on this network");
+            Err(Refusal::Port {
+                proto: wish.proto,
+                host,
+                host_port: wish.first.to_string(),
+                why,
+            })
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! What comes in, and what must come out.
+
+use super::*;
+use crate::kinds::Spec;
+use crate::kinds::options::Options;
+use crate::model::{Published, Subnet};
+use crate::world::diff;
+
+/// A state together with the surroundings of its commands.
+struct Scene {
+    state: State,
+    serves: bool,
+    busy: Option<u16>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self {
+            state: State::default(),
+            serves: true,
+            busy: None,
+        }
+    }
+
+    fn ask(&mut self, command: Command) -> Result<Reply, String> {
+        let carve = [
+            "10.208.0.0/16:24".parse().unwrap(),
+            "fd00::/48:64".parse().unwrap(),
+        ];
+        let busy = self.busy;
+        let around = Surroundings {
+            now_s: 0,
+            carve: &carve,
+            avoid: &[],
+            engine_serves: self.serves,
+            engine_pools: &BTreeMap::new(),
+            ephemeral: (32768, 32770),
+            port_free: &|_, _, port| Some(port) != busy,
+        };
+        let decision = self.state.decide(&command, &around);
+        match (&command, &decision) {
+            (_, Err(refusal)) => self.state.owe_release(refusal),
+            (Command::ReleasePool(pool), _) => self.state.released(pool),
+            _ => {}
+        }
+        let (edits, reply) = decision.map_err(|refusal| refusal.to_string())?;
+        for edit in edits {
+            self.state.apply(edit);
+        }
+        Ok(reply)
+    }
+
+    fn network(&mut self, id: &str, pool: &str) -> Result<Reply, String> {
+        self.ask(Command::CreateNetwork(network(id, pool)))
+    }
+
+    fn endpoint(&mut self, id: &str, network: &str, address: &str) -> Result<Reply, String> {
+        self.ask(Command::CreateEndpoint {
+            id: id.parse().unwrap(),
+            network: network.parse().unwrap(),
+            addresses: vec![address.parse().unwrap()],
+            mac: None,
+        })
+    }
+
+    fn publish(
+        &mut self,
+        network: &str,
+        endpoint: &str,
+        wishes: Vec<PortWish>,
+    ) -> Result<Vec<Published>, String> {
+        let id: EndpointId = endpoint.parse().unwrap();
+        let network = network.parse().unwrap();
+        self.ask(Command::Publish {
+            network,
+            endpoint: id.clone(),
+            wishes,
+        })?;
+        Ok(self.state.endpoint(&id).unwrap().published.clone())
+    }
+
+    /// What Docker asks for a network of ours with our IPAM.
+    fn with_pool(&mut self, id: &str, pool: &str) -> Result<PoolId, String> {
+        let request = PoolRequest {
+            space: Space::Local,
+            want: ipam::Want::Exactly(pool.parse().unwrap()),
+            range: None,
+            v6: false,
+            repeat: true,
+        };
+        let Reply::Pool(pool_id) = self.ask(Command::RequestPool(request))? else {
+            panic!("no pool")
+        };
+        self.ask(Command::RequestAddress {
+            pool: pool_id,
+            address: None,
+            usage: Use::Gateway,
+            repeat: false,
+        })?;
+        self.network(id, pool)?;
+        Ok(pool_id)
+    }
+}
+
+fn network(id: &str, pool: &str) -> Network {
+    let pool: IpNet = pool.parse().unwrap();
+    let gateway = IpNet::new(pool.hosts().next().unwrap(), pool.prefix_len()).unwrap();
+    Network {
+        id: id.parse().unwrap(),
+        spec: Spec::read(Options::default(), pool.addr().is_ipv6()).unwrap(),
+        internal: false,
+        subnets: vec![Subnet {
+            pool,
+            gateway: Some(gateway),
+            aux: vec![],
+            ours: true,
+        }],
+        released: false,
+    }
+}
+
+fn wish(proto: Proto, first: u16, port: u16) -> PortWish {
+    PortWish {
+        proto,
+        host: None,
+        first,
+        last: first,
+        port,
+    }
+}
+
+#[test]
+fn a_creation_may_be_repeated_but_not_with_other_words() {
+    let mut scene = Scene::new();
+    scene.network("n1", "10.1.0.0/24").unwrap();
+    scene.network("n1", "10.1.0.0/24").unwrap();
+    let error = scene.network("n1", "10.2.0.0/24").unwrap_err();
+    assert!(
+        error.contains("network n1 exists, but with different subnets: 10.1.0.0/24"),
+        "{error}"
+    );
+
+    let first = scene.endpoint("e1", "n1", "10.1.0.2/24").unwrap();
+    assert_eq!(scene.endpoint("e1", "n1", "10.1.0.2/24").unwrap(), first);
+    assert!(
+        scene
+            .endpoint("e1", "n1", "10.1.0.3/24")
+            .unwrap_err()
+            .contains("different addresses")
+    );
+}
+
+#[test]
+fn networks_that_overlap_are_refused_with_both_subnets() {
+    let mut scene = Scene::new();
+    scene.network("n1", "10.1.0.0/16").unwrap();
+    for pool in ["10.1.2.0/24", "10.0.0.0/8", "10.1.0.0/16"] {
+        let error = scene.network("n2", pool).unwrap_err();
+        assert!(
+            error.contains(&format!("subnet {pool} overlaps 10.1.0.0/16 of network n1")),
+            "{error}"
+        );
+    }
+    scene.network("n2", "10.2.0.0/16").unwrap();
+}
+
+#[test]
+fn two_networks_or_endpoints_with_one_link_name_are_refused() {
+    let mut scene = Scene::new();
+    let same = "0123456789abcdef";
+    scene.network(&format!("{same}1"), "10.1.0.0/24").unwrap();
+    assert!(
+        scene
+            .network(&format!("{same}2"), "10.2.0.0/24")
+            .unwrap_err()
+            .contains("tb-0123456789ab is taken")
+    );
+    scene
+        .endpoint(&format!("{same}1"), &format!("{same}1"), "10.1.0.2/24")
+        .unwrap();
+    let error = scene
+        .endpoint(&format!("{same}2"), &format!("{same}1"), "10.1.0.3/24")
+        .unwrap_err();
+    assert!(error.contains("tbh0123456789ab is taken by endpoint"), "{error}");
+}
+
+#[test]
+fn what_takes_down_succeeds_for_the_unknown() {
+    let mut scene = Scene::new();
+    let endpoint: EndpointId = "e".parse().unwrap();
+    let pool: PoolId = "local/10.9.0.0/24".parse().unwrap();
+    let commands = [
+        Command::DeleteNetwork("n".parse().unwrap()),
+        Command::DeleteEndpoint(endpoint.clone()),
+        Command::Leave(endpoint.clone()),
+        Command::Unpublish(endpoint.clone()),
+        Command::Lost(endpoint),
+        Command::ReleasePool(pool),
+        Command::ReleaseAddress(pool, "10.9.0.2".parse().unwrap()),
+    ];
+    for command in commands {
+        assert!(command.shrinks());
+        assert_eq!(scene.ask(command).unwrap(), Reply::Done);
+    }
+}
+
+#[test]
+fn the_link_stays_from_joining_until_the_endpoint_is_deleted() {
+    let mut scene = Scene::new();
+    scene.network("n", "10.1.0.0/24").unwrap();
+    scene.endpoint("e", "n", "10.1.0.2/24").unwrap();
+    let (network, id): (NetworkId, EndpointId) = ("n".parse().unwrap(), "e".parse().unwrap());
+    let link = Key::Link(id.host_link());
+    assert!(!scene.state.world().contains_key(&link));
+    let join = |sandbox: &str| Command::Join {
+        network: network.clone(),
+        endpoint: id.clone(),
+        sandbox: sandbox.to_owned(),
+    };
+    let Reply::Joined(joined) = scene.ask(join("/run/netns/1")).unwrap() else {
+        panic!("not joined")
+    };
+    assert_eq!(
+        (joined.source, joined.gateway),
+        (id.container_link(), Some("10.1.0.1".parse().unwrap()))
+    );
+    assert!(scene.state.world().contains_key(&link));
+    assert!(
+        scene
+            .ask(join("/run/netns/2"))
+            .unwrap_err()
+            .contains("must leave it first")
+    );
+    scene.ask(Command::Leave(id.clone())).unwrap();
+    assert!(scene.state.world().contains_key(&link));
+    scene.ask(Command::DeleteEndpoint(id.clone())).unwrap();
+    assert!(!scene.state.world().contains_key(&link));
+}
+
+#[test]
+fn an_endpoint_with_the_address_of_a_forgotten_one_takes_its_place() {
+    let mut scene = Scene::new();
+    scene.network("n", "10.1.0.0/24").unwrap();
+    scene.endpoint("old", "n", "10.1.0.2/24").unwrap();
+    scene.endpoint("new", "n", "10.1.0.2/24").unwrap();
+    assert!(scene.state.endpoint(&"old".parse().unwrap()).is_none());
+    assert_eq!(scene.state.endpoints_of(&"n".parse().unwrap()).count(), 1);
+}
+
+#[test]
+fn an_internal_network_has_a_guard_and_no_way_out() {
+    let mut scene = Scene::new();
+    let mut internal = network("n", "10.1.0.0/24");
+    internal.internal = true;
+    scene.ask(Command::CreateNetwork(internal)).unwrap();
+    scene.endpoint("e", "n", "10.1.0.2/24").unwrap();
+    let world = scene.state.world();
+    let bridge = NetworkId::bridge_name(&"n".parse().unwrap());
+    assert!(world.contains_key(&Key::Guard(bridge.clone())));
+    assert!(!world.contains_key(&Key::Masquerade(bridge)));
+    assert!(!world.contains_key(&Key::Setting(Setting::Forward4)));
+    let join = Command::Join {
+        network: "n".parse().unwrap(),
+        endpoint: "e".parse().unwrap(),
+        sandbox: "/run/netns/1".to_owned(),
+    };
+    let Reply::Joined(joined) = scene.ask(join).unwrap() else {
+        panic!("not joined")
+    };
+    assert_eq!((joined.gateway, joined.gateway_v6), (None, None));
+}
+
+#[test]
+fn ports_are_published_once_and_ephemeral_ones_kept() {
+    let mut scene = Scene::new();
+    scene.network("n", "10.1.0.0/24").unwrap();
+    scene.endpoint("a", "n", "10.1.0.2/24").unwrap();
+    scene.endpoint("b", "n", "10.1.0.3/24").unwrap();
+    let published = scene
+        .publish(
+            "n",
+            "a",
+            vec![wish(Proto::Tcp, 80, 8080), wish(Proto::Udp, 0, 53)],
+        )
+        .unwrap();
+    assert_eq!(
+        (published[0].host_port, published[0].host),
+        (80, "0.0.0.0".parse().unwrap())
+    );
+    assert!((32768..=32770).contains(&published[1].host_port));
+    // A second request without a first being revoked, as newer engines send it, changes nothing.
+    let again = scene
+        .publish(
+            "n",
+            "a",
+            vec![wish(Proto::Tcp, 80, 8080), wish(Proto::Udp, 0, 53)],
+        )
+        .unwrap();
+    assert_eq!(again, published);
+
+    let error = scene
+        .publish("n", "b", vec![wish(Proto::Tcp, 80, 80)])
+        .unwrap_err();
+    assert!(
+        error.contains("port 80/tcp on 0.0.0.0: published for endpoint a (10.1.0.2)"),
+        "{error}"
+    );
+    let mut narrow = wish(Proto::Tcp, 80, 80);
+    narrow.host = Some("127.0.0.1".parse().unwrap());
+    assert!(
+        scene
+            .publish("n", "b", vec![narrow])
+            .unwrap_err()
+            .contains("on 127.0.0.1")
+    );
+    let mut range = wish(Proto::Tcp, 80, 80);
+    range.last = 82;
+    assert_eq!(scene.publish("n", "b", vec![range]).unwrap()[0].host_port, 81);
+    scene.ask(Command::Unpublish("a".parse().unwrap())).unwrap();
+    assert_eq!(
+        scene.publish("n", "b", vec![wish(Proto::Tcp, 80, 80)]).unwrap()[0].host_port,
+        80
+    );
+}
+
+#[test]
+fn a_port_that_a_process_of_the_host_has_is_refused() {
+    let mut scene = Scene::new();
+    scene.network("n", "10.1.0.0/24").unwrap();
+    scene.endpoint("a", "n", "10.1.0.2/24").unwrap();
+    scene.busy = Some(22);
+    assert!(
+        scene
+            .publish("n", "a", vec![wish(Proto::Tcp, 22, 22)])
+            .unwrap_err()
+            .contains("a process of this host")
+    );
+    scene.busy = Some(32769);
+    let published = scene
+        .publish("n", "a", vec![wish(Proto::Tcp, 0, 1), wish(Proto::Tcp, 0, 2)])
+        .unwrap();
+    let ports: Vec<u16> = published.iter().map(|p| p.host_port).collect();
+    assert!(ports.contains(&32768) && ports.contains(&32770), "{ports:?}");
+    let three = [1, 2, 3].map(|port| wish(Proto::Tcp, 0, port)).to_vec();
+    assert!(
+        scene
+            .publish("n", "a", three)
+            .unwrap_err()
+            .contains("32768-32770")
+    );
+}
+
+#[test]
+fn a_pool_is_asked_for_again_only_while_the_engine_starts() {
+    let mut scene = Scene::new();
+    let pool = scene.with_pool("n", "10.1.0.0/24").unwrap();
+    assert!(
+        scene
+            .with_pool("m", "10.1.0.0/24")
+            .unwrap_err()
+            .contains("pool 10.1.0.0/24 is used by network n")
+    );
+    scene.serves = false;
+    let again = |address: &str| Command::RequestAddress {
+        pool,
+        address: Some(address.parse().unwrap()),
+        usage: Use::Endpoint { name: None },
+        repeat: true,
+    };
+    assert_eq!(
+        scene.ask(again("10.1.0.9")).unwrap(),
+        scene.ask(again("10.1.0.9")).unwrap()
+    );
+    scene.serves = true;
+    assert!(scene.ask(again("10.1.0.9")).unwrap_err().contains("10.1.0.9"));
+}
+
+#[test]
+fn undoing_a_refused_second_network_takes_nothing_from_the_first() {
+    let mut scene = Scene::new();
+    scene.serves = false;
+    let pool = scene.with_pool("n", "10.1.0.0/24").unwrap();
+    // The second one's request for the pool is granted as a repeat; that for a gateway is not, and Docker undoes it.
+    assert!(scene.with_pool("m", "10.1.0.0/24").is_err());
+    scene.ask(Command::ReleasePool(pool)).unwrap();
+    assert!(scene.state.ipam().pool(&pool).is_some());
+    // The first one's own release is heard.
+    scene.ask(Command::ReleasePool(pool)).unwrap();
+    assert!(scene.state.ipam().pool(&pool).is_none());
+}
+
+#[test]
+fn what_is_left_of_a_creation_whose_answer_was_lost_gives_way() {
+    let mut scene = Scene::new();
+    let pool = scene.with_pool("lost", "10.1.0.0/24").unwrap();
+    scene.ask(Command::ReleasePool(pool)).unwrap();
+    scene.with_pool("next", "10.1.0.0/24").unwrap();
+    let ids: Vec<&str> = scene.state.networks().map(|n| n.id.as_str()).collect();
+    assert_eq!(ids, ["next"]);
+}
+
+#[test]
+fn taking_edits_back_restores_the_facts() {
+    let mut scene = Scene::new();
+    scene.network("n", "10.1.0.0/24").unwrap();
+    scene.endpoint("e", "n", "10.1.0.2/24").unwrap();
+    let before = scene.state.world();
+    let edits = vec![
+        Edit::Endpoint("e".parse().unwrap(), None),
+        Edit::Network("n".parse().unwrap(), None),
+        Edit::Network("m".parse().unwrap(), Some(network("m", "10.1.0.0/16"))),
+    ];
+    let mut taken: Vec<Edit> = edits.into_iter().map(|edit| scene.state.apply(edit)).collect();
+    taken.reverse();
+    assert!(!diff(&before, &scene.state.world()).is_empty());
+    taken.into_iter().for_each(|edit| drop(scene.state.apply(edit)));
+    assert!(diff(&before, &scene.state.world()).is_empty());
+    scene.network("m", "10.2.0.0/16").unwrap();
+}
+
+#[test]
+fn no_networks_no_facts() {
+    let mut scene = Scene::new();
+    scene.network("n", "10.1.0.0/24").unwrap();
+    assert!(scene.state.world().contains_key(&Key::Table));
+    scene.ask(Command::DeleteNetwork("n".parse().unwrap())).unwrap();
+    assert!(scene.state.world().is_empty());
+}

@@ -1,0 +1,152 @@
+//! `IpamDriver.*`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::json;
+use tombolo_ipam::{PoolId, PoolRequest, Space, Use, Want};
+
+use super::{Call, Error, body, nullable, parse};
+use crate::kinds::options::Options;
+use crate::model::cut;
+use crate::state::Command;
+
+/// The name of the address space of networks that are one host's.
+pub const SPACE_LOCAL: &str = "tombolo-local";
+/// The name of the address space of networks of global scope.
+pub const SPACE_GLOBAL: &str = "tombolo-global";
+
+const TYPE: &str = "RequestAddressType";
+const GATEWAY: &str = "com.docker.network.gateway";
+const NAME: &str = "com.docker.network.endpoint.name";
+const MAC: &str = "com.docker.network.endpoint.macaddress";
+
+type Options6 = Option<BTreeMap<String, String>>;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RequestPool {
+    #[serde(default, deserialize_with = "nullable")]
+    address_space: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pool: String,
+    #[serde(default, deserialize_with = "nullable")]
+    sub_pool: String,
+    #[serde(default)]
+    options: Options6,
+    #[serde(rename = "V6", default, deserialize_with = "nullable")]
+    v6: bool,
+}
+
+#[derive(Deserialize)]
+struct OfPool {
+    #[serde(rename = "PoolID")]
+    pool_id: String,
+    #[serde(rename = "Address", default, deserialize_with = "nullable")]
+    address: String,
+    #[serde(rename = "Options", default)]
+    options: Options6,
+}
+
+/// Whether an address space is ours.
+pub(super) fn is_ours(space: &str) -> bool {
+    space == SPACE_LOCAL || space == SPACE_GLOBAL
+}
+
+pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error> {
+    match name {
+        // No replay is needed: what was given out is in the store. No MAC is needed either; one that follows from the
+        // address is the better choice (see `Mac::of_address`).
+        "GetCapabilities" => Ok(Call::Fixed(
+            json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false }),
+        )),
+        "GetDefaultAddressSpaces" => Ok(Call::Fixed(json!({
+            "LocalDefaultAddressSpace": SPACE_LOCAL, "GlobalDefaultAddressSpace": SPACE_GLOBAL
+        }))),
+        "RequestPool" => request_pool(body(method, bytes)?).map(|r| Call::Do(Command::RequestPool(r))),
+        "ReleasePool" => {
+            let request: OfPool = body(method, bytes)?;
+            Ok(match request.pool_id.parse() {
+                Ok(pool) => Call::Do(Command::ReleasePool(pool)),
+                Err(_) => Call::Fixed(json!({})),
+            })
+        }
+        "RequestAddress" => request_address(&body(method, bytes)?).map(Call::Do),
+        "ReleaseAddress" => {
+            let request: OfPool = body(method, bytes)?;
+            let address = parse("Address", &request.address, "an IPv4 or IPv6 address")?;
+            Ok(match (request.pool_id.parse(), address) {
+                (Ok(pool), Some(address)) => Call::Do(Command::ReleaseAddress(pool, address)),
+                _ => Call::Fixed(json!({})),
+            })
+        }
+        _ => Err(Error::NoMethod { method: cut(method) }),
+    }
+}
+
+fn request_pool(request: RequestPool) -> Result<PoolRequest, Error> {
+    let space = match request.address_space.as_str() {
+        SPACE_LOCAL | "" => Space::Local,
+        SPACE_GLOBAL => Space::Global,
+        other => {
+            let why = format!("'{}' is not {SPACE_LOCAL} or {SPACE_GLOBAL}", cut(other));
+            return Err(Error::Field {
+                field: "AddressSpace",
+                why,
+            });
+        }
+    };
+    Options::new(request.options.unwrap_or_default()).finish("tombolo (IPAM)")?;
+    let subnet = "a subnet such as 10.208.0.0/24";
+    let pool: Option<IpNet> = parse("Pool", &request.pool, subnet)?;
+    let range = parse("SubPool", &request.sub_pool, subnet)?;
+    let v6 = pool.map_or(request.v6, |pool| pool.addr().is_ipv6());
+    let want = match pool {
+        None => Want::Any,
+        // An unspecified address with a length means: any pool of that size.
+        Some(pool) if pool.addr().is_unspecified() && pool.prefix_len() > 0 => Want::Sized(pool.prefix_len()),
+        Some(pool) => Want::Exactly(pool),
+    };
+    Ok(PoolRequest {
+        space,
+        want,
+        range,
+        v6,
+        repeat: true,
+    })
+}
+
+fn request_address(request: &OfPool) -> Result<Command, Error> {
+    let unknown = |_| format!("'{}' is no pool of tombolo's", cut(&request.pool_id));
+    let pool: PoolId = request.pool_id.parse().map_err(|e| Error::Field {
+        field: "PoolID",
+        why: unknown(e),
+    })?;
+    let address: Option<IpAddr> = parse("Address", &request.address, "an IPv4 or IPv6 address")?;
+    let options = request.options.as_ref();
+    let option = |key| options.and_then(|o: &BTreeMap<String, String>| o.get(key));
+    // An address without any option is an aux address, or what the engine repeats at its start; an endpoint's with
+    // `--ip` looks the same to engines before 29. All are leases of one address, and only their text differs.
+    let usage = match option(TYPE).map(String::as_str) {
+        Some(GATEWAY) => Use::Gateway,
+        Some(other) => {
+            let why = format!("{TYPE}: '{}' is not {GATEWAY}", cut(other));
+            return Err(Error::Field {
+                field: "Options",
+                why,
+            });
+        }
+        None => Use::Endpoint {
+            name: option(NAME).or(option(MAC)).map(|name| cut(name)),
+        },
+    };
+    let repeat = address.is_some() && (options.is_none() || usage == Use::Gateway);
+    Ok(Command::RequestAddress {
+        pool,
+        address,
+        usage,
+        repeat,
+    })
+}

@@ -1,0 +1,384 @@
+//! `NetworkDriver.*`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Call, Error, body, nullable, parse};
+use crate::kinds::options::Options;
+use crate::kinds::{Joined, Spec};
+use crate::model::{EndpointId, Mac, Network, NetworkId, PortWish, Proto, Subnet, cut};
+use crate::state::Command;
+
+/// Where the user's options stand among the engine's.
+const GENERIC: &str = "com.docker.network.generic";
+const ENABLE_IPV4: &str = "com.docker.network.enable_ipv4";
+const ENABLE_IPV6: &str = "com.docker.network.enable_ipv6";
+const INTERNAL: &str = "com.docker.network.internal";
+const PORT_MAP: &str = "com.docker.network.portmap";
+/// What the engine's own options of an endpoint begin with.
+const ENGINES: &str = "com.docker.network.";
+
+type Map = BTreeMap<String, Value>;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CreateNetwork {
+    #[serde(rename = "NetworkID")]
+    network_id: String,
+    #[serde(default, deserialize_with = "nullable")]
+    options: Map,
+    #[serde(rename = "IPv4Data", default, deserialize_with = "nullable")]
+    ipv4_data: Vec<IpamData>,
+    #[serde(rename = "IPv6Data", default, deserialize_with = "nullable")]
+    ipv6_data: Vec<IpamData>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct IpamData {
+    #[serde(default, deserialize_with = "nullable")]
+    address_space: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pool: String,
+    #[serde(default, deserialize_with = "nullable")]
+    gateway: String,
+    #[serde(default, deserialize_with = "nullable")]
+    aux_addresses: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct OptionsOnly {
+    #[serde(rename = "Options", default, deserialize_with = "nullable")]
+    options: Map,
+}
+
+#[derive(Deserialize)]
+struct OfNetwork {
+    #[serde(rename = "NetworkID")]
+    network_id: String,
+}
+
+#[derive(Deserialize)]
+struct OfEndpoint {
+    #[serde(rename = "NetworkID")]
+    network_id: String,
+    #[serde(rename = "EndpointID")]
+    endpoint_id: String,
+    #[serde(rename = "Options", default, deserialize_with = "nullable")]
+    options: Map,
+    #[serde(rename = "SandboxKey", default, deserialize_with = "nullable")]
+    sandbox_key: String,
+    #[serde(rename = "Interface", default, deserialize_with = "nullable")]
+    interface: Interface,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct Interface {
+    #[serde(default, deserialize_with = "nullable")]
+    address: String,
+    #[serde(rename = "AddressIPv6", default, deserialize_with = "nullable")]
+    address_ipv6: String,
+    #[serde(default, deserialize_with = "nullable")]
+    mac_address: String,
+}
+
+#[derive(Deserialize)]
+struct PortBinding {
+    #[serde(rename = "Proto")]
+    proto: u8,
+    #[serde(rename = "Port")]
+    port: u16,
+    #[serde(rename = "HostIP", default, deserialize_with = "nullable")]
+    host_ip: String,
+    #[serde(rename = "HostPort", default, deserialize_with = "nullable")]
+    host_port: u16,
+    #[serde(rename = "HostPortEnd", default, deserialize_with = "nullable")]
+    host_port_end: u16,
+}
+
+pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error> {
+    match name {
+        // Local scope: every host has networks of its own, which is what an engine without Swarm can keep.
+        "GetCapabilities" => Ok(Call::Fixed(json!({
+            "Scope": "local", "ConnectivityScope": "global", "GwAllocChecker": true
+        }))),
+        "GwAllocCheck" => {
+            // Asked before any address is, so a bad option is refused before there is anything to take back.
+            let request: OptionsOnly = body(method, bytes)?;
+            spec(&request.options)?;
+            Ok(Call::Fixed(json!({ "SkipIPv4": false, "SkipIPv6": false })))
+        }
+        // These two are a Swarm manager's, which refuses this sort of plug-in anyway.
+        "AllocateNetwork" => body::<OfNetwork>(method, bytes).map(|_| Call::Fixed(json!({ "Options": {} }))),
+        "FreeNetwork" => body::<OfNetwork>(method, bytes).map(|_| Call::Fixed(json!({}))),
+        "CreateNetwork" => create_network(&body(method, bytes)?).map(|n| Call::Do(Command::CreateNetwork(n))),
+        "DeleteNetwork" => {
+            let request: OfNetwork = body(method, bytes)?;
+            Ok(of_known(&request.network_id, Command::DeleteNetwork))
+        }
+        "CreateEndpoint" => create_endpoint(&body(method, bytes)?).map(Call::Do),
+        "DeleteEndpoint" => take_down(method, bytes, Command::DeleteEndpoint),
+        "Leave" => take_down(method, bytes, Command::Leave),
+        "RevokeExternalConnectivity" => take_down(method, bytes, Command::Unpublish),
+        // The engine ignores ports that a plug-in reports here, in every version; it wants an answer only.
+        "EndpointOperInfo" => body::<OfEndpoint>(method, bytes).map(|_| Call::Fixed(json!({ "Value": {} }))),
+        "Join" => {
+            let request: OfEndpoint = body(method, bytes)?;
+            let (network, endpoint) = ids(&request)?;
+            if request.sandbox_key.is_empty() || request.sandbox_key.len() > SANDBOX_MAX {
+                let why = format!(
+                    "{} bytes; 1 to {SANDBOX_MAX} are allowed",
+                    request.sandbox_key.len()
+                );
+                return Err(Error::Field {
+                    field: "SandboxKey",
+                    why,
+                });
+            }
+            Ok(Call::Do(Command::Join {
+                network,
+                endpoint,
+                sandbox: request.sandbox_key,
+            }))
+        }
+        "ProgramExternalConnectivity" => {
+            let request: OfEndpoint = body(method, bytes)?;
+            let (network, endpoint) = ids(&request)?;
+            Ok(Call::Do(Command::Publish {
+                network,
+                endpoint,
+                wishes: wishes(&request.options)?,
+            }))
+        }
+        // Events of Swarm's nodes.
+        "DiscoverNew" | "DiscoverDelete" => body::<Map>(method, bytes).map(|_| Call::Fixed(json!({}))),
+        _ => Err(Error::NoMethod { method: cut(method) }),
+    }
+}
+
+/// The longest path of a sandbox: the kernel's PATH_MAX.
+const SANDBOX_MAX: usize = 4096;
+
+/// A command about something that we may not have: an identifier that we would never have taken names nothing of ours.
+fn of_known<T: std::str::FromStr>(id: &str, command: impl Fn(T) -> Command) -> Call {
+    id.parse()
+        .map_or_else(|_| Call::Fixed(json!({})), |id| Call::Do(command(id)))
+}
+
+fn take_down(method: &str, bytes: &[u8], command: impl Fn(EndpointId) -> Command) -> Result<Call, Error> {
+    let request: OfEndpoint = body(method, bytes)?;
+    Ok(of_known(&request.endpoint_id, command))
+}
+
+fn ids(request: &OfEndpoint) -> Result<(NetworkId, EndpointId), Error> {
+    let network = request
+        .network_id
+        .parse()
+        .map_err(Error::malformed("NetworkID"))?;
+    let endpoint = request
+        .endpoint_id
+        .parse()
+        .map_err(Error::malformed("EndpointID"))?;
+    Ok((network, endpoint))
+}
+
+fn flag(options: &Map, key: &'static str) -> Result<Option<bool>, Error> {
+    match options.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(other) => {
+            let why = format!("'{}' is not true or false", cut(&other.to_string()));
+            Err(Error::Field { field: key, why })
+        }
+    }
+}
+
+/// The kind and its options.
+fn spec(options: &Map) -> Result<Spec, Error> {
+    let given: BTreeMap<String, Value> = match options.get(GENERIC) {
+        None | Some(Value::Null) => BTreeMap::new(),
+        Some(Value::Object(map)) => map.clone().into_iter().collect(),
+        Some(other) => {
+            let why = format!("'{}' is not an object of options", cut(&other.to_string()));
+            return Err(Error::Field { field: GENERIC, why });
+        }
+    };
+    let text = |(key, value): (String, Value)| match value {
+        Value::String(text) => Ok((key, text)),
+        other => {
+            let why = format!("{}: '{}' is not a text", cut(&key), cut(&other.to_string()));
+            Err(Error::Field { field: GENERIC, why })
+        }
+    };
+    let given = given.into_iter().map(text).collect::<Result<_, _>>()?;
+    let v6 = flag(options, ENABLE_IPV6)?.unwrap_or(false);
+    Ok(Spec::read(Options::new(given), v6)?)
+}
+
+fn create_network(request: &CreateNetwork) -> Result<Network, Error> {
+    let id = request
+        .network_id
+        .parse()
+        .map_err(Error::malformed("NetworkID"))?;
+    flag(&request.options, ENABLE_IPV4)?;
+    let subnet = |data: &IpamData| -> Result<Subnet, Error> {
+        let allowed = "a subnet such as 10.208.0.0/24";
+        let pool: Option<IpNet> = parse("Pool", &data.pool, allowed)?;
+        let why = || format!("'{}' is not {allowed}", cut(&data.pool));
+        let pool = pool
+            .ok_or_else(|| Error::Field {
+                field: "Pool",
+                why: why(),
+            })?
+            .trunc();
+        let gateway = parse("Gateway", &data.gateway, "an address with its prefix length")?;
+        // The engine's own IPAM sends an aux address outside --ip-range as the text "<nil>"; it is no address of ours.
+        let aux = data
+            .aux_addresses
+            .values()
+            .filter_map(|text| text.parse::<IpNet>().ok());
+        let aux = aux
+            .map(|net| net.addr())
+            .filter(|address| pool.contains(address))
+            .collect();
+        Ok(Subnet {
+            pool,
+            gateway,
+            aux,
+            ours: super::ipam::is_ours(&data.address_space),
+        })
+    };
+    let subnets = request
+        .ipv4_data
+        .iter()
+        .chain(&request.ipv6_data)
+        .map(subnet)
+        .collect::<Result<_, _>>()?;
+    Ok(Network {
+        id,
+        spec: spec(&request.options)?,
+        internal: flag(&request.options, INTERNAL)?.unwrap_or(false),
+        subnets,
+        released: false,
+    })
+}
+
+fn create_endpoint(request: &OfEndpoint) -> Result<Command, Error> {
+    let (network, id) = ids(request)?;
+    if let Some(key) = request.options.keys().find(|key| !key.starts_with(ENGINES)) {
+        let why = format!(
+            "{}: unknown; an endpoint has no options of its own in this version",
+            cut(key)
+        );
+        return Err(Error::Field {
+            field: "Options",
+            why,
+        });
+    }
+    wishes(&request.options)?;
+    let of_family = |field, text: &str, v6: bool, allowed: &str| -> Result<Option<IpNet>, Error> {
+        let address: Option<IpNet> = parse(field, text, allowed)?;
+        match address.filter(|a| a.addr().is_ipv6() != v6) {
+            Some(_) => Err(Error::Field {
+                field,
+                why: format!("'{}' is not {allowed}", cut(text)),
+            }),
+            None => Ok(address),
+        }
+    };
+    let v4 = of_family(
+        "Interface.Address",
+        &request.interface.address,
+        false,
+        "an IPv4 address with its prefix length",
+    )?;
+    let text = &request.interface.address_ipv6;
+    let v6 = of_family(
+        "Interface.AddressIPv6",
+        text,
+        true,
+        "an IPv6 address with its prefix length",
+    )?;
+    let mac = match request.interface.mac_address.as_str() {
+        "" => None,
+        text => Some(
+            text.parse::<Mac>()
+                .map_err(Error::malformed("Interface.MacAddress"))?,
+        ),
+    };
+    Ok(Command::CreateEndpoint {
+        id,
+        network,
+        addresses: v4.into_iter().chain(v6).collect(),
+        mac,
+    })
+}
+
+/// The ports that the user wants published.
+fn wishes(options: &Map) -> Result<Vec<PortWish>, Error> {
+    let bindings: Vec<PortBinding> = match options.get(PORT_MAP) {
+        None => Vec::new(),
+        Some(value) => {
+            let read: Result<Option<Vec<PortBinding>>, _> = serde_path_to_error::deserialize(value.clone());
+            let why = |error: serde_path_to_error::Error<serde_json::Error>| cut(&error.to_string());
+            read.map_err(|error| Error::Field {
+                field: PORT_MAP,
+                why: why(error),
+            })?
+            .unwrap_or_default()
+        }
+    };
+    bindings.iter().map(wish).collect()
+}
+
+fn wish(binding: &PortBinding) -> Result<PortWish, Error> {
+    let field = |why| Error::Field { field: PORT_MAP, why };
+    let proto = Proto::from_number(binding.proto);
+    let proto = proto.ok_or_else(|| {
+        field(format!(
+            "Proto: {} is not 6 (TCP), 17 (UDP) or 132 (SCTP)",
+            binding.proto
+        ))
+    })?;
+    let host: Option<IpAddr> = parse("HostIP", &binding.host_ip, "an address of this host")?;
+    let last = binding.host_port_end.max(binding.host_port);
+    if binding.port == 0 {
+        return Err(field("Port: 0; 1 to 65535 are allowed".to_owned()));
+    }
+    if binding.host_port == 0 && last != 0 {
+        return Err(field(format!(
+            "HostPort: 0 with HostPortEnd {last}; both or neither are allowed"
+        )));
+    }
+    Ok(PortWish {
+        proto,
+        host,
+        first: binding.host_port,
+        last,
+        port: binding.port,
+    })
+}
+
+pub(super) fn endpoint_answer(chosen: Option<Mac>) -> Value {
+    // A value that the engine gave must not be repeated: it takes even an equal one for a change, and refuses it.
+    match chosen {
+        Some(mac) => json!({ "Interface": { "MacAddress": mac.to_string() } }),
+        None => json!({ "Interface": {} }),
+    }
+}
+
+pub(super) fn join_answer(joined: &Joined) -> Value {
+    let text = |address: Option<IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
+    json!({
+        "InterfaceName": { "SrcName": joined.source.as_str(), "DstPrefix": joined.prefix },
+        "Gateway": text(joined.gateway),
+        "GatewayIPv6": text(joined.gateway_v6),
+        "StaticRoutes": [],
+        "DisableGatewayService": joined.gateway.is_none(),
+    })
+}

@@ -1,0 +1,339 @@
+//! The Docker engine's own API, read in the background: which networks, endpoints and addresses it has, and their names.
+//!
+//! No handler ever calls this: the engine holds locks while it waits for us, and would wait for ever (a container's
+//! inspection blocks during its start, every call blocks during the engine's start). What is read here goes to our
+//! engine as one message; see `engine::reconcile` for what becomes of it.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tombolo_core::kinds::Spec;
+use tombolo_core::kinds::options::Options;
+use tombolo_core::model::{Endpoint, EndpointId, Mac, Network, NetworkId, Published, Subnet};
+use tombolo_core::world::{Key, Value, World};
+
+use crate::engine::Ask;
+use crate::engine::reconcile::is_driver;
+
+/// How long the engine may take for one answer. It is in no hurry, and neither are we.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks when nothing happens.
+const QUIET: Duration = Duration::from_secs(10);
+/// Between an event and the look that follows it; events in between share it.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Between two attempts to reach an engine that doesn't answer.
+const RETRY: Duration = Duration::from_secs(2);
+/// The largest answer that is read.
+const ANSWER_MAX: usize = 64 << 20;
+
+/// Why the engine could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its socket can't be reached.
+    #[error("{}: {error} (is the Docker engine running?)", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// It didn't answer as it should.
+    #[error("GET {call}: {why}")]
+    Answer {
+        /// What was asked.
+        call: String,
+        /// What is wrong with the answer.
+        why: String,
+    },
+}
+
+/// What the engine has, as far as it concerns us.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct View {
+    /// The engine's identifier.
+    pub engine: String,
+    /// Its version.
+    pub version: String,
+    /// Networks with our network driver or our IPAM.
+    pub networks: Vec<NetworkView>,
+}
+
+/// A network as the engine sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetworkView {
+    /// Its identifier.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub driver: String,
+    /// Its IPAM driver.
+    pub ipam_driver: String,
+    /// Whether it is internal.
+    pub internal: bool,
+    /// Whether it has IPv6.
+    pub v6: bool,
+    /// Its options.
+    pub options: BTreeMap<String, String>,
+    /// Its subnets.
+    pub subnets: Vec<SubnetView>,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// A subnet as the engine sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubnetView {
+    /// Its addresses.
+    pub pool: IpNet,
+    /// Those that are given out.
+    pub range: Option<IpNet>,
+    /// The gateway.
+    pub gateway: Option<IpAddr>,
+    /// Kept for other things.
+    pub aux: Vec<IpAddr>,
+}
+
+/// An endpoint as the engine sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointView {
+    /// Its identifier.
+    pub id: EndpointId,
+    /// The container's name.
+    pub name: String,
+    /// The container's sandbox, where it was asked for.
+    pub sandbox: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpNet>,
+    /// Its hardware address.
+    pub mac: Option<Mac>,
+}
+
+impl NetworkView {
+    /// The network's record, as its creation would have made it.
+    ///
+    /// # Errors
+    /// When its options are none of this version's.
+    pub fn record(&self, driver: &str) -> Result<Network, tombolo_core::kinds::options::Error> {
+        let ours = is_driver(&self.ipam_driver, driver);
+        let subnet = |s: &SubnetView| Subnet {
+            pool: s.pool,
+            gateway: s.gateway.and_then(|g| IpNet::new(g, s.pool.prefix_len()).ok()),
+            aux: s.aux.clone(),
+            ours,
+        };
+        let mut subnets: Vec<Subnet> = self.subnets.iter().map(subnet).collect();
+        subnets.sort_by_key(|s| s.pool.addr().is_ipv6());
+        let spec = Spec::read(Options::new(self.options.clone()), self.v6)?;
+        Ok(Network { id: self.id.clone(), spec, internal: self.internal, subnets, released: false })
+    }
+}
+
+impl EndpointView {
+    /// The ports that the kernel has published for the endpoint: the engine doesn't know those that we chose.
+    pub fn published(&self, endpoint: &Endpoint, world: &World) -> Vec<Published> {
+        let ours = |address: &IpAddr| endpoint.addresses.iter().any(|a| a.addr() == *address);
+        let found = world.iter().filter_map(|(key, value)| match (key, value) {
+            (Key::Publish(proto, host, host_port), Value::To(address, port)) if ours(address) => {
+                Some(Published { proto: *proto, host: *host, host_port: *host_port, port: *port })
+            }
+            _ => None,
+        });
+        found.collect()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Info {
+    #[serde(rename = "ID")]
+    id: String,
+    server_version: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NetworkJson {
+    id: String,
+    name: String,
+    driver: String,
+    #[serde(default)]
+    internal: bool,
+    #[serde(rename = "EnableIPv6", default)]
+    enable_ipv6: bool,
+    #[serde(rename = "IPAM")]
+    ipam: IpamJson,
+    #[serde(default)]
+    options: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    containers: Option<BTreeMap<String, ContainerJson>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct IpamJson {
+    #[serde(default)]
+    driver: String,
+    #[serde(default)]
+    config: Option<Vec<SubnetJson>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SubnetJson {
+    #[serde(default)]
+    subnet: String,
+    #[serde(rename = "IPRange", default)]
+    ip_range: String,
+    #[serde(default)]
+    gateway: String,
+    #[serde(default)]
+    auxiliary_addresses: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerJson {
+    #[serde(default)]
+    name: String,
+    #[serde(rename = "EndpointID", default)]
+    endpoint_id: String,
+    #[serde(default)]
+    mac_address: String,
+    #[serde(rename = "IPv4Address", default)]
+    ipv4_address: String,
+    #[serde(rename = "IPv6Address", default)]
+    ipv6_address: String,
+}
+
+/// Follows the engine for ever: a look at the start, after events, and now and then.
+pub async fn follow(socket: PathBuf, driver: String, asks: mpsc::Sender<Ask>) {
+    let mut told = String::new();
+    loop {
+        let error = match follow_once(&socket, &driver, &asks).await {
+            Ok(()) => return,
+            Err(error) => error.to_string(),
+        };
+        if told != error {
+            tracing::warn!(%error, "the Docker engine can't be asked for names and leftovers; tried again every few seconds");
+            told.clone_from(&error);
+        }
+        if asks.send(Ask::Docker(Err(error))).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Ends well only when our engine has ended.
+async fn follow_once(socket: &Path, driver: &str, asks: &mpsc::Sender<Ask>) -> Result<(), Error> {
+    // The events first, so that nothing slips in between them and the first look.
+    let filters = "%7B%22type%22%3A%5B%22network%22%2C%22container%22%5D%7D";
+    let mut events = get(socket, &format!("/events?filters={filters}")).await?;
+    loop {
+        let view = look(socket, driver).await?;
+        if asks.send(Ask::Docker(Ok(view))).await.is_err() {
+            return Ok(());
+        }
+        tokio::select! {
+            event = events.frame() => {
+                if !matches!(event, Some(Ok(_))) {
+                    let why = "the stream has ended: the engine is going down".to_owned();
+                    return Err(Error::Answer { call: "/events".to_owned(), why });
+                }
+                tokio::time::sleep(SETTLE).await;
+            }
+            () = tokio::time::sleep(QUIET) => {}
+        }
+    }
+}
+
+/// Asks the engine for all that concerns us.
+///
+/// # Errors
+/// [`Error`], when one of the calls fails: half a view would look like things missing.
+pub async fn look(socket: &Path, driver: &str) -> Result<View, Error> {
+    let info: Info = get_json(socket, "/info").await?;
+    let networks: Vec<NetworkJson> = get_json(socket, "/networks").await?;
+    let ours = |n: &NetworkJson| is_driver(&n.driver, driver) || is_driver(&n.ipam.driver, driver);
+    let mut view = View { engine: info.id, version: info.server_version, networks: Vec::new() };
+    for network in networks.into_iter().filter(ours) {
+        match get_json::<NetworkJson>(socket, &format!("/networks/{}", network.id)).await {
+            Ok(network) => view.networks.extend(network_view(network)),
+            // Removed since the list was made.
+            Err(Error::Answer { why, .. }) if why.contains("404") => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(view)
+}
+
+fn network_view(json: NetworkJson) -> Option<NetworkView> {
+    let subnet = |s: &SubnetJson| {
+        let aux = s.auxiliary_addresses.iter().flatten().filter_map(|(_, text)| address(text));
+        let (aux, range, gateway) = (aux.collect(), s.ip_range.parse().ok(), address(&s.gateway));
+        Some(SubnetView { pool: s.subnet.parse::<IpNet>().ok()?.trunc(), range, gateway, aux })
+    };
+    let endpoint = |c: &ContainerJson| {
+        let addresses = [&c.ipv4_address, &c.ipv6_address].into_iter().filter_map(|text| text.parse().ok());
+        let (addresses, mac) = (addresses.collect(), c.mac_address.parse().ok());
+        Some(EndpointView { id: c.endpoint_id.parse().ok()?, name: c.name.clone(), sandbox: None, addresses, mac })
+    };
+    Some(NetworkView {
+        id: json.id.parse().ok()?,
+        name: json.name,
+        driver: json.driver,
+        ipam_driver: json.ipam.driver,
+        internal: json.internal,
+        v6: json.enable_ipv6,
+        options: json.options.unwrap_or_default(),
+        subnets: json.ipam.config.iter().flatten().filter_map(subnet).collect(),
+        endpoints: json.containers.iter().flatten().filter_map(|(_, c)| endpoint(c)).collect(),
+    })
+}
+
+/// An address that may have a prefix length.
+fn address(text: &str) -> Option<IpAddr> {
+    text.split('/').next().and_then(|text| text.parse().ok())
+}
+
+async fn get_json<T: DeserializeOwned>(socket: &Path, call: &str) -> Result<T, Error> {
+    let answer = |why| Error::Answer { call: call.to_owned(), why };
+    let read = async {
+        let body = get(socket, call).await?;
+        let body = http_body_util::Limited::new(body, ANSWER_MAX).collect().await;
+        let bytes = body.map_err(|error| answer(error.to_string()))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|error| answer(error.to_string()))
+    };
+    tokio::time::timeout(TIMEOUT, read).await.map_err(|late| answer(late.to_string()))?
+}
+
+/// The body of an answer, of which only the beginning may have come.
+async fn get(socket: &Path, call: &str) -> Result<Incoming, Error> {
+    let answer = |why: String| Error::Answer { call: call.to_owned(), why };
+    let ask = async {
+        let connect = |error| Error::Connect { path: socket.to_owned(), error };
+        let stream = UnixStream::connect(socket).await.map_err(connect)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| answer(e.to_string()))?;
+        tokio::spawn(connection);
+        let request = hyper::Request::get(call).header("Host", "docker").body(Empty::<Bytes>::new());
+        let request = request.map_err(|error| answer(error.to_string()))?;
+        let response = sender.send_request(request).await.map_err(|error| answer(error.to_string()))?;
+        match response.status() {
+            hyper::StatusCode::OK => Ok(response.into_body()),
+            other => Err(answer(other.to_string())),
+        }
+    };
+    tokio::time::timeout(TIMEOUT, ask).await.map_err(|late| answer(late.to_string()))?
+}

@@ -1,0 +1,445 @@
+//! The one task that owns the records and the kernel.
+//!
+//! ```text
+//!            Ask ──────────────┐                       ┌──> Kernel (observe, apply)
+//!   http, control, docker, tick ├─> queue ─> Engine ───┤
+//!            <── answer ───────┘                       └──> Journal (commit)
+//! ```
+//!
+//! Two rules are here and nowhere else. *Grow: settle, then commit. Shrink: commit, then settle.* Dying in between leaves
+//! objects that no record asks for, which the next start sweeps; never a promise that the kernel doesn't keep. When a
+//! grow fails, its edits are taken back and the old records settled again: taking back is not a second program.
+//!
+//! A change computes the facts of the records it touches and compares them with what is *believed* to hold, so its cost
+//! doesn't grow with what else exists. A full look at the kernel ([`Engine::settle`]) comes at the start, on every slow
+//! tick and after a step whose outcome is unknown; it corrects the belief and repairs what differs.
+
+pub mod reconcile;
+pub mod views;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use tokio::sync::{mpsc, oneshot};
+use tombolo_core::model::{EndpointId, Proto};
+use tombolo_core::state::{Command, Edit, Owner, Refusal, Reply, State, Surroundings};
+use tombolo_core::world::{Key, Step, Value, World, diff};
+use tombolo_ipam::Carve;
+
+use crate::docker::View;
+use crate::kernel::{self, Kernel};
+use crate::records::{self, Records};
+use crate::store::{self, Put, Row};
+
+/// How many requests may wait for the engine: more than the sockets let in at a time.
+pub const QUEUE: usize = 1024;
+
+/// Where changes are made durable.
+pub trait Journal: Send {
+    /// Writes a change; when it returns, the change survives a power cut.
+    ///
+    /// # Errors
+    /// When it may not survive; nothing of it was written then.
+    fn commit(&mut self, puts: &[Put]) -> Result<(), store::Error>;
+
+    /// Writes other records in place of all there are.
+    ///
+    /// # Errors
+    /// As for `commit`.
+    fn replace(&mut self, rows: &[Row]) -> Result<(), store::Error>;
+
+    /// Writes a plain copy of the records beside them.
+    ///
+    /// # Errors
+    /// When it can't be written; the records are not concerned.
+    fn backup(&self) -> Result<(), store::Error>;
+}
+
+/// Why a request was not granted. The kernel and the records are as they were before it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The records don't allow it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The kernel didn't do it.
+    #[error("the kernel did not make it so: {0}")]
+    Kernel(#[source] kernel::Error),
+    /// It could not be made durable.
+    #[error("the change could not be stored ({0}); check the disk under the state directory")]
+    Store(#[source] store::Error),
+    /// It took too long.
+    #[error("not done within {} s; it was taken back. See 'tombolo status' and the daemon's log", .0.as_secs())]
+    Late(Duration),
+    /// The engine has ended.
+    #[error("tombolo is shutting down")]
+    Gone,
+}
+
+/// What is asked of the engine.
+pub enum Ask {
+    /// Carry out a command.
+    Do {
+        /// The command.
+        command: Command,
+        /// What a pool that is chosen must not overlap; empty where no pool is chosen.
+        avoid: Vec<IpNet>,
+        /// When the asker will have gone.
+        deadline: Instant,
+        /// Where the answer goes. If the asker has gone, what was granted is taken back.
+        answer: oneshot::Sender<Result<Reply, Error>>,
+    },
+    /// Show something.
+    Show(views::Show, oneshot::Sender<serde_json::Value>),
+    /// Look at the kernel and repair what differs.
+    Settle {
+        /// Write a plain copy of the records as well.
+        backup: bool,
+    },
+    /// What the Docker engine has just said of itself, or why it can't be asked.
+    Docker(Result<View, String>),
+    /// Put other records in place of all there are.
+    Import(Records, oneshot::Sender<Result<(), String>>),
+}
+
+/// What the engine takes from the host; functions, so that a test can take them from elsewhere.
+#[derive(Clone, Copy)]
+pub struct Edge {
+    /// Seconds of the wall clock.
+    pub now_s: fn() -> u64,
+    /// Whether no process of this host has a port.
+    pub port_free: fn(Proto, IpAddr, u16) -> bool,
+    /// Ports to choose ephemeral ones from.
+    pub ephemeral: fn() -> (u16, u16),
+}
+
+/// What doesn't change while the engine runs.
+pub struct Setup {
+    /// Where pools are cut from.
+    pub carve: Vec<Carve>,
+    /// The driver's name, as networks carry it.
+    pub driver: String,
+    /// What the host is asked for.
+    pub edge: Edge,
+    /// The settings, for `tombolo status`: name, value, where it came from.
+    pub settings: Vec<(String, String, String)>,
+    /// How the records were recovered, if they were damaged.
+    pub recovered: Option<String>,
+}
+
+/// The engine. See the head of the file.
+pub struct Engine<K, J> {
+    state: State,
+    meta: BTreeMap<String, String>,
+    believed: World,
+    kernel: K,
+    journal: J,
+    setup: Setup,
+    started: Instant,
+    /// What went wrong and is being tried again, by what it is about.
+    problems: BTreeMap<String, String>,
+    /// Facts put right by a full look, by sort of fact.
+    repairs: BTreeMap<&'static str, u64>,
+    /// The belief is known to be incomplete: only a full look helps.
+    in_doubt: bool,
+    /// The records were lost: what looks unwanted may be wanted by Docker, so nothing is swept until it was asked.
+    keep_unknown: bool,
+    docker: reconcile::Docker,
+}
+
+impl<K: Kernel, J: Journal> Engine<K, J> {
+    /// An engine that believes nothing yet: call [`Self::settle`] before the first request.
+    pub fn new(state: State, meta: BTreeMap<String, String>, lost: bool, kernel: K, journal: J, setup: Setup) -> Self {
+        Self {
+            state,
+            meta,
+            believed: World::new(),
+            kernel,
+            journal,
+            setup,
+            started: Instant::now(),
+            problems: BTreeMap::new(),
+            repairs: BTreeMap::new(),
+            in_doubt: false,
+            keep_unknown: lost,
+            docker: reconcile::Docker::default(),
+        }
+    }
+
+    /// Serves requests until all askers are gone. Gives the journal back, for a last copy of the records.
+    pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) -> J {
+        while let Some(ask) = asks.recv().await {
+            match ask {
+                Ask::Do { command, avoid, deadline, answer } => {
+                    self.serve(&command, &avoid, deadline, answer).await;
+                }
+                Ask::Show(show, answer) => {
+                    // An asker that has gone needs no answer, here and below.
+                    answer.send(self.show(show)).ok();
+                }
+                Ask::Settle { backup } => {
+                    self.settle("tick").await;
+                    if backup && let Err(error) = self.journal.backup() {
+                        tracing::warn!(%error, "the plain copy of the records was not written");
+                    }
+                }
+                Ask::Docker(view) => self.heard_from_docker(view).await,
+                Ask::Import(records, answer) => {
+                    let imported = self.import(records).await;
+                    answer.send(imported).ok();
+                }
+            }
+            if self.in_doubt {
+                self.settle("a step with unknown outcome").await;
+            }
+        }
+        self.journal
+    }
+
+    async fn serve(
+        &mut self,
+        command: &Command,
+        avoid: &[IpNet],
+        deadline: Instant,
+        answer: oneshot::Sender<Result<Reply, Error>>,
+    ) {
+        if answer.is_closed() {
+            return;
+        }
+        match self.carry_out(command, avoid, deadline).await {
+            Ok((reply, taken)) => {
+                let unheard = answer.send(Ok(reply)).is_err();
+                if unheard && !command.shrinks() {
+                    tracing::warn!(?command, "the asker has gone; what it was granted is taken back");
+                    self.take_back(taken).await;
+                }
+            }
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    /// Carries a command out; gives the reply and the edits that take it back.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing was changed then.
+    pub async fn carry_out(
+        &mut self,
+        command: &Command,
+        avoid: &[IpNet],
+        deadline: Instant,
+    ) -> Result<(Reply, Vec<Edit>), Error> {
+        let (edits, reply) = self.decide(command, avoid)?;
+        if edits.is_empty() {
+            return Ok((reply, Vec::new()));
+        }
+        let taken = match command.shrinks() {
+            true => self.shrink(edits).await?,
+            false => self.grow(edits, deadline).await?,
+        };
+        Ok((reply, taken))
+    }
+
+    fn decide(&self, command: &Command, avoid: &[IpNet]) -> Result<(Vec<Edit>, Reply), Refusal> {
+        let edge = self.setup.edge;
+        let around = Surroundings {
+            now_s: (edge.now_s)(),
+            carve: &self.setup.carve,
+            avoid,
+            engine_serves: self.docker.serves(),
+            engine_pools: self.docker.pools(),
+            ephemeral: (edge.ephemeral)(),
+            port_free: &edge.port_free,
+        };
+        self.state.decide(command, &around)
+    }
+
+    async fn grow(&mut self, edits: Vec<Edit>, deadline: Instant) -> Result<Vec<Edit>, Error> {
+        let puts = encode(&edits).map_err(Error::Store)?;
+        let (taken, before, after) = self.apply(edits);
+        let settled = match self.reach(&before, &after, Some(deadline)).await {
+            Ok(()) => self.journal.commit(&puts).map_err(Error::Store),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = settled {
+            let (_, before, after) = self.apply(taken);
+            if let Err(again) = self.reach(&before, &after, None).await {
+                tracing::error!(%again, "taking a failed change back failed too; the next full look repairs it");
+                self.in_doubt = true;
+            }
+            return Err(error);
+        }
+        Ok(taken)
+    }
+
+    async fn shrink(&mut self, edits: Vec<Edit>) -> Result<Vec<Edit>, Error> {
+        let puts = encode(&edits).map_err(Error::Store)?;
+        self.journal.commit(&puts).map_err(Error::Store)?;
+        let (taken, before, after) = self.apply(edits);
+        if let Err(error) = self.reach(&before, &after, None).await {
+            tracing::warn!(%error, "removed from the records, but not all of it from the kernel yet; tried again");
+            self.in_doubt = true;
+        }
+        Ok(taken)
+    }
+
+    async fn take_back(&mut self, taken: Vec<Edit>) {
+        if let Err(error) = self.shrink(taken).await {
+            tracing::error!(%error, "an unheard grant could not be taken back; the reconciliation with Docker frees it");
+        }
+    }
+
+    /// Changes the records. Gives the inverse edits, and the facts of the touched records before and after.
+    fn apply(&mut self, edits: Vec<Edit>) -> (Vec<Edit>, World, World) {
+        let owners: BTreeSet<Owner> = edits.iter().flat_map(|edit| self.state.owners(edit)).collect();
+        let facts = |state: &State| {
+            let mut world = World::new();
+            owners.iter().for_each(|owner| state.facts(owner, &mut world));
+            world
+        };
+        let before = facts(&self.state);
+        let mut taken: Vec<Edit> = edits.into_iter().map(|edit| self.state.apply(edit)).collect();
+        taken.reverse();
+        let after = facts(&self.state);
+        (taken, before, after)
+    }
+
+    /// Brings the facts of some records from `before` to `after`, starting from what is believed of them. Growing
+    /// (with a deadline) stops at the first refusal; removing goes on to the end and tells the first.
+    async fn reach(&mut self, before: &World, after: &World, deadline: Option<Instant>) -> Result<(), Error> {
+        let keys: BTreeSet<&Key> = before.keys().chain(after.keys()).collect();
+        let held = keys.into_iter().filter_map(|key| Some((key.clone(), self.believed.get(key)?.clone())));
+        let steps = diff(after, &held.collect());
+        let mut first = None;
+        for step in &steps {
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let done = if late { Err(Error::Late(crate::http::DEADLINE)) } else { self.step(step).await };
+            if let Err(error) = done {
+                if deadline.is_some() {
+                    return Err(error);
+                }
+                first.get_or_insert(error);
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Makes one step and keeps the belief true.
+    async fn step(&mut self, step: &Step) -> Result<(), Error> {
+        tracing::debug!("{step}");
+        let done = self.kernel.apply(step).await;
+        let unknown = matches!(done, Err(kernel::Error::Unknown { .. }));
+        self.in_doubt |= unknown;
+        if done.is_ok() || unknown {
+            match step {
+                // If it is unknown whether it is there, taking it as there makes the way back remove it.
+                Step::Add(key, value) | Step::Change(key, _, value) => {
+                    self.believe(key.clone(), Some(value.clone()));
+                }
+                Step::Remove(key, _) if done.is_ok() => self.believe(key.clone(), None),
+                Step::Remove(..) => {}
+            }
+        }
+        done.map_err(Error::Kernel)
+    }
+
+    fn believe(&mut self, key: Key, value: Option<Value>) {
+        match value {
+            Some(value) => drop(self.believed.insert(key, value)),
+            None => drop(self.believed.remove(&key)),
+        }
+    }
+
+    /// Looks at the kernel, notes endpoints whose links are gone, and repairs what differs. One object that won't settle
+    /// doesn't stop the others; it is a problem that `status` shows, and tried again on the next look.
+    pub async fn settle(&mut self, why: &str) {
+        self.in_doubt = false;
+        let observed = match self.kernel.observe().await {
+            Ok(observed) => observed,
+            Err(error) => {
+                tracing::error!(%error, "the kernel could not be read");
+                self.problems.insert("kernel".to_owned(), error.to_string());
+                return;
+            }
+        };
+        self.note_lost(&observed).await;
+        let desired = self.state.world();
+        let steps = diff(&desired, &observed);
+        self.believed = observed;
+        self.problems.retain(|about, _| about.starts_with(reconcile::PROBLEM));
+        for step in steps {
+            if step.removes() && self.keep_unknown {
+                continue;
+            }
+            match self.step(&step).await {
+                Ok(()) => {
+                    *self.repairs.entry(sort(step.key())).or_default() += 1;
+                    tracing::info!(%step, because = why, "repaired");
+                }
+                Err(error) => {
+                    tracing::error!(%step, %error, "does not settle; tried again on the next look");
+                    self.problems.insert(format!("{:?}", step.key()), error.to_string());
+                }
+            }
+        }
+        // Steps with an unknown outcome were just tried; trying again at once would only spin.
+        self.in_doubt = false;
+    }
+
+    /// A joined endpoint whose host end is gone is dead: its container's namespace ended without a word from Docker. Its
+    /// link is never made again, because only Docker could put the other end anywhere.
+    async fn note_lost(&mut self, observed: &World) {
+        let gone = |id: &EndpointId| !observed.contains_key(&Key::Link(id.host_link()));
+        let lost = self.state.endpoints().filter(|e| e.linked && gone(&e.id)).map(|e| e.id.clone());
+        let lost: Vec<EndpointId> = lost.collect();
+        for id in lost {
+            tracing::info!(endpoint = %id, "its link is gone, so its container is");
+            self.believed.remove(&Key::Link(id.host_link()));
+            self.by_ourselves(&Command::Lost(id)).await;
+        }
+    }
+
+    /// Carries out a command that nobody waits for.
+    async fn by_ourselves(&mut self, command: &Command) {
+        let deadline = Instant::now() + crate::http::DEADLINE;
+        if let Err(error) = self.carry_out(command, &[], deadline).await {
+            tracing::warn!(?command, %error, "not done; tried again later");
+        }
+    }
+
+    async fn import(&mut self, records: Records) -> Result<(), String> {
+        if records.schema != records::SCHEMA {
+            return Err(format!("schema: {}; this version imports {}", records.schema, records::SCHEMA));
+        }
+        let rows = records.rows().map_err(|error| error.to_string())?;
+        let meta = records.meta.clone();
+        let (state, problems) = records.into_state();
+        if !problems.is_empty() {
+            return Err(format!("the records don't fit together: {}", problems.join("; ")));
+        }
+        self.journal.replace(&rows).map_err(|error| error.to_string())?;
+        (self.state, self.meta) = (state, meta);
+        self.settle("import").await;
+        Ok(())
+    }
+}
+
+fn encode(edits: &[Edit]) -> Result<Vec<Put>, store::Error> {
+    edits.iter().map(|edit| records::put(edit).map_err(store::Error::encoding)).collect()
+}
+
+/// The sort of a fact, for counting.
+fn sort(key: &Key) -> &'static str {
+    match key {
+        Key::Table => "table",
+        Key::Guard(_) => "guard",
+        Key::Link(_) => "link",
+        Key::Setting(_) => "setting",
+        Key::Port(_) => "port",
+        Key::Address(..) => "address",
+        Key::Allow(_) => "allow",
+        Key::DockerAccept(_) => "docker-accept",
+        Key::Masquerade(_) => "masquerade",
+        Key::Publish(..) => "publish",
+    }
+}

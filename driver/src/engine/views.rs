@@ -1,0 +1,145 @@
+//! What the engine shows of itself: the documents behind `tombolo status`, `networks`, `endpoints`, `pools`, `state`.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use tombolo_core::model::{Endpoint, Network};
+use tombolo_core::world::{Key, World};
+use tombolo_ipam::{Pool, Slot, Use};
+
+use super::{Engine, Journal};
+use crate::kernel::Kernel;
+use crate::records::{self, Records};
+
+/// What to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// The daemon as a whole.
+    Status,
+    /// All networks.
+    Networks,
+    /// All endpoints.
+    Endpoints,
+    /// All pools with their leases.
+    Pools,
+    /// All records, in the form that can be imported.
+    Records,
+}
+
+impl<K: Kernel, J: Journal> Engine<K, J> {
+    /// A document.
+    pub fn show(&self, show: Show) -> Value {
+        match show {
+            Show::Status => self.status(),
+            Show::Networks => self.state.networks().map(|n| self.network(n)).collect(),
+            Show::Endpoints => self.state.endpoints().map(|e| self.endpoint(e)).collect(),
+            Show::Pools => self.state.ipam().pools().map(|p| self.pool(p)).collect(),
+            // Our records are plain structs with text keys, which always make JSON.
+            Show::Records => serde_json::to_value(Records::of(&self.state, &self.meta)).unwrap_or(Value::Null),
+        }
+    }
+
+    fn status(&self) -> Value {
+        let setting = |(name, value, origin): &(String, String, String)| {
+            json!({ "name": name, "value": value, "origin": origin })
+        };
+        let problem = |(about, problem): (&String, &String)| json!({ "about": about, "problem": problem });
+        let leased = |(_, slot): &(&(tombolo_ipam::Space, IpAddr), &Slot)| matches!(slot, Slot::Leased { .. });
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "schema": records::SCHEMA,
+            "pid": std::process::id(),
+            "uptime_s": self.started.elapsed().as_secs(),
+            "settings": self.setup.settings.iter().map(setting).collect::<Vec<_>>(),
+            "networks": self.state.networks().count(),
+            "endpoints": self.state.endpoints().count(),
+            "pools": self.state.ipam().pools().count(),
+            "leases": self.state.ipam().slots().filter(leased).count(),
+            "facts": self.believed.len(),
+            "repairs": self.repairs,
+            "problems": self.problems.iter().map(problem).collect::<Vec<_>>(),
+            "docker": self.docker.status(),
+            "recovered": self.setup.recovered,
+        })
+    }
+
+    fn network(&self, network: &Network) -> Value {
+        let subnet = |v6| {
+            network.subnet(v6).map(|s| json!({ "pool": s.pool, "gateway": s.gateway.map(|g| g.addr()) }))
+        };
+        let kind = network.spec.kind();
+        let missing = self.missing(network);
+        json!({
+            "network_id": network.id,
+            "name": self.docker.network_name(&network.id),
+            "kind": kind.name(),
+            "bridge": kind.links(network).first(),
+            "internal": network.internal,
+            "ipv4": subnet(false),
+            "ipv6": subnet(true),
+            "mtu": kind.mtu(),
+            "endpoints": self.state.endpoints_of(&network.id).count(),
+            "settled": missing.is_none(),
+            "problem": missing,
+        })
+    }
+
+    /// A fact of the network that doesn't hold, if there is one.
+    fn missing(&self, network: &Network) -> Option<String> {
+        let mut wanted = World::new();
+        network.spec.kind().network_facts(network, &mut wanted);
+        let missing: Option<&Key> = wanted.keys().find(|key| !self.believed.contains_key(*key));
+        missing.map(|key| {
+            let about = format!("{key:?}");
+            let why = self.problems.get(&about).cloned().unwrap_or_else(|| "does not hold".to_owned());
+            format!("{about}: {why}")
+        })
+    }
+
+    fn endpoint(&self, endpoint: &Endpoint) -> Value {
+        let network = self.state.network(&endpoint.network);
+        let published = |p: &tombolo_core::model::Published| {
+            json!({ "proto": p.proto, "host_ip": p.host, "host_port": p.host_port, "port": p.port })
+        };
+        json!({
+            "network_id": endpoint.network,
+            "endpoint_id": endpoint.id,
+            "network_name": self.docker.network_name(&endpoint.network),
+            "container_name": self.docker.container_name(&endpoint.id),
+            "kind": network.map(|n| n.spec.kind().name()),
+            "ipv4": endpoint.address(false).map(|a| a.addr()),
+            "ipv6": endpoint.address(true).map(|a| a.addr()),
+            "mac": endpoint.mac,
+            "joined": endpoint.sandbox.is_some(),
+            "host_link": endpoint.linked.then(|| endpoint.id.host_link()),
+            "sandbox": endpoint.sandbox,
+            "published": endpoint.published.iter().map(published).collect::<Vec<_>>(),
+        })
+    }
+
+    fn pool(&self, pool: &Pool) -> Value {
+        let ipam = self.state.ipam();
+        let lease = |(address, usage): (IpAddr, &Use)| {
+            let (word, name) = match usage {
+                Use::Gateway => ("gateway", None),
+                Use::Aux => ("aux", None),
+                Use::Endpoint { name } => ("endpoint", name.clone()),
+            };
+            json!({ "address": address, "use": word, "name": name })
+        };
+        let network = self.state.networks().find(|n| n.subnets.iter().any(|s| s.ours && s.pool == pool.cidr));
+        json!({
+            "pool": pool.cidr,
+            "pool_id": pool.id,
+            "address_space": match pool.space {
+                tombolo_ipam::Space::Local => tombolo_core::wire::SPACE_LOCAL,
+                tombolo_ipam::Space::Global => tombolo_core::wire::SPACE_GLOBAL,
+            },
+            "range": pool.range,
+            "leases": ipam.leases_of(&pool.id).map(lease).collect::<Vec<_>>(),
+            "free": ipam.free(&pool.id),
+            "cooling": ipam.cooling(&pool.id),
+            "network_id": network.map(|n| &n.id),
+        })
+    }
+}

@@ -1,0 +1,88 @@
+//! Facts about this host, looked up at the edge and handed in to decisions: the time, what addresses it uses, which ports
+//! are free.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use tombolo_core::model::Proto;
+
+/// Seconds of the wall clock, since 1970.
+pub fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The ports that the kernel takes for outgoing connections (`net.ipv4.ip_local_port_range`), from which ephemeral host
+/// ports are taken as well. 32768 to 60999 is the kernel's default.
+pub fn ephemeral() -> (u16, u16) {
+    let read = || {
+        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+        let mut numbers = text.split_whitespace().map(str::parse::<u16>);
+        let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        (first <= last && first > 0).then_some((first, last))
+    };
+    read().unwrap_or((32768, 60999))
+}
+
+/// Whether no process of this host has a port: found by taking it for a moment, which is the only question that the
+/// kernel answers for every sort of socket. A port of an address that isn't this host's is free as far as we can tell.
+pub fn port_free(proto: Proto, host: IpAddr, port: u16) -> bool {
+    let address = SocketAddr::new(host, port);
+    let taken = match proto {
+        Proto::Tcp => TcpListener::bind(address).map(drop),
+        Proto::Udp => UdpSocket::bind(address).map(drop),
+        // The standard library has no SCTP, and few kernels have.
+        Proto::Sctp => Ok(()),
+    };
+    !matches!(taken, Err(error) if error.kind() == std::io::ErrorKind::AddrInUse)
+}
+
+/// Routes shorter than this say where most traffic goes (a default route, or the two halves by which VPNs replace it),
+/// not which addresses a network has.
+const ROUTE_LEAST: u8 = 4;
+
+/// What a pool that we choose must not overlap: the host's routes in all tables, its addresses and its name servers.
+///
+/// # Errors
+/// When netlink can't be read.
+pub async fn avoid() -> Result<Vec<IpNet>, String> {
+    let mut avoid = crate::kernel::routes::destinations().await.map_err(|error| error.to_string())?;
+    avoid.retain(|net| net.prefix_len() >= ROUTE_LEAST);
+    // systemd-resolved keeps the true servers in a file of its own and puts a loopback address into the other.
+    for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
+        // A host without the file has no name server to avoid.
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        avoid.extend(name_servers(&text));
+    }
+    avoid.sort();
+    avoid.dedup();
+    Ok(avoid)
+}
+
+fn name_servers(resolv_conf: &str) -> impl Iterator<Item = IpNet> + '_ {
+    let words = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    // A zone (fe80::1%eth0) names a link-local address, which no pool holds.
+    words.filter_map(|word| word.trim().parse::<IpAddr>().ok()).map(IpNet::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_read() {
+        let text = "# a comment\nsearch example.net\nnameserver 10.8.0.1\nnameserver fd00::53\nnameserver fe80::1%eth0\n";
+        let found: Vec<String> = name_servers(text).map(|net| net.to_string()).collect();
+        assert_eq!(found, ["10.8.0.1/32", "fd00::53/128"]);
+    }
+
+    #[test]
+    fn a_port_with_a_listener_is_not_free() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(!port_free(Proto::Tcp, address.ip(), address.port()));
+        assert!(!port_free(Proto::Tcp, "0.0.0.0".parse().unwrap(), address.port()));
+        drop(listener);
+        assert!(port_free(Proto::Tcp, address.ip(), address.port()));
+    }
+}

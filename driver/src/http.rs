@@ -1,0 +1,196 @@
+//! HTTP on Unix sockets: Docker's, and the command line's.
+//!
+//! ```text
+//!   accept ─(at most CONNECTIONS)─> headers within HEADER_TIMEOUT ─> body of at most BODY_MAX within DEADLINE
+//!          ─> wire::read ─> Ask ─> the engine, within DEADLINE ─> wire::answer
+//! ```
+//!
+//! Whoever is slow, silent or half gone costs one connection for a bounded time, and holds up no shutdown.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
+use serde_json::Value;
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tombolo_core::state::{Command, Reply};
+use tombolo_core::wire::{self, Call};
+use tombolo_ipam::Want;
+
+use crate::engine::{Ask, Error};
+
+/// How long a request of Docker's may take; then it is refused and what it began is taken back. Docker itself would wait
+/// for ever, holding the container's lock.
+pub const DEADLINE: Duration = Duration::from_secs(2);
+/// The largest body that is read. Docker's largest, with hundreds of ports, are some tens of KiB.
+pub const BODY_MAX: usize = 1 << 20;
+/// How long the head of a request may take.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many connections are served at a time; more wait in the socket's queue.
+const CONNECTIONS: usize = 512;
+/// How long requests that are being served may take to end once we are shutting down.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Docker's interface.
+pub fn plugin(asks: mpsc::Sender<Ask>) -> Router {
+    Router::new()
+        .route("/{method}", post(call))
+        .fallback(|| async { no_method("this path") })
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(asks)
+}
+
+async fn call(
+    State(asks): State<mpsc::Sender<Ask>>,
+    Path(method): Path<String>,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Response {
+    let started = Instant::now();
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => {
+            let why = format!("body: {error}; at most {BODY_MAX} bytes are read");
+            tracing::warn!(method, %why, "refused");
+            return json(&wire::refusal(&method, &why));
+        }
+    };
+    let answer = match wire::read(&method, &body) {
+        Ok(Call::Fixed(answer)) => answer,
+        Ok(Call::Do(command)) => match carry_out(&asks, command).await {
+            Ok(reply) => wire::answer(&reply),
+            Err(why) => {
+                tracing::warn!(method, %why, "refused");
+                wire::refusal(&method, &why)
+            }
+        },
+        Err(wire::Error::NoMethod { .. }) => return no_method(&method),
+        Err(error) => {
+            let why = chain(&error);
+            tracing::warn!(method, %why, "refused");
+            wire::refusal(&method, &why)
+        }
+    };
+    tracing::debug!(method, took_us = started.elapsed().as_micros(), "answered");
+    json(&answer)
+}
+
+/// Has the engine carry a command out, within the deadline.
+async fn carry_out(asks: &mpsc::Sender<Ask>, command: Command) -> Result<Reply, String> {
+    let deadline = Instant::now() + DEADLINE;
+    let granted = async {
+        let avoid = avoid(&command).await?;
+        let (answer, answered) = oneshot::channel();
+        let ask = Ask::Do { command, avoid, deadline, answer };
+        asks.send(ask).await.map_err(|_| chain(&Error::Gone))?;
+        answered.await.map_err(|_| chain(&Error::Gone))?.map_err(|error| chain(&error))
+    };
+    // When time is up the receiving end is dropped, by which the engine knows to take back what it granted.
+    tokio::time::timeout(DEADLINE, granted).await.map_err(|_| chain(&Error::Late(DEADLINE)))?
+}
+
+/// What the host's own networks use, looked up only where a pool is to be chosen.
+async fn avoid(command: &Command) -> Result<Vec<IpNet>, String> {
+    match command {
+        Command::RequestPool(request) if !matches!(request.want, Want::Exactly(_)) => crate::host::avoid().await,
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// An error with all its causes, as one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// A JSON document with status 200.
+pub fn json(document: &Value) -> Response {
+    ([("content-type", "application/json")], document.to_string()).into_response()
+}
+
+fn no_method(method: &str) -> Response {
+    let why = format!("{} is no method of this plug-in", tombolo_core::model::cut(method));
+    (StatusCode::NOT_FOUND, wire::refusal("", &why).to_string()).into_response()
+}
+
+/// Serves a socket until told to stop, then lets requests under way end, for a bounded time.
+pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output = ()>) {
+    let graceful = GracefulShutdown::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).half_close(true);
+    tokio::pin!(stop);
+    loop {
+        let accepted = async {
+            // The semaphore is never closed.
+            let place = room.clone().acquire_owned().await.ok();
+            (place, listener.accept().await)
+        };
+        let (place, stream) = tokio::select! {
+            () = &mut stop => break,
+            (place, accepted) = accepted => match accepted {
+                Ok((stream, _)) => (place, stream),
+                Err(error) => {
+                    // Out of file descriptors, most likely: connections that end make room.
+                    tracing::error!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let app = within(app.clone());
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests that did not end in time are cut off");
+    }
+}
+
+/// The service with a limit on the time from a request's head to its answer, so that a body which never comes ends too.
+fn within(
+    app: Router,
+) -> impl tower::Service<
+    hyper::Request<hyper::body::Incoming>,
+    Response = Response,
+    Error = Infallible,
+    Future: Future<Output = Result<Response, Infallible>> + Send,
+> + Clone
++ Send {
+    use tower::ServiceExt;
+    // Twice the deadline: one for the body, one for the engine, which answers late requests by itself.
+    tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let app = app.clone();
+        let method = request.uri().path().trim_start_matches('/').to_owned();
+        async move {
+            let request = request.map(axum::body::Body::new);
+            let answered = tokio::time::timeout(2 * DEADLINE, app.oneshot(request)).await;
+            answered.unwrap_or_else(|_| Ok(json(&wire::refusal(&method, "body: it did not come in time"))))
+        }
+    })
+}

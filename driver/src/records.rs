@@ -1,0 +1,158 @@
+//! Records as rows of the store and as the document of `tombolo state export`: one JSON text each, the same in both.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use tombolo_core::model::{Endpoint, Network};
+use tombolo_core::state::{Edit, State};
+use tombolo_ipam::{Edit as IpamEdit, Pool, Slot, Space};
+
+use crate::store::{Put, Row};
+
+/// The version of the records' form. A store with a larger one is not opened.
+pub const SCHEMA: u32 = 1;
+
+const NETWORK: &str = "network";
+const ENDPOINT: &str = "endpoint";
+const POOL: &str = "pool";
+const SLOT: &str = "slot";
+const META: &str = "meta";
+
+/// A row that is none of our records.
+#[derive(Debug, thiserror::Error)]
+#[error("record {table}/{key} can't be read and is left out: {why}")]
+pub struct Unreadable {
+    table: String,
+    key: String,
+    why: String,
+}
+
+/// One address of a pool, as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SlotRecord {
+    space: Space,
+    address: IpAddr,
+    slot: Slot,
+}
+
+/// All records: what the store holds, and what is exported and imported.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Records {
+    /// See [`SCHEMA`].
+    pub schema: u32,
+    /// Networks, by identifier.
+    pub networks: Vec<Network>,
+    /// Endpoints, by identifier.
+    pub endpoints: Vec<Endpoint>,
+    /// Pools, by identifier.
+    pub pools: Vec<Pool>,
+    /// Leased and cooling addresses, in their order.
+    pub addresses: Vec<SlotRecord>,
+    /// What this host keeps besides: its IPv6 prefix, the engine it serves.
+    pub meta: std::collections::BTreeMap<String, String>,
+}
+
+impl Records {
+    /// The records of a state.
+    pub fn of(state: &State, meta: &std::collections::BTreeMap<String, String>) -> Self {
+        let addresses = state.ipam().slots().map(|((space, address), slot)| SlotRecord {
+            space: *space,
+            address: *address,
+            slot: slot.clone(),
+        });
+        Self {
+            schema: SCHEMA,
+            networks: state.networks().cloned().collect(),
+            endpoints: state.endpoints().cloned().collect(),
+            pools: state.ipam().pools().cloned().collect(),
+            addresses: addresses.collect(),
+            meta: meta.clone(),
+        }
+    }
+
+    /// Reads rows. What can't be read is left out and described.
+    pub fn read(rows: &[Row]) -> (Self, Vec<Unreadable>) {
+        let mut records = Self { schema: SCHEMA, ..Self::default() };
+        let mut problems = Vec::new();
+        for row in rows {
+            if let Err(error) = records.take(row) {
+                problems.push(Unreadable { table: row.table.to_string(), key: row.key.clone(), why: error.to_string() });
+            }
+        }
+        (records, problems)
+    }
+
+    fn take(&mut self, row: &Row) -> Result<(), serde_json::Error> {
+        match row.table.as_str() {
+            NETWORK => self.networks.push(serde_json::from_slice(&row.value)?),
+            ENDPOINT => self.endpoints.push(serde_json::from_slice(&row.value)?),
+            POOL => self.pools.push(serde_json::from_slice(&row.value)?),
+            SLOT => self.addresses.push(serde_json::from_slice(&row.value)?),
+            META => drop(self.meta.insert(row.key.clone(), serde_json::from_slice(&row.value)?)),
+            other => return Err(serde::de::Error::custom(format!("'{other}' is no table of this version"))),
+        }
+        Ok(())
+    }
+
+    /// The records as rows.
+    ///
+    /// # Errors
+    /// When a record can't be written as JSON, which none of ours can't.
+    pub fn rows(&self) -> Result<Vec<Row>, serde_json::Error> {
+        let mut rows = Vec::new();
+        let mut add = |table: &str, key: String, value: Vec<u8>| rows.push(Row { table: table.into(), key, value });
+        for network in &self.networks {
+            add(NETWORK, network.id.to_string(), serde_json::to_vec(network)?);
+        }
+        for endpoint in &self.endpoints {
+            add(ENDPOINT, endpoint.id.to_string(), serde_json::to_vec(endpoint)?);
+        }
+        for pool in &self.pools {
+            add(POOL, pool.id.to_string(), serde_json::to_vec(pool)?);
+        }
+        for record in &self.addresses {
+            add(SLOT, slot_key(record.space, record.address), serde_json::to_vec(record)?);
+        }
+        for (key, value) in &self.meta {
+            add(META, key.clone(), serde_json::to_vec(value)?);
+        }
+        Ok(rows)
+    }
+
+    /// Puts the records together to a state. What doesn't fit is left out and described.
+    pub fn into_state(self) -> (State, Vec<String>) {
+        let slots = self.addresses.into_iter().map(|r| ((r.space, r.address), r.slot)).collect();
+        State::restore(self.networks, self.endpoints, self.pools, slots)
+    }
+}
+
+fn slot_key(space: Space, address: IpAddr) -> String {
+    format!("{space}/{address}")
+}
+
+/// An edit as a row to write.
+///
+/// # Errors
+/// When a record can't be written as JSON, which none of ours can't.
+pub fn put(edit: &Edit) -> Result<Put, serde_json::Error> {
+    fn row<T: Serialize>(table: &str, key: String, record: Option<&T>) -> Result<Put, serde_json::Error> {
+        Ok(Put { table: table.into(), key, value: record.map(serde_json::to_vec).transpose()? })
+    }
+    match edit {
+        Edit::Network(id, network) => row(NETWORK, id.to_string(), network.as_ref()),
+        Edit::Endpoint(id, endpoint) => row(ENDPOINT, id.to_string(), endpoint.as_ref()),
+        Edit::Ipam(IpamEdit::Pool(id, pool)) => row(POOL, id.to_string(), pool.as_ref()),
+        Edit::Ipam(IpamEdit::Slot(space, address, slot)) => {
+            let record = slot.clone().map(|slot| SlotRecord { space: *space, address: *address, slot });
+            row(SLOT, slot_key(*space, *address), record.as_ref())
+        }
+    }
+}
+
+/// A fact about this host as a row to write.
+///
+/// # Errors
+/// When the text can't be written as JSON, which no text can't.
+pub fn put_meta(key: &str, value: &str) -> Result<Put, serde_json::Error> {
+    Ok(Put { table: META.into(), key: key.to_owned(), value: Some(serde_json::to_vec(value)?) })
+}

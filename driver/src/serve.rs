@@ -1,0 +1,321 @@
+//! The daemon, put together.
+//!
+//! ```text
+//!   sockets bound ─> store opened, records read ─> kernel settled ─> requests served
+//!        (Docker's calls wait in the socket's queue meanwhile, for milliseconds)
+//!
+//!   tasks:  plug-in socket ┐                         thread "engine":
+//!           control socket ├── Ask ──> queue ──────> records, kernel, store
+//!           Docker's API   │
+//!           slow tick      ┘
+//! ```
+//!
+//! On SIGTERM or SIGINT the sockets close, requests under way end, and the kernel is left as it is: containers go on.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tombolo_core::state::State;
+use tombolo_ipam::Carve;
+
+use crate::config::{Config, DockerHost};
+use crate::engine::{self, Ask, Edge, Engine, Journal, Setup};
+use crate::kernel::Real;
+use crate::records::{self, Records};
+use crate::store::{self, Opened, Put, Row, Store};
+use crate::{control, docker, host, http};
+
+/// The version of the records' form.
+pub use crate::records::SCHEMA;
+
+/// Between two full looks at the kernel.
+const TICK: Duration = Duration::from_secs(10);
+/// Between two plain copies of the records.
+const BACKUP: Duration = Duration::from_secs(300);
+/// Under what this host's IPv6 prefix is kept.
+const ULA: &str = "ula";
+
+/// What keeps the daemon from serving.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A socket could not be made.
+    #[error("making the socket {}", path.display())]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The state can't be used.
+    #[error("opening the state in {}", dir.display())]
+    State {
+        /// The state directory.
+        dir: PathBuf,
+        /// Why not.
+        source: store::Error,
+    },
+    /// The kernel can't be spoken to.
+    #[error("reaching the kernel's network interface (netlink); tombolo must run as root")]
+    Kernel(#[source] crate::kernel::Error),
+    /// Something that the system gives every process was refused.
+    #[error("{what}")]
+    System {
+        /// What was refused.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl Journal for Store {
+    fn commit(&mut self, puts: &[Put]) -> Result<(), store::Error> {
+        Store::commit(self, puts)
+    }
+
+    fn replace(&mut self, rows: &[Row]) -> Result<(), store::Error> {
+        Store::replace(self, rows)
+    }
+
+    fn backup(&self) -> Result<(), store::Error> {
+        Store::backup(self)
+    }
+}
+
+/// What was read from the store.
+struct Loaded {
+    state: State,
+    meta: BTreeMap<String, String>,
+    recovered: Option<String>,
+    lost: bool,
+}
+
+/// Serves until told to stop by a signal.
+///
+/// # Errors
+/// [`Error`], before anything was served.
+pub fn run(config: Config) -> Result<(), Error> {
+    let system = |what| move |source| Error::System { what, source };
+    let runtime = tokio::runtime::Runtime::new().map_err(system("starting the asynchronous runtime"))?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<(), Error> {
+    let plugin_socket = plugin_listener(&config.plugin_socket)?;
+    let control_socket = bind(&config.control_socket)?;
+    let state = |source| Error::State { dir: config.state_dir.clone(), source };
+    let (store, opened) = Store::open(&config.state_dir, records::SCHEMA).map_err(state)?;
+    let mut loaded = load(&store, opened).map_err(state)?;
+    let carve = carve(&config, &store, &mut loaded.meta).map_err(state)?;
+    let setup = Setup {
+        carve,
+        driver: driver_name(&config.plugin_socket),
+        edge: Edge { now_s: host::now_s, port_free: host::port_free, ephemeral: host::ephemeral },
+        settings: config.listing().into_iter().map(|s| (s.name.to_string(), s.value, s.origin.to_string())).collect(),
+        recovered: loaded.recovered.clone(),
+    };
+
+    let driver = setup.driver.clone();
+    let (asks, queue) = mpsc::channel(engine::QUEUE);
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let engine = std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || run_engine(loaded, store, setup, queue, ready))
+        .map_err(|source| Error::System { what: "starting the engine's thread", source })?;
+    match is_ready.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(Error::Kernel(error)),
+        Err(_) => {
+            let source = std::io::Error::other("the engine ended before it began");
+            return Err(Error::System { what: "starting the engine", source });
+        }
+    }
+
+    let stop = stop_signal()?;
+    let plugin = tokio::spawn(http::serve(plugin_socket, http::plugin(asks.clone()), stopped(stop.clone())));
+    let control = tokio::spawn(http::serve(control_socket, control::control(asks.clone()), stopped(stop.clone())));
+    let tick = tokio::spawn(tick(asks.clone()));
+    let DockerHost::Unix(docker_socket) = &config.docker_host;
+    let follow = tokio::spawn(docker::follow(docker_socket.clone(), driver, asks));
+    sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
+    tracing::info!(plugin_socket = %config.plugin_socket.display(), state = %config.state_dir.display(), "serving");
+
+    for server in [plugin, control] {
+        // A server that panicked has ended as well.
+        server.await.ok();
+    }
+    tick.abort();
+    follow.abort();
+    tokio::task::spawn_blocking(move || engine.join()).await.ok();
+    for socket in [&config.plugin_socket, &config.control_socket] {
+        unlink_own(socket);
+    }
+    tracing::info!("ended; networks and containers go on as they are");
+    Ok(())
+}
+
+/// The engine's thread: it may block on the disk without holding up anything else.
+fn run_engine(
+    loaded: Loaded,
+    store: Store,
+    setup: Setup,
+    queue: mpsc::Receiver<Ask>,
+    ready: tokio::sync::oneshot::Sender<Result<(), crate::kernel::Error>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "the engine has no runtime"),
+    };
+    runtime.block_on(async {
+        let kernel = match Real::new() {
+            Ok(kernel) => kernel,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        let mut engine = Engine::new(loaded.state, loaded.meta, loaded.lost, kernel, store, setup);
+        engine.settle("start").await;
+        ready.send(Ok(())).ok();
+        let store = engine.run(queue).await;
+        if let Err(error) = store.backup() {
+            tracing::error!(%error, "the last copy of the records was not written");
+        }
+    });
+}
+
+fn load(store: &Store, opened: Opened) -> Result<Loaded, store::Error> {
+    let (records, unreadable) = Records::read(&store.load()?);
+    let meta = records.meta.clone();
+    let (state, misfits) = records.into_state();
+    let unreadable: Vec<String> = unreadable.iter().map(ToString::to_string).collect();
+    for problem in unreadable.iter().chain(&misfits) {
+        tracing::error!(%problem, "a record is not used");
+    }
+    let (recovered, lost) = match opened {
+        Opened::Fresh | Opened::Whole => (None, false),
+        Opened::Recovered { how, lost } => (Some(how), lost),
+    };
+    if let Some(how) = &recovered {
+        tracing::error!(%how, "the state was damaged");
+    }
+    let lost = lost || !unreadable.is_empty() || !misfits.is_empty();
+    Ok(Loaded { state, meta, recovered, lost })
+}
+
+/// Where pools are cut from. A host whose settings name no IPv6 range gets a unique local prefix of its own, drawn once
+/// and kept (RFC 4193, section 3.2).
+fn carve(config: &Config, store: &Store, meta: &mut BTreeMap<String, String>) -> Result<Vec<Carve>, store::Error> {
+    let mut carve: Vec<Carve> = config.address_pools.clone();
+    if carve.iter().any(Carve::is_v6) {
+        return Ok(carve);
+    }
+    let kept = meta.get(ULA).and_then(|text| text.parse().ok());
+    let prefix: IpNet = match kept {
+        Some(prefix) => prefix,
+        None => {
+            let prefix = draw_ula().map_err(store::Error::reading("/dev/urandom"))?;
+            store.commit(&[records::put_meta(ULA, &prefix.to_string()).map_err(store::Error::encoding)?])?;
+            meta.insert(ULA.to_owned(), prefix.to_string());
+            prefix
+        }
+    };
+    // A /48 cut in /64 is always well-formed.
+    carve.extend(Carve::new(prefix, 64).ok());
+    Ok(carve)
+}
+
+/// `fd` and forty random bits.
+fn draw_ula() -> std::io::Result<IpNet> {
+    use std::io::Read;
+    let mut octets = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut octets[1..6])?;
+    octets[0] = 0xfd;
+    IpNet::new(std::net::Ipv6Addr::from(octets).into(), 48).map_err(std::io::Error::other)
+}
+
+/// The driver's name is the file name of its socket: so Docker finds plug-ins.
+fn driver_name(socket: &Path) -> String {
+    socket.file_stem().map_or_else(|| "tombolo".to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+/// The plug-in's socket: systemd's, if it holds it for us, else our own.
+fn plugin_listener(path: &Path) -> Result<UnixListener, Error> {
+    let fault = |source| Error::Bind { path: path.to_owned(), source };
+    let handed = listenfd::ListenFd::from_env().take_unix_listener(0).map_err(fault)?;
+    match handed {
+        Some(listener) => {
+            listener.set_nonblocking(true).map_err(fault)?;
+            UnixListener::from_std(listener).map_err(fault)
+        }
+        None => bind(path),
+    }
+}
+
+/// A socket that only root may speak to, in place of what an earlier run left. The lock on the state directory keeps
+/// two daemons apart; a socket that still answers is another's all the same.
+fn bind(path: &Path) -> Result<UnixListener, Error> {
+    let fault = |source| Error::Bind { path: path.to_owned(), source };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        let text = "another process serves it; stop that one first ('tombolo status' shows its pid)";
+        return Err(fault(std::io::Error::new(std::io::ErrorKind::AddrInUse, text)));
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(fault)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fault(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(fault)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fault)?;
+    Ok(listener)
+}
+
+/// Takes our socket's name away. With socket activation the name is systemd's and stays.
+fn unlink_own(path: &Path) {
+    if std::env::var_os("LISTEN_FDS").is_none() {
+        std::fs::remove_file(path).ok();
+    }
+}
+
+async fn tick(asks: mpsc::Sender<Ask>) {
+    let mut last_backup = tokio::time::Instant::now();
+    let mut interval = tokio::time::interval(TICK);
+    interval.tick().await;
+    loop {
+        interval.tick().await;
+        let due = last_backup.elapsed() >= BACKUP;
+        if due {
+            last_backup = tokio::time::Instant::now();
+        }
+        let sent = asks.send(Ask::Settle { backup: due }).await;
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// Becomes true when the process is told to stop.
+fn stop_signal() -> Result<watch::Receiver<bool>, Error> {
+    let fault = |source| Error::System { what: "listening for signals", source };
+    let mut term = signal(SignalKind::terminate()).map_err(fault)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(fault)?;
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!("told to stop");
+        stop.send(true).ok();
+    });
+    Ok(stopped)
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // The sender goes only after it has said so.
+    stop.wait_for(|stop| *stop).await.ok();
+}
