@@ -23,8 +23,8 @@ impl Carve {
     /// An entry that cuts `base` in subnets of the prefix length `size`.
     ///
     /// # Errors
-    /// [`Error::NotMasked`], and [`Error::CarveSize`] for a subnet that would be larger than its base or than no
-    /// address of the family.
+    /// [`Error::NotMasked`], and [`Error::CarveSize`] for a size that is shorter than the base's prefix length or longer
+    /// than the family's addresses.
     pub fn new(base: IpNet, size: u8) -> Result<Self, Error> {
         masked("address pool", base)?;
         let fits = (base.prefix_len()..=base.max_prefix_len()).contains(&size);

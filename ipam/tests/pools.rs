@@ -325,15 +325,15 @@ fn releasing_a_pool_drops_all_in_it_and_nothing_else() {
         "global/10.1.0.0/24",
     ];
     let mut ipam = with(&pools[1..]);
-    lease(&mut ipam, pools[1], any(endpoint()), 0).unwrap();
-    lease(&mut ipam, pools[2], any(endpoint()), 0).unwrap();
+    lease(&mut ipam, pools[1], unnamed(endpoint()), 0).unwrap();
+    lease(&mut ipam, pools[2], unnamed(endpoint()), 0).unwrap();
     let before = ipam.clone();
     pool(&mut ipam, &exactly(&id(pools[0])), &[], &[]).unwrap();
-    lease(&mut ipam, pools[0], any(tombolo_ipam::Use::Gateway), 0).unwrap();
+    lease(&mut ipam, pools[0], unnamed(tombolo_ipam::Use::Gateway), 0).unwrap();
     lease(&mut ipam, pools[0], this("10.1.0.0", tombolo_ipam::Use::Aux), 0).unwrap();
     lease(&mut ipam, pools[0], this("10.1.0.200", endpoint()), 0).unwrap();
-    lease(&mut ipam, pools[0], any(endpoint()), 0).unwrap();
-    lease(&mut ipam, pools[0], any(endpoint()), 0).unwrap();
+    lease(&mut ipam, pools[0], unnamed(endpoint()), 0).unwrap();
+    lease(&mut ipam, pools[0], unnamed(endpoint()), 0).unwrap();
     free(&mut ipam, pools[0], "10.1.0.3", 0);
     let edits = ipam.release_pool(&id(pools[0]));
     assert_eq!(edits.len(), 6, "five slots and the pool: {edits:?}");

@@ -29,8 +29,8 @@ fn what_was_stored_comes_back_the_same() {
         "global/fd00::/64",
     ]);
     for pool in [P, "local/10.2.0.0/24/10.2.0.128/25", "global/fd00::/64"] {
-        lease(&mut ipam, pool, any(Use::Gateway), 5).unwrap();
-        lease(&mut ipam, pool, any(named("web")), 5).unwrap();
+        lease(&mut ipam, pool, unnamed(Use::Gateway), 5).unwrap();
+        lease(&mut ipam, pool, unnamed(named("web")), 5).unwrap();
     }
     lease(&mut ipam, P, this("10.1.0.0", Use::Aux), 5).unwrap();
     free(&mut ipam, P, "10.1.0.2", 6);

@@ -1,6 +1,10 @@
 //! What the tests of this crate share: short ways to say an address, a pool and a wish, and to do what was decided.
 
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "what a test says is well-formed, or the test fails"
+)]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -57,7 +61,7 @@ pub fn named(name: &str) -> Use {
     }
 }
 
-pub fn any(usage: Use) -> Wish {
+pub fn unnamed(usage: Use) -> Wish {
     Wish {
         address: None,
         usage,
