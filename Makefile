@@ -1,0 +1,31 @@
+# Each target is a thin line; what is longer is a script of its own.
+
+.DEFAULT_GOAL := help
+.PHONY: help build check up down test test-engines bench clean
+
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
+
+build: ## Build the release binary: target/release/tombolo
+	@tests/run.sh build
+
+check: ## Check format, lints, unit tests and who imports whom: fast, no root
+	@tests/run.sh check
+
+up: ## Make this host's Docker engine have tombolo (root)
+	@plugin-config/up.sh
+
+down: ## Undo `make up`; networks and containers stay (root)
+	@plugin-config/down.sh
+
+test: ## Install what tests need and run every test (root)
+	@tests/run.sh test
+
+test-engines: ## Run the everyday tests against newer Docker engines (root)
+	@tests/run.sh engines
+
+bench: ## Measure what a container's network costs (root)
+	@tests/run.sh bench
+
+clean: ## Remove what was built
+	@tests/run.sh clean

@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# Makes this host's Docker engine have tombolo: installs what is missing, builds, starts, waits until it answers.
+# Run again it changes nothing, but takes over a newer binary or newer units. down.sh undoes it.
+set -euo pipefail
+# shellcheck source=plugin-config/common.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=plugin-config/service.sh
+. plugin-config/service.sh
+
+DOCKER_HOST_USED=${TOMBOLO_DOCKER_HOST:-unix:///var/run/docker.sock}
+BUILT=${CARGO_TARGET_DIR:-target}/release/tombolo
+
+engine_answers() { have docker && timeout 10 docker -H "$DOCKER_HOST_USED" version >/dev/null 2>&1; }
+
+tombolo_answers() { timeout 10 "$BINARY" status >/dev/null 2>&1; }
+
+install_packages() {
+    local wanted=(nft:nftables ip:iproute2 iptables:iptables cc:gcc)
+    if ! engine_answers && ! have dockerd; then
+        wanted+=(dockerd:docker.io)
+    fi
+    install_missing "${wanted[@]}"
+    # Debian 13 and later have the client in a package of its own.
+    install_missing docker:docker-cli
+}
+
+# The build belongs to the user who called sudo, where that is whose cargo it is.
+build() {
+    say "Building tombolo (the first time takes some minutes) ..."
+    local as=()
+    if [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ] && [ "$(stat -c %U .)" = "$SUDO_USER" ]; then
+        as=(runuser -u "$SUDO_USER" -- env "HOME=$(getent passwd "$SUDO_USER" | cut -d: -f6)" "PATH=$PATH")
+    fi
+    "${as[@]}" cargo build --release --locked -p tombolo </dev/null ||
+        die "tombolo could not be built; cargo's own words are above." \
+            "An old toolchain is a usual cause: \`rustup update stable\` helps."
+}
+
+# install_file MODE FROM TO: puts a file in its place at once; succeeds without a word where it is there already.
+install_file() {
+    ! cmp -s "$2" "$3" || return 0
+    install -D -m "$1" "$2" "$3.new"
+    mv -f "$3.new" "$3"
+    say "Installed $3"
+}
+
+start_with_systemd() {
+    local name units_old=no unit pid
+    if [ -n "$(compgen -e TOMBOLO_)" ]; then
+        say "Note: a service does not see TOMBOLO_... variables; put settings in /etc/tombolo/tombolo.toml."
+        # This script asks the daemon that systemd runs, so it must not be led elsewhere by them either.
+        for name in $(compgen -e TOMBOLO_); do unset "$name"; done
+    fi
+    for unit in tombolo.socket tombolo.service; do
+        cmp -s "plugin-config/$unit" "$UNITS/$unit" || units_old=yes
+        install_file 644 "plugin-config/$unit" "$UNITS/$unit"
+    done
+    [ "$units_old" = no ] || systemctl daemon-reload
+    pid=$(systemctl show --property MainPID --value tombolo.service)
+    if [ "$pid" != 0 ] && { [ "$units_old" = yes ] || is_old "$pid"; }; then
+        say "Restarting tombolo ..."
+        # A socket cannot be changed under its service. Docker repeats its calls for 15 s, so none is lost.
+        systemctl stop tombolo.service tombolo.socket
+    fi
+    systemctl --quiet enable tombolo.socket tombolo.service
+    systemctl start tombolo.socket tombolo.service || explain "systemd could not start tombolo"
+}
+
+start_by_hand() {
+    if runs "$PID_FILE" tombolo && is_old "$(cat "$PID_FILE")"; then
+        say "Restarting tombolo ..."
+        stop_process "$PID_FILE" tombolo 15
+    fi
+    if runs "$PID_FILE" tombolo; then
+        return
+    fi
+    if tombolo_answers; then
+        die "a tombolo that \`make up\` did not start is running already" \
+            "End it, or leave it: \`tombolo status\` shows its process."
+    fi
+    say "Starting tombolo (log: $LOG_FILE) ..."
+    setsid "$BINARY" serve </dev/null >>"$LOG_FILE" 2>&1 &
+    echo $! >"$PID_FILE"
+}
+
+# Ends the wait early where there is nothing left to wait for.
+tombolo_answers_or_died() {
+    tombolo_answers || { ! with_systemd && ! runs "$PID_FILE" tombolo; }
+}
+
+explain() {
+    local log
+    if with_systemd; then
+        log=$(journalctl --no-pager -n 20 -u tombolo.service 2>&1 || true)
+    else
+        log=$(tail -n 20 "$LOG_FILE" 2>&1 || true)
+    fi
+    printf '\nThe last lines of its log:\n%s\n' "$log" >&2
+    if with_systemd; then
+        die "$1" "More of the log: journalctl -u tombolo"
+    fi
+    die "$1" "More of the log: $LOG_FILE" "To see it start: $BINARY serve --log debug"
+}
+
+start_engine() {
+    if engine_answers; then
+        say "Docker answers on $DOCKER_HOST_USED"
+        return
+    fi
+    if with_systemd; then
+        say "Starting the Docker engine ..."
+        systemctl start docker || die "systemd could not start Docker" "Its log: journalctl -u docker"
+        echo systemd >"$ENGINE_FILE"
+    elif ! runs "$ENGINE_FILE" dockerd; then
+        say "Starting the Docker engine (log: $ENGINE_LOG) ..."
+        setsid dockerd -H "$DOCKER_HOST_USED" </dev/null >>"$ENGINE_LOG" 2>&1 &
+        echo $! >"$ENGINE_FILE"
+    fi
+    if ! wait_for 90 "Docker answers" engine_answers_or_died || ! engine_answers; then
+        printf '\nThe last lines of its log:\n%s\n' "$(tail -n 20 "$ENGINE_LOG" 2>&1 || true)" >&2
+        die "no Docker engine answers on $DOCKER_HOST_USED"
+    fi
+}
+
+engine_answers_or_died() {
+    engine_answers || { ! with_systemd && ! runs "$ENGINE_FILE" dockerd; }
+}
+
+show_what_to_try() {
+    say ""
+    "$BINARY" version
+    say "is up. Three lines to try:"
+    say ""
+    say "  docker network create -d tombolo --ipam-driver tombolo demo"
+    say "  docker run --rm --network demo busybox ip address"
+    say "  tombolo status"
+}
+
+main() {
+    need_root up
+    need_cargo
+    install_packages
+    build
+    mkdir -p "$RUN"
+    install_file 755 "$BUILT" "$BINARY"
+    # tombolo before the engine: one that has networks of ours asks for us while it starts, and waits 15 s for each.
+    if with_systemd; then
+        start_with_systemd
+    else
+        start_by_hand
+    fi
+    if ! wait_for 30 "tombolo answers" tombolo_answers_or_died || ! tombolo_answers; then
+        explain "tombolo does not answer"
+    fi
+    start_engine
+    show_what_to_try
+}
+
+main

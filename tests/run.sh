@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# What `make build`, `check`, `test`, `test-engines`, `bench` and `clean` do: named steps, and the first that fails ends it.
+set -euo pipefail
+# shellcheck source=plugin-config/common.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../plugin-config/common.sh"
+
+# step NAME COMMAND...: runs a command whose output stays as it is.
+step() {
+    local name=$1
+    shift
+    printf '\n== %s: %s\n' "$name" "$*"
+    "$@" </dev/null || die "$name" "The command was: $*"
+}
+
+# The programs that tests call, and Debian's packages that hold them.
+TEST_PROGRAMS=(
+    cc:gcc dockerd:docker.io docker-compose:docker-compose
+    nft:nftables ip:iproute2 iptables:iptables sysctl:procps unshare:util-linux setsid:util-linux
+    debootstrap:debootstrap busybox:busybox-static mkfs.ext4:e2fsprogs tar:tar shellcheck:shellcheck
+)
+
+install_test_programs() {
+    install_missing "${TEST_PROGRAMS[@]}"
+    # Debian 13 and later have the client in a package of its own.
+    install_missing docker:docker-cli
+}
+
+format_and_lints() {
+    if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+        die "cargo fmt or cargo clippy is not there" "Get them with: rustup component add rustfmt clippy"
+    fi
+    step "format" cargo fmt --all --check
+    step "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
+}
+
+# The wall of ARCHITECTURE.md: what decides knows no runtime, no database and no kernel.
+core_is_pure() {
+    local found
+    found=$(cargo tree --locked -p tombolo-core -e normal --prefix none) || return 1
+    if found=$(grep -E '^(tokio|mio|hyper|axum|sled|libc|nix|rtnetlink|netlink-[a-z-]+) ' <<<"$found"); then
+        printf 'tombolo-core must not depend on:\n%s\n' "$found"
+        return 1
+    fi
+}
+
+unit_tests() {
+    step "unit and property tests" cargo test --locked -p tombolo-ipam -p tombolo-core
+    step "unit tests of the daemon" cargo test --locked -p tombolo --lib
+}
+
+check() {
+    need_cargo
+    format_and_lints
+    step "core is pure" core_is_pure
+    unit_tests
+    step "command line" cargo test --locked -p tombolo --test cli
+    say "" && say "All checks passed."
+}
+
+scripts() {
+    find .ci plugin-config tests \( -name '*.sh' -o -path .ci/run \) -print0 | sort -z | xargs -0 shellcheck -x
+}
+
+everything() {
+    need_root test
+    need_cargo
+    install_test_programs
+    format_and_lints
+    step "scripts" scripts
+    step "core is pure" core_is_pure
+    unit_tests
+    step "kernel, store and command line" cargo test --locked -p tombolo --test '*'
+    step "release build" cargo build --locked --release -p tombolo
+    step "system tests" cargo test --locked -p system-tests
+    say "" && say "All tests passed."
+}
+
+engines() {
+    need_root test-engines
+    need_cargo
+    install_test_programs
+    step "release build" cargo build --locked --release -p tombolo
+    local release
+    for release in trixie sid; do
+        step "Docker engine of Debian $release" \
+            env "TOMBOLO_TEST_ENGINE=$release" cargo test --locked -p system-tests --test everyday
+    done
+    say "" && say "All engines passed."
+}
+
+bench() {
+    need_root bench
+    need_cargo
+    install_test_programs
+    step "release build" cargo build --locked --release -p tombolo
+    step "bench" cargo run --locked --release -p system-tests --bin bench
+}
+
+case "${1:-}" in
+build) need_cargo && step "release build" cargo build --locked --release -p tombolo ;;
+check) check ;;
+test) everything ;;
+engines) engines ;;
+bench) bench ;;
+clean) need_cargo && cargo clean ;;
+*) die "usage: tests/run.sh build|check|test|engines|bench|clean" ;;
+esac
