@@ -1,5 +1,8 @@
 //! The store against kill -9: what was acknowledged is there, and each commit is there whole or not at all.
 
+// A test may panic and print anywhere, its helpers too.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod store_common;
 
 use std::time::Duration;
@@ -33,7 +36,10 @@ fn a_hundred_kills_lose_no_acknowledged_commit() {
         last = verify(dir.path(), &mut model, acknowledged.unwrap_or(last));
     }
     println!("{last} commits, {early} kills before the first of a run");
-    assert!(last > 100 && early > 0, "the kills came at the wrong moments: {last} commits, {early} early kills");
+    assert!(
+        last > 100 && early > 0,
+        "the kills came at the wrong moments: {last} commits, {early} early kills"
+    );
     assert!(!dir.path().join("damaged-1").exists());
 }
 
@@ -66,7 +72,10 @@ fn a_kill_during_replace_leaves_one_generation() {
     for _ in 0..8 {
         let dir = tempfile::tempdir().unwrap();
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "replacer"]).env(REPLACER, dir.path()).stdout(std::process::Stdio::null());
+        command
+            .args(["--exact", "replacer"])
+            .env(REPLACER, dir.path())
+            .stdout(std::process::Stdio::null());
         let mut child = command.spawn().unwrap();
         std::thread::sleep(Duration::from_millis(100 + random.below(900)));
         child.kill().unwrap();

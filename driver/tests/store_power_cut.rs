@@ -5,6 +5,9 @@
 //! mounts. All mounts are made in a mount namespace of their own, so that none is left behind whatever happens; the
 //! loop devices go with them.
 
+// A test may panic and print anywhere, its helpers too.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod store_common;
 
 use std::path::Path;
@@ -25,21 +28,36 @@ fn writer() {
 
 #[test]
 fn forty_power_cuts_lose_no_acknowledged_commit() {
-    assert!(nix::unistd::geteuid().is_root(), "this test mounts file systems: run it as root");
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test mounts file systems: run it as root"
+    );
     if std::env::var_os(INSIDE).is_some() {
         return rounds();
     }
     let test = std::env::current_exe().unwrap();
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "--"]).arg(test);
-    command.args(["--exact", "forty_power_cuts_lose_no_acknowledged_commit", "--nocapture"]).env(INSIDE, "1");
+    command
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(test);
+    command
+        .args([
+            "--exact",
+            "forty_power_cuts_lose_no_acknowledged_commit",
+            "--nocapture",
+        ])
+        .env(INSIDE, "1");
     assert!(command.status().unwrap().success());
 }
 
 fn run(program: &str, arguments: &[&Path]) {
     let output = Command::new(program).args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {} {said}", output.status);
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {} {said}",
+        output.status
+    );
 }
 
 /// Mounts the file system in `image` for the time of `work`.
@@ -80,6 +98,9 @@ fn rounds() {
             Err(_) => lost.push(round),
         }
     }
-    println!("{} of {ROUNDS} power cuts lost something; {total} commits kept", lost.len());
+    println!(
+        "{} of {ROUNDS} power cuts lost something; {total} commits kept",
+        lost.len()
+    );
     assert!(lost.is_empty(), "rounds {lost:?} lost acknowledged commits");
 }

@@ -56,6 +56,15 @@ impl Setting {
         }
     }
 
+    /// All settings of one link. They come and go with it.
+    pub fn of_link(link: &IfName) -> [Self; 3] {
+        [
+            Self::DisableIpv6(link.clone()),
+            Self::AcceptRa(link.clone()),
+            Self::RouteLocalnet(link.clone()),
+        ]
+    }
+
     /// The file that holds the setting.
     pub fn path(&self) -> String {
         match self {

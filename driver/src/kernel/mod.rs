@@ -4,15 +4,40 @@
 //!
 //! | sort | sign |
 //! |---|---|
-//! | links | link group [`tombolo_core::world::LINK_GROUP`], set in the message that makes the link |
-//! | addresses | being on a bridge of ours, without being link-local |
-//! | ports | being a link of ours with a master |
+//! | links | link group [`tombolo_core::world::LINK_GROUP`], set in the message that makes the link; the container's end of a pair goes with the host's end |
+//! | addresses | being on a link of ours, without being IPv6 link-local |
+//! | ports | being a link of ours that is up and has a master |
 //! | rules, sets, maps | being in table `inet tombolo` |
-//! | the accept in FORWARD | its comment `tombolo` |
+//! | the accept in FORWARD | its text, with the comment `tombolo` |
 //! | settings | never ours to take away: see [`tombolo_core::world::Key::Setting`] |
+//!
+//! What is ours but not as it must be (a bridge that is down, a link of a strange kind, a table with a rule too few, the
+//! accept before an administrator's own rules) is found as [`tombolo_core::world::Value::Unfit`], so a difference mends
+//! or removes it. A table that is not whole shows no elements: mending it replaces it.
+//!
+//! ```text
+//!   real ──> netlink ───────> socket        links, addresses, ports
+//!        ├─> nft, elements ─> socket        sets and maps; the constant rules by `nft -f -`
+//!        ├─> docker_accept ─> tools         one rule, by `iptables`
+//!        └─> settings                       /proc/sys/net
+//!   fake                                    the same promises, in memory
+//! ```
+
+mod docker_accept;
+mod elements;
+pub mod fake;
+mod netlink;
+mod nft;
+mod real;
+pub mod routes;
+mod settings;
+mod socket;
+mod tools;
 
 use std::future::Future;
 
+pub use fake::Fake;
+pub use real::Real;
 use tombolo_core::world::{Step, World};
 
 /// Why a step was refused or the kernel could not be read.
@@ -53,6 +78,9 @@ pub enum Error {
 /// - `apply(Add)` of what is already there, as asked, succeeds (a step may be repeated after an unknown outcome);
 /// - `observe` shows all that is ours and nothing that is not, whoever made or changed it;
 /// - a refused step changes nothing.
+///
+/// Adding or changing the table gives one without elements, whatever was in it. A future of either function may be
+/// dropped at any moment: the step was then made or not, and the kernel object goes on working.
 pub trait Kernel: Send {
     /// All facts that hold and are ours.
     fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send;

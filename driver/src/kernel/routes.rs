@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 
 use super::Error;
 
@@ -33,8 +33,14 @@ pub async fn destinations() -> Result<Vec<IpNet>, Error> {
         connection.abort();
         Ok(found)
     };
-    let unreadable = |why| Error::Unreadable { what: "the routes", why };
-    tokio::time::timeout(TIMEOUT, read).await.map_err(|late| unreadable(late.to_string()))?.map_err(unreadable)
+    let unreadable = |why| Error::Unreadable {
+        what: "the routes",
+        why,
+    };
+    tokio::time::timeout(TIMEOUT, read)
+        .await
+        .map_err(|late| unreadable(late.to_string()))?
+        .map_err(unreadable)
 }
 
 fn destination(route: &RouteMessage) -> Option<IpNet> {

@@ -48,8 +48,8 @@ impl Place {
     }
 
     /// A copy that is being made.
-    pub(super) fn new(&self) -> PathBuf {
-        self.dir.join("db.new")
+    pub(super) fn copied(&self) -> PathBuf {
+        self.dir.join("db.copied")
     }
 
     /// A database that is made and is to take the place of `db`.
@@ -99,7 +99,7 @@ impl Place {
 /// The lock on a store; let go when dropped, or when the process dies.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -130,7 +130,16 @@ impl Lock {
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(refused)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    /// Closing the file alone would not do: a child that another thread has just forked still holds a copy of it.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "letting go of the lock of the store");
+        }
     }
 }
 

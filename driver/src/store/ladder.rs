@@ -9,7 +9,7 @@
 //!
 //! A copy of the database is made before each opening, since opening already changes it. On damage the copy goes to
 //! `damaged-<n>/db`, so nothing that was found is ever lost. A new database is made whole beside the old one
-//! (`db.built`, `db.new`, `db.ready`) and then takes its place: a crash anywhere leaves the old one, or the new one, or a
+//! (`db.built`, `db.copied`, `db.ready`) and then takes its place: a crash anywhere leaves the old one, or the new one, or a
 //! `db.ready` that the next opening puts in place.
 
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ fn repair(
 
     if has_snapshots(&found)? {
         tracing::warn!("setting the snapshots of the database aside");
-        copy(&found, &place.new(), |name| !is_snapshot(name))?;
+        copy(&found, &place.copied(), |name| !is_snapshot(name))?;
         ready(place)?;
         swap(place, || Ok(damaged.join("db-tried")))?;
         match attempt(place, schema, mark)? {
@@ -237,14 +237,14 @@ fn make(place: &Place, schema: u32, commits: u64, rows: &[Row], lost: Option<Str
     let built = place.built();
     Raw::create(&built, schema, commits, rows, lost)?;
     // A copy has no lock that a thread of the database might still hold for a moment.
-    copy(&built, &place.new(), |_| true)?;
+    copy(&built, &place.copied(), |_| true)?;
     remove(&built)?;
     ready(place)
 }
 
 fn ready(place: &Place) -> Result<(), Error> {
-    sync_tree(&place.new())?;
-    shift(&place.new(), &place.ready())
+    sync_tree(&place.copied())?;
+    shift(&place.copied(), &place.ready())
 }
 
 /// Puts the ready database, if there is one, in the place of the present one, which is kept as `aside`.
@@ -260,7 +260,7 @@ fn swap(place: &Place, aside: impl FnOnce() -> Result<PathBuf, Error>) -> Result
 
 /// Ends what an earlier opening left undone.
 fn finish(place: &Place) -> Result<(), Error> {
-    remove(&place.new())?;
+    remove(&place.copied())?;
     remove(&place.built())?;
     swap(place, || Ok(place.damaged()?.join("db-tried")))
 }

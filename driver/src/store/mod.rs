@@ -10,11 +10,12 @@
 //! | `mark` | the number of the last commit, written after it ([`mark`]): a database that is behind it has lost some |
 //! | `backup.json` | a plain copy from a while ago ([`backup`]) |
 //! | `damaged-<n>/` | what was found damaged on opening; never deleted by us |
-//! | `db.found/`, `db.built/`, `db.new/`, `db.ready/` | only while the store is being opened ([`ladder`]) |
+//! | `db.found/`, `db.built/`, `db.copied/`, `db.ready/` | only while the store is being opened ([`ladder`]) |
 //!
 //! All calls block for milliseconds; the caller gives them a thread of their own.
 
 mod backup;
+mod entries;
 mod error;
 mod files;
 mod ladder;
@@ -23,7 +24,7 @@ mod panics;
 mod raw;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use error::Error;
@@ -242,11 +243,6 @@ impl Store {
     /// A panic of the database is caught where it is called, so a poisoned mutex tells nothing.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The directory of the store.
-    pub fn dir(&self) -> &PathBuf {
-        &self.place.dir
     }
 }
 

@@ -3,32 +3,31 @@
 //! What sled 0.34.7 needs to be trusted with what Docker was promised:
 //! - its `flush` on Linux writes no metadata and empties no disk cache, so each commit ends with an fsync of its file
 //!   through a handle of our own;
-//! - a page of 128 KiB becomes a file of its own that nobody synchronises, and a page holds up to some twenty entries:
-//!   so a value is kept in pieces of [`PIECE`] bytes, and no page grows so large;
+//! - a page of 128 KiB becomes a file of its own that nobody synchronises, and a page holds some twenty entries: so a
+//!   value is kept in small pieces ([`super::entries`]), and no page grows so large;
 //! - a damaged page may be taken for the end of the log, or be skipped: so one entry of our own, [`Meta`], counts the
 //!   commits and holds a digest of all other entries, and both are checked on opening.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use sled::IVec;
-use tombolo_core::model::fnv1a;
 
+use super::entries::{Gathered, edits};
 use super::files::{parent, sync};
 use super::panics::caught;
 use super::{Error, Row};
-
-/// The largest piece of a value, in bytes.
-const PIECE: usize = 4096;
 
 /// The name of our own entry. No row's name begins with NUL.
 const META: &[u8] = b"\0meta";
 
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 const FLUSH_EVERY_MS: u64 = 500;
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Meta {
@@ -226,12 +225,36 @@ impl Raw {
 }
 
 fn connect(path: &Path) -> Result<Handle, Fault> {
+    wait_for_lock(&path.join("db")).map_err(|e| fault(e.into()))?;
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(CACHE_BYTES)
         .flush_every_ms(Some(FLUSH_EVERY_MS));
     let db = caught(|| config.open()).map_err(panicked)?.map_err(fault)?;
     Ok(Handle(Some(db)))
+}
+
+/// Waits until nobody has the lock on the database's file. The store's own lock keeps other processes out, but a thread
+/// of a database that was closed a moment ago may hold its file a little longer, and sled does not wait.
+fn wait_for_lock(file: &Path) -> io::Result<()> {
+    let file = match File::open(file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(Duration::from_millis(1)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    "another process holds its file",
+                ));
+            }
+            Err(TryLockError::Error(e)) => return Err(e),
+            Ok(()) => return Ok(()),
+        }
+    }
 }
 
 /// Puts everything that opening made or changed on the disk, and opens the handle that commits synchronise.
@@ -282,59 +305,16 @@ fn meta(db: &sled::Db, schema: u32) -> Result<Meta, Fault> {
     serde_json::from_slice(&entry).map_err(garbled)
 }
 
-/// `table NUL key NUL piece`: ordered as the rows are.
-fn name(table: &str, key: &str, piece: usize) -> Vec<u8> {
-    let mut name = Vec::with_capacity(table.len() + key.len() + 3);
-    name.extend_from_slice(table.as_bytes());
-    name.push(0);
-    name.extend_from_slice(key.as_bytes());
-    name.extend_from_slice(&[0, piece as u8]);
-    name
-}
-
-fn hash(name: &[u8], value: &[u8]) -> u64 {
-    fnv1a(&[&name.len().to_be_bytes(), name, value].concat())
-}
-
 /// All rows, checked against the digest.
 fn read(db: &sled::Db, digest: u64) -> Result<Vec<Row>, Fault> {
-    let mut rows: Vec<Row> = Vec::new();
-    let (mut sum, mut pieces) = (0_u64, 0);
+    let mut rows = Gathered::default();
     for entry in db.iter() {
         let (name, value) = entry.map_err(fault)?;
-        if name == META {
-            continue;
+        if *name != *META {
+            rows.add(&name, &value).map_err(Fault::Damage)?;
         }
-        sum = sum.wrapping_add(hash(&name, &value));
-        let (table, key, piece) =
-            parse(&name).ok_or_else(|| Fault::Damage(format!("entry {name:?} is no row")))?;
-        match rows.last_mut().filter(|row| row.table == table && row.key == key) {
-            Some(row) if piece == pieces => row.value.extend_from_slice(&value),
-            None if piece == 0 => {
-                rows.push(Row {
-                    table: table.to_owned(),
-                    key: key.to_owned(),
-                    value: value.to_vec(),
-                });
-            }
-            _ => return Err(Fault::Damage(format!("a piece of {table}/{key} is missing"))),
-        }
-        pieces = piece + 1;
     }
-    if sum == digest {
-        Ok(rows)
-    } else {
-        Err(Fault::Damage("its rows do not fit its digest".to_owned()))
-    }
-}
-
-fn parse(name: &[u8]) -> Option<(&str, &str, usize)> {
-    let (piece, names) = name.split_last()?;
-    let (table, key) = std::str::from_utf8(names)
-        .ok()?
-        .strip_suffix('\0')?
-        .split_once('\0')?;
-    Some((table, key, usize::from(*piece)))
+    rows.checked(digest).map_err(Fault::Damage)
 }
 
 /// The change as a batch of entries, our own among them.
@@ -346,28 +326,13 @@ fn draft(db: &sled::Db, meta: &mut Meta, changes: &Changes<'_>) -> Result<sled::
         }
         meta.digest = 0;
     }
-    let old = |name: &[u8]| -> Result<Option<IVec>, sled::Error> {
-        if changes.clear { Ok(None) } else { db.get(name) }
-    };
+    let old = |name: &[u8]| if changes.clear { Ok(None) } else { db.get(name) };
     for ((table, key), value) in &changes.puts {
-        let pieces: Vec<&[u8]> = match value {
-            Some([]) => vec![&[]],
-            Some(value) => value.chunks(PIECE).collect(),
-            None => Vec::new(),
-        };
-        for (piece, value) in pieces.iter().enumerate() {
-            let name = name(table, key, piece);
-            if let Some(old) = old(&name)? {
-                meta.digest = meta.digest.wrapping_sub(hash(&name, &old));
+        for (name, value) in edits(table, key, *value, &mut meta.digest, old)? {
+            match value {
+                Some(value) => batch.insert(name, value),
+                None => batch.remove(name),
             }
-            meta.digest = meta.digest.wrapping_add(hash(&name, value));
-            batch.insert(name, *value);
-        }
-        for piece in pieces.len().. {
-            let name = name(table, key, piece);
-            let Some(old) = old(&name)? else { break };
-            meta.digest = meta.digest.wrapping_sub(hash(&name, &old));
-            batch.remove(name);
         }
     }
     let entry = serde_json::to_vec(meta).map_err(io::Error::from)?;

@@ -46,7 +46,9 @@ pub fn changes(n: u64) -> Vec<Put> {
     };
     let value = format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(pad as usize));
     let pair = |k: u64| [("left", format!("{k:03}")), ("right", format!("{k:03}"))];
-    let mut puts: Vec<Put> = pair(n * 7 % 120).map(|(t, k)| Put::set(t, k, value.clone())).into();
+    let mut puts: Vec<Put> = pair(n * 7 % 120)
+        .map(|(t, k)| Put::set(t, k, value.clone()))
+        .into();
     if n.is_multiple_of(5) {
         puts.extend(pair(n * 13 % 120).map(|(t, k)| Put::remove(t, k)));
     }
@@ -100,15 +102,30 @@ pub fn last(rows: &[Row]) -> u64 {
 /// Returns the number of its last commit.
 pub fn verify(dir: &Path, model: &mut Model, acknowledged: u64) -> u64 {
     let (store, opened) = Store::open(dir, SCHEMA).unwrap();
-    assert!(matches!(opened, Opened::Fresh | Opened::Whole), "after commit {acknowledged}: {opened:?}");
+    assert!(
+        matches!(opened, Opened::Fresh | Opened::Whole),
+        "after commit {acknowledged}: {opened:?}"
+    );
     let rows = store.load().unwrap();
     let found = last(&rows);
-    assert!(found >= acknowledged, "commit {acknowledged} was acknowledged, {found} is the last one found");
-    assert!(found <= acknowledged + 1, "one commit at a time, {acknowledged} acknowledged, yet {found} was found");
+    assert!(
+        found >= acknowledged,
+        "commit {acknowledged} was acknowledged, {found} is the last one found"
+    );
+    assert!(
+        found <= acknowledged + 1,
+        "one commit at a time, {acknowledged} acknowledged, yet {found} was found"
+    );
     model.advance(found);
-    assert!(model.rows() == rows, "the content is not that after commit {found}");
+    assert!(
+        model.rows() == rows,
+        "the content is not that after commit {found}"
+    );
     let blobs = std::fs::read_dir(dir.join("db/blobs")).unwrap().count();
-    assert_eq!(blobs, 0, "values in files of their own do not survive a power cut");
+    assert_eq!(
+        blobs, 0,
+        "values in files of their own do not survive a power cut"
+    );
     found
 }
 
@@ -121,7 +138,9 @@ pub struct Writer {
 impl Writer {
     pub fn start(entry: &str, dir: &Path) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", entry, "--nocapture", "--test-threads=1"]).env(DIR, dir);
+        command
+            .args(["--exact", entry, "--nocapture", "--test-threads=1"])
+            .env(DIR, dir);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let acks = BufReader::new(child.stdout.take().unwrap());
         Self { child, acks }
@@ -158,6 +177,6 @@ pub fn write() {
     let mut out = std::io::stdout();
     for n in last(&store.load().unwrap()) + 1.. {
         store.commit(&changes(n)).unwrap();
-        write!(out, "ack {n};\n").and_then(|()| out.flush()).unwrap();
+        writeln!(out, "ack {n};").and_then(|()| out.flush()).unwrap();
     }
 }

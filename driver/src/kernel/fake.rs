@@ -1,0 +1,382 @@
+//! A kernel made of memory that refuses what a kernel refuses, for tests of whatever uses one.
+//!
+//! It keeps the same promises as the real one, shown by the same suite. Like a real one it takes more away than it is
+//! told: with a bridge its addresses, settings and ports, with a table its elements. It can be told to refuse, to lose an
+//! answer, and to lose or gain a fact behind our back. Nothing in it is random.
+
+use std::collections::BTreeSet;
+use std::future::{Future, ready};
+
+use ipnet::IpNet;
+use tombolo_core::model::IfName;
+use tombolo_core::world::{Key, Setting, Step, Value, World};
+
+use super::{Error, Kernel};
+
+/// What a bridge of the kernel has until somebody changes it.
+const MTU: u32 = 1500;
+
+/// What a kernel takes as an MTU of a link.
+const MTUS: std::ops::RangeInclusive<u32> = 68..=65_535;
+
+/// A kernel made of memory.
+#[derive(Debug, Clone)]
+pub struct Fake {
+    /// All facts but the accept in FORWARD where that chain does not exist.
+    world: World,
+    /// Links of somebody else.
+    foreign: BTreeSet<IfName>,
+    /// Whether there is a chain FORWARD.
+    forward: bool,
+    /// Steps from now until one is refused.
+    refuse_in: Option<usize>,
+    /// Steps from now until one's answer is lost.
+    lose_in: Option<usize>,
+    /// Whether the next look fails.
+    blind: bool,
+    steps: Vec<Step>,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Fake {
+    /// A host that has nothing of ours, does not forward, and has a chain FORWARD.
+    pub fn new() -> Self {
+        let setting = |setting| (Key::Setting(setting), Value::Number(0));
+        Self {
+            world: World::from([setting(Setting::Forward4), setting(Setting::Forward6)]),
+            foreign: BTreeSet::new(),
+            forward: true,
+            refuse_in: None,
+            lose_in: None,
+            blind: false,
+            steps: Vec::new(),
+        }
+    }
+
+    /// A host on which nobody has made a chain FORWARD.
+    pub fn without_forward() -> Self {
+        Self {
+            forward: false,
+            ..Self::new()
+        }
+    }
+
+    /// Refuses the `n`-th step from now, counted from 0.
+    pub fn refuse_step(&mut self, n: usize) {
+        self.refuse_in = Some(n);
+    }
+
+    /// Makes the `n`-th step from now, counted from 0, and says that there was no answer.
+    pub fn lose_answer(&mut self, n: usize) {
+        self.lose_in = Some(n);
+    }
+
+    /// Refuses and loses nothing more of what was asked for before.
+    pub fn behave(&mut self) {
+        (self.refuse_in, self.lose_in, self.blind) = (None, None, false);
+    }
+
+    /// Lets the next look fail.
+    pub fn fail_next_look(&mut self) {
+        self.blind = true;
+    }
+
+    /// Puts a link of somebody else there.
+    pub fn put_foreign_link(&mut self, name: IfName) {
+        self.foreign.insert(name);
+    }
+
+    /// Takes a fact away behind our back, with all that goes with it. A setting becomes what it is on a new link.
+    pub fn steal(&mut self, key: &Key) {
+        self.take(key);
+        match key {
+            Key::Setting(setting @ (Setting::Forward4 | Setting::Forward6)) => {
+                self.put_number(setting.clone(), 0)
+            }
+            Key::Setting(setting) => {
+                let default = setting
+                    .link()
+                    .into_iter()
+                    .flat_map(settings_of_new)
+                    .find(|(new, _)| new == setting);
+                default
+                    .into_iter()
+                    .for_each(|(setting, number)| self.put_number(setting, number));
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes a fact behind our back, without asking whether a kernel could.
+    pub fn plant(&mut self, key: Key, value: Value) {
+        self.world.insert(key, value);
+    }
+
+    /// The steps asked for so far, whatever became of them.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// All facts that hold, as [`Kernel::observe`] gives them.
+    pub fn world(&self) -> World {
+        let mut world = self.world.clone();
+        if !self.forward && world.contains_key(&Key::Table) {
+            for family in [tombolo_core::world::Family::V4, tombolo_core::world::Family::V6] {
+                world.insert(Key::DockerAccept(family), Value::Present);
+            }
+        }
+        // A table that is not whole shows no elements.
+        if world
+            .get(&Key::Table)
+            .is_some_and(|table| *table != Value::Present)
+        {
+            world.retain(|key, _| !is_element(key));
+        }
+        world
+    }
+
+    fn put_number(&mut self, setting: Setting, number: u32) {
+        self.world.insert(Key::Setting(setting), Value::Number(number));
+    }
+
+    /// Removes a fact and what cannot be without it.
+    fn take(&mut self, key: &Key) {
+        match key {
+            Key::Setting(_) => {}
+            Key::Table => self.world.retain(|key, _| *key != Key::Table && !is_element(key)),
+            Key::Link(name) => self.world.retain(|key, value| match key {
+                Key::Link(link) | Key::Address(link, _) => link != name,
+                Key::Port(link) => link != name && *value != Value::On(name.clone()),
+                Key::Setting(setting) => setting.link() != Some(name),
+                _ => true,
+            }),
+            _ => drop(self.world.remove(key)),
+        }
+    }
+
+    fn make(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Remove(key, _) => {
+                self.take(key);
+                Ok(())
+            }
+            Step::Add(key, value) => self.add(key, value),
+            Step::Change(key, _, value) => self.change(key, value),
+        }
+    }
+
+    fn change(&mut self, key: &Key, value: &Value) -> Result<(), String> {
+        match (key, self.world.get(key)) {
+            (Key::Link(name), None) => Err(format!("there is no link {name}")),
+            (Key::Link(_), Some(Value::Veth { .. })) if matches!(value, Value::Veth { .. }) => Ok(()),
+            (Key::Link(_), Some(Value::Bridge { mtu, .. })) if matches!(value, Value::Bridge { .. }) => {
+                let mended = with_mtu(value, *mtu);
+                self.world.insert(key.clone(), mended);
+                Ok(())
+            }
+            (Key::Link(_) | Key::Publish(..) | Key::DockerAccept(_), Some(_)) => {
+                let old = self.world.clone();
+                self.take(key);
+                self.add(key, value).inspect_err(|_| self.world = old)
+            }
+            _ => self.add(key, value),
+        }
+    }
+
+    fn add(&mut self, key: &Key, value: &Value) -> Result<(), String> {
+        match (key, value) {
+            (Key::Table, Value::Present) => self.take(&Key::Table),
+            (Key::Link(name), Value::Bridge { .. } | Value::Veth { .. }) => {
+                return self.add_link(name, value);
+            }
+            (Key::Setting(setting), Value::Number(_)) => {
+                if let Some(link) = setting.link() {
+                    self.bridge(link)?;
+                }
+            }
+            (Key::Port(link), Value::On(bridge)) => {
+                self.link(link)?;
+                self.bridge(bridge)?;
+            }
+            (Key::Address(link, address), Value::Present) => self.check_address(link, *address)?,
+            (Key::DockerAccept(_), Value::Present) => {
+                self.table()?;
+                if !self.forward {
+                    return Ok(());
+                }
+            }
+            (Key::Guard(_) | Key::Allow(_) | Key::Masquerade(_), Value::Present) => self.table()?,
+            (Key::Publish(_, host, _), Value::To(to, _)) if host.is_ipv6() == to.is_ipv6() => {
+                self.table()?;
+                if self.world.get(key).is_some_and(|found| found != value) {
+                    return Err("this port is published for another endpoint".into());
+                }
+            }
+            _ => return Err(format!("no such fact can be made: {value:?}")),
+        }
+        self.world.insert(key.clone(), value.clone());
+        Ok(())
+    }
+
+    fn add_link(&mut self, name: &IfName, value: &Value) -> Result<(), String> {
+        if self.foreign.contains(name) {
+            return Err(format!(
+                "a link of that name exists and is not tombolo's ({name})"
+            ));
+        }
+        if let Some(found) = self.world.get(&Key::Link(name.clone())) {
+            let same = match (found, value) {
+                (Value::Veth { .. }, Value::Veth { .. }) => true,
+                (Value::Bridge { mtu, .. }, _) => *found == with_mtu(value, *mtu),
+                _ => false,
+            };
+            return if same {
+                Ok(())
+            } else {
+                Err(format!("link {name} exists"))
+            };
+        }
+        if let Value::Bridge { mtu: Some(mtu), .. } | Value::Veth { mtu: Some(mtu), .. } = value
+            && !MTUS.contains(mtu)
+        {
+            return Err("mtu greater than device maximum".into());
+        }
+        if let Value::Veth { peer, .. } = value
+            && (self.holds_name(peer) || peer == name)
+        {
+            return Err(format!("a link {peer} is there, the name of the other end"));
+        }
+        if self.holds_name(name) {
+            return Err(format!("link {name} exists"));
+        }
+        self.world
+            .insert(Key::Link(name.clone()), with_mtu(value, Some(MTU)));
+        if let Value::Bridge { .. } = value {
+            settings_of_new(name)
+                .into_iter()
+                .for_each(|(setting, number)| self.put_number(setting, number));
+        }
+        Ok(())
+    }
+
+    fn holds_name(&self, name: &IfName) -> bool {
+        let other_end = |value: &Value| matches!(value, Value::Veth { peer, .. } if peer == name);
+        self.foreign.contains(name)
+            || self.world.contains_key(&Key::Link(name.clone()))
+            || self.world.values().any(other_end)
+    }
+
+    fn check_address(&self, link: &IfName, address: IpNet) -> Result<(), String> {
+        self.link(link)?;
+        let IpNet::V6(net) = address else { return Ok(()) };
+        if net.addr().is_unicast_link_local() {
+            return Err("link-local addresses are the kernel's own".into());
+        }
+        let clash = |key: &Key| matches!(key, Key::Address(l, a) if l == link && a.addr() == address.addr() && *a != address);
+        if self.world.keys().any(clash) {
+            Err("File exists (os error 17)".into())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn link(&self, name: &IfName) -> Result<&Value, String> {
+        self.world
+            .get(&Key::Link(name.clone()))
+            .ok_or_else(|| match self.foreign.contains(name) {
+                true => format!("link {name} is not tombolo's"),
+                false => format!("there is no link {name}"),
+            })
+    }
+
+    fn bridge(&self, name: &IfName) -> Result<(), String> {
+        match self.link(name)? {
+            Value::Bridge { .. } => Ok(()),
+            _ => Err(format!("{name} is not a bridge")),
+        }
+    }
+
+    fn table(&self) -> Result<(), String> {
+        match self.world.get(&Key::Table) {
+            Some(Value::Present) => Ok(()),
+            _ => Err("table inet tombolo is not there, or damaged".into()),
+        }
+    }
+
+    fn apply_now(&mut self, step: &Step) -> Result<(), Error> {
+        self.steps.push(step.clone());
+        let text = step.to_string();
+        if due(&mut self.refuse_in) {
+            return Err(Error::Refused {
+                step: text,
+                why: "refused, as asked".into(),
+            });
+        }
+        let lost = due(&mut self.lose_in);
+        self.make(step).map_err(|why| Error::Refused {
+            step: text.clone(),
+            why,
+        })?;
+        if lost {
+            Err(Error::Unknown {
+                step: text,
+                why: "lost, as asked".into(),
+            })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Counts down; whether it was at 0.
+fn due(counter: &mut Option<usize>) -> bool {
+    let now = *counter == Some(0);
+    *counter = counter.and_then(|n| n.checked_sub(1));
+    now
+}
+
+/// The settings of a link that was just made.
+fn settings_of_new(link: &IfName) -> [(Setting, u32); 3] {
+    [
+        (Setting::DisableIpv6(link.clone()), 0),
+        (Setting::AcceptRa(link.clone()), 1),
+        (Setting::RouteLocalnet(link.clone()), 0),
+    ]
+}
+
+fn is_element(key: &Key) -> bool {
+    matches!(
+        key,
+        Key::Guard(_) | Key::Allow(_) | Key::Masquerade(_) | Key::Publish(..)
+    )
+}
+
+/// A link's value with an MTU, if it asks for none.
+fn with_mtu(value: &Value, own: Option<u32>) -> Value {
+    let mut value = value.clone();
+    if let Value::Bridge { mtu, .. } | Value::Veth { mtu, .. } = &mut value {
+        *mtu = mtu.or(own);
+    }
+    value
+}
+
+impl Kernel for Fake {
+    fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send {
+        ready(match std::mem::take(&mut self.blind) {
+            true => Err(Error::Unreadable {
+                what: "anything",
+                why: "blind, as asked".into(),
+            }),
+            false => Ok(self.world()),
+        })
+    }
+
+    fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send {
+        ready(self.apply_now(step))
+    }
+}

@@ -1,0 +1,559 @@
+//! Links, bridge ports and addresses, through rtnetlink.
+//!
+//! Ours is what is in link group [`LINK_GROUP`]; the group is set in the message that makes a link. Every change begins
+//! with a look at the link's group and goes on by the link's index, so a link of somebody else is never touched, not
+//! even one that has just taken the name.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, NetlinkMessage, NlasIterator};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage,
+};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use tombolo_core::model::{IfName, Mac};
+use tombolo_core::world::{Key, LINK_GROUP, Value, World};
+
+use super::socket::{Failure, Reply, Socket, unless};
+
+/// The beginning of the name of a pair's container end while it is with the host, as
+/// [`tombolo_core::model::EndpointId::container_link`] makes it.
+const CONTAINER_END: &str = "tbc";
+
+/// The MTU that the kernel gives a bridge, in bytes.
+const OWN_MTU: u32 = 1500;
+
+/// Length of `struct ifinfomsg`, in bytes: attributes follow it.
+const IFINFO: usize = 16;
+
+/// Attribute numbers that are looked at before a message is parsed (`IFLA_*`).
+const IFLA_IFNAME: u16 = 3;
+const IFLA_GROUP: u16 = 27;
+
+/// What we need to know of a link.
+#[derive(Debug)]
+pub(super) struct Link {
+    index: u32,
+    name: String,
+    ours: bool,
+    kind: Option<InfoKind>,
+    mac: Option<Mac>,
+    mtu: u32,
+    up: bool,
+    stp: bool,
+    /// Index of the bridge it is a port of.
+    master: Option<u32>,
+    /// Index of a pair's other end, if that is in this namespace.
+    peer: Option<u32>,
+}
+
+impl Link {
+    fn is_bridge(&self) -> bool {
+        self.kind == Some(InfoKind::Bridge)
+    }
+
+    fn is_veth(&self) -> bool {
+        self.kind == Some(InfoKind::Veth)
+    }
+
+    fn is_container_end(&self) -> bool {
+        self.is_veth() && self.name.starts_with(CONTAINER_END)
+    }
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            ours: false,
+            kind: None,
+            mac: None,
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            stp: false,
+            master: None,
+            peer: None,
+        };
+        let mut peer_elsewhere = false;
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Group(group) => link.ours = group == LINK_GROUP,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Address(bytes) => {
+                    link.mac = bytes
+                        .try_into()
+                        .ok()
+                        .and_then(|bytes| Mac::from_bytes(bytes).ok());
+                }
+                LinkAttribute::Controller(index) => link.master = Some(index),
+                LinkAttribute::Link(index) => link.peer = Some(index),
+                LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
+                LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| link.learn(info)),
+                _ => {}
+            }
+        }
+        if peer_elsewhere {
+            link.peer = None;
+        }
+        link
+    }
+}
+
+impl Link {
+    fn learn(&mut self, info: LinkInfo) {
+        match info {
+            LinkInfo::Kind(kind) => self.kind = Some(kind),
+            LinkInfo::Data(InfoData::Bridge(data)) => {
+                self.stp = data.iter().any(
+                    |item| matches!(item, InfoBridge::StpState(state) if *state != BridgeStpState::Disabled),
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The kernel's links and addresses.
+pub(super) struct Links {
+    socket: Socket,
+}
+
+/// The bridge that a step asks for.
+pub(super) struct Bridge<'a> {
+    pub(super) name: &'a IfName,
+    pub(super) mac: Mac,
+    pub(super) mtu: Option<u32>,
+}
+
+/// The veth pair that a step asks for.
+pub(super) struct Veth<'a> {
+    pub(super) name: &'a IfName,
+    pub(super) mac: Mac,
+    pub(super) peer: &'a IfName,
+    pub(super) peer_mac: Mac,
+    pub(super) mtu: Option<u32>,
+}
+
+impl Links {
+    pub(super) fn new() -> Self {
+        Self {
+            socket: Socket::new(NETLINK_ROUTE),
+        }
+    }
+
+    /// Adds all facts about links, ports and addresses that hold; gives the names of our links.
+    pub(super) async fn observe(&mut self, world: &mut World) -> Result<Vec<IfName>, Failure> {
+        let dump = get_link(LinkMessageBuilder::<LinkUnspec>::new());
+        let mut names = HashMap::new();
+        let mut ours = HashMap::new();
+        for reply in self.socket.dump(dump).await? {
+            let (name, group) = name_and_group(&reply);
+            if group == Some(LINK_GROUP) {
+                let link = link_of(&reply)?;
+                names.insert(link.index, link.name.clone());
+                ours.insert(link.index, link);
+            } else if let Some((index, name)) = reply_index(&reply).zip(name) {
+                // Somebody else's links are not parsed further, so none of theirs can make ours unreadable.
+                names.insert(index, name);
+            }
+        }
+        let facts: HashMap<u32, IfName> = ours
+            .values()
+            .filter(|link| !put_back(link, &ours))
+            .filter_map(|link| Some((link.index, named(link)?)))
+            .collect();
+        for (index, name) in &facts {
+            let link = &ours[index];
+            world.insert(Key::Link(name.clone()), value_of(link, &ours));
+            let bridge = link
+                .master
+                .filter(|_| link.up)
+                .and_then(|master| names.get(&master)?.parse().ok());
+            if let Some(bridge) = bridge {
+                world.insert(Key::Port(name.clone()), Value::On(bridge));
+            }
+        }
+        for (index, address) in self.addresses().await? {
+            if let Some(name) = facts.get(&index) {
+                world.insert(Key::Address(name.clone(), address), Value::Present);
+            }
+        }
+        Ok(facts.into_values().collect())
+    }
+
+    /// All addresses but IPv6 link-local ones, which are the kernel's, with the indices of their links.
+    async fn addresses(&mut self) -> Result<Vec<(u32, IpNet)>, Failure> {
+        let dump = NetlinkMessage::from(RouteNetlinkMessage::GetAddress(AddressMessage::default()));
+        let mut addresses = Vec::new();
+        for reply in self.socket.dump(dump).await? {
+            let message = RouteNetlinkMessage::deserialize(&reply.header, &reply.payload);
+            let Ok(RouteNetlinkMessage::NewAddress(message)) = message else {
+                return Err(unexpected("an address", &message));
+            };
+            // A point-to-point address (not one of ours) has its own end in `Local` and the other in `Address`.
+            let local = message.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+            let address = local.or_else(|| {
+                message.attributes.iter().find_map(|a| match a {
+                    AddressAttribute::Address(address) => Some(*address),
+                    _ => None,
+                })
+            });
+            let net = address.and_then(|address| IpNet::new(address, message.header.prefix_len).ok());
+            addresses.extend(
+                net.filter(|net| !is_link_local6(net))
+                    .map(|net| (message.header.index, net)),
+            );
+        }
+        Ok(addresses)
+    }
+
+    async fn find(&mut self, name: &IfName) -> Result<Option<Link>, Failure> {
+        match self
+            .socket
+            .ask(get_link(LinkUnspec::new_with_name(name.as_str())))
+            .await
+        {
+            Ok(replies) => replies.first().map(link_of).transpose(),
+            Err(failure) if failure.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The link of that name, if it is ours.
+    pub(super) async fn find_ours(&mut self, name: &IfName) -> Result<Option<Link>, Failure> {
+        Ok(self.find(name).await?.filter(|link| link.ours))
+    }
+
+    /// The link of that name, which must be ours.
+    async fn ours(&mut self, name: &IfName) -> Result<Link, Failure> {
+        match self.find(name).await? {
+            Some(link) if link.ours => Ok(link),
+            Some(_) => Err(refused(libc::EPERM, format!("link {name} is not tombolo's"))),
+            None => Err(refused(libc::ENODEV, format!("there is no link {name}"))),
+        }
+    }
+
+    /// The bridge of that name, which must be ours.
+    pub(super) async fn our_bridge(&mut self, name: &IfName) -> Result<Link, Failure> {
+        let link = self.ours(name).await?;
+        if link.is_bridge() {
+            Ok(link)
+        } else {
+            Err(refused(libc::EINVAL, format!("{name} is not a bridge")))
+        }
+    }
+
+    async fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Failure> {
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = flags;
+        self.socket.ask(message).await.map(drop)
+    }
+
+    async fn create(&mut self, message: LinkMessage) -> Result<(), Failure> {
+        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+            .await
+    }
+
+    pub(super) async fn add_bridge(&mut self, bridge: &Bridge<'_>) -> Result<(), Failure> {
+        // An MTU in the message that makes a bridge lasts until its first port, from then on the bridge follows its ports.
+        // One that is changed later is kept. So where an MTU is asked for, the bridge begins with another one.
+        let first = bridge.mtu.filter(|mtu| *mtu == OWN_MTU).map(|mtu| mtu - 1);
+        let message = bridge_message(Some(bridge.mac))
+            .name(bridge.name.as_str())
+            .link_group(LINK_GROUP);
+        let made = self.create(with_mtu(message, first).build()).await;
+        if made.as_ref().err().and_then(Failure::errno) == Some(libc::EEXIST) {
+            let found = self.ours_of_that_name(bridge.name).await?;
+            return if is_as_asked(&found, bridge) { Ok(()) } else { made };
+        }
+        made?;
+        let Some(mtu) = bridge.mtu else { return Ok(()) };
+        let message = LinkUnspec::new_with_name(bridge.name.as_str()).mtu(mtu).build();
+        let set = self.change(RouteNetlinkMessage::SetLink(message), 0).await;
+        if let Err(Failure::Refused { .. }) = set {
+            self.remove(bridge.name).await?;
+        }
+        set
+    }
+
+    pub(super) async fn add_veth(&mut self, veth: &Veth<'_>) -> Result<(), Failure> {
+        let end = LinkUnspec::new_with_name(veth.peer.as_str())
+            .link_group(LINK_GROUP)
+            .address(veth.peer_mac.bytes().to_vec());
+        let mut message = LinkVeth::new(veth.name.as_str(), veth.peer.as_str())
+            .link_group(LINK_GROUP)
+            .address(veth.mac.bytes().to_vec());
+        message = with_mtu(message, veth.mtu)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(with_mtu(end, veth.mtu).build())));
+        let made = self.create(message.build()).await;
+        if made.as_ref().err().and_then(Failure::errno) != Some(libc::EEXIST) {
+            return made;
+        }
+        if self.find(veth.name).await?.is_none() {
+            return Err(refused(
+                libc::EEXIST,
+                format!("a link {} is there, the name of the other end", veth.peer),
+            ));
+        }
+        let found = self.ours_of_that_name(veth.name).await?;
+        if found.is_veth() && !found.is_container_end() {
+            Ok(())
+        } else {
+            made
+        }
+    }
+
+    /// The link that holds a name which a new link was to have; a refusal if it is somebody else's.
+    async fn ours_of_that_name(&mut self, name: &IfName) -> Result<Link, Failure> {
+        match self.find(name).await? {
+            Some(link) if link.ours => Ok(link),
+            Some(_) => Err(refused(
+                libc::EEXIST,
+                format!(
+                    "a link of that name exists and is not tombolo's; remove it (ip link delete {name}) or take another name"
+                ),
+            )),
+            None => Err(Failure::Broken(
+                "a link of that name was there and is gone".into(),
+            )),
+        }
+    }
+
+    /// Mends a bridge: its MTU and MAC, up, without spanning tree. A link of ours of another kind is replaced.
+    pub(super) async fn change_bridge(&mut self, bridge: &Bridge<'_>) -> Result<(), Failure> {
+        let found = self.ours(bridge.name).await?;
+        if !found.is_bridge() {
+            self.delete(found.index).await?;
+            return self.add_bridge(bridge).await;
+        }
+        // The MTU alone and first: it is what the kernel may refuse, and it would keep what it had done before that.
+        if let Some(mtu) = bridge.mtu.filter(|mtu| *mtu != found.mtu) {
+            let message = LinkUnspec::new_with_index(found.index).mtu(mtu).build();
+            self.change(RouteNetlinkMessage::SetLink(message), 0).await?;
+        }
+        let mac = Some(bridge.mac).filter(|mac| found.mac != Some(*mac));
+        self.change(
+            RouteNetlinkMessage::NewLink(bridge_message(mac).index(found.index).build()),
+            0,
+        )
+        .await
+    }
+
+    /// Makes a pair in the place of a link of ours that is none.
+    pub(super) async fn change_veth(&mut self, veth: &Veth<'_>) -> Result<(), Failure> {
+        let found = self.ours(veth.name).await?;
+        if found.is_veth() && !found.is_container_end() {
+            return Ok(());
+        }
+        self.delete(found.index).await?;
+        self.add_veth(veth).await
+    }
+
+    pub(super) async fn remove(&mut self, name: &IfName) -> Result<(), Failure> {
+        match self.find_ours(name).await? {
+            Some(link) => self.delete(link.index).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn delete(&mut self, index: u32) -> Result<(), Failure> {
+        let message = RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(index).build());
+        unless(self.change(message, 0).await, &[libc::ENODEV])
+    }
+
+    /// Puts a link on a bridge, and up.
+    pub(super) async fn add_port(&mut self, name: &IfName, bridge: &IfName) -> Result<(), Failure> {
+        let link = self.ours(name).await?;
+        let bridge = self.our_bridge(bridge).await?;
+        let message = LinkUnspec::new_with_index(link.index)
+            .controller(bridge.index)
+            .up()
+            .build();
+        self.change(RouteNetlinkMessage::SetLink(message), 0).await
+    }
+
+    pub(super) async fn remove_port(&mut self, name: &IfName) -> Result<(), Failure> {
+        let Some(link) = self.find_ours(name).await? else {
+            return Ok(());
+        };
+        let message = LinkUnspec::new_with_index(link.index).nocontroller().build();
+        unless(
+            self.change(RouteNetlinkMessage::SetLink(message), 0).await,
+            &[libc::ENODEV],
+        )
+    }
+
+    pub(super) async fn add_address(&mut self, name: &IfName, address: IpNet) -> Result<(), Failure> {
+        if is_link_local6(&address) {
+            return Failure::ours("link-local addresses are the kernel's own");
+        }
+        let link = self.ours(name).await?;
+        let message = RouteNetlinkMessage::NewAddress(address_message(link.index, address));
+        let made = self.change(message, NLM_F_CREATE | NLM_F_EXCL).await;
+        if made.as_ref().err().and_then(Failure::errno) != Some(libc::EEXIST) {
+            return made;
+        }
+        // For IPv6 the kernel says so too if the address is there with another prefix length.
+        let there = self.addresses().await?.contains(&(link.index, address));
+        if there { Ok(()) } else { made }
+    }
+
+    pub(super) async fn remove_address(&mut self, name: &IfName, address: IpNet) -> Result<(), Failure> {
+        let Some(link) = self.find_ours(name).await? else {
+            return Ok(());
+        };
+        let message = RouteNetlinkMessage::DelAddress(address_message(link.index, address));
+        unless(
+            self.change(message, 0).await,
+            &[libc::EADDRNOTAVAIL, libc::ENODEV],
+        )
+    }
+}
+
+fn refused(errno: i32, text: String) -> Failure {
+    Failure::Refused { errno, text }
+}
+
+fn unexpected(what: &str, got: &dyn std::fmt::Debug) -> Failure {
+    Failure::Broken(format!("{what} was asked for, the answer is {got:?}"))
+}
+
+/// A question about links, without their counters (half of the answer).
+fn get_link(link: LinkMessageBuilder<LinkUnspec>) -> NetlinkMessage<RouteNetlinkMessage> {
+    let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    NetlinkMessage::from(RouteNetlinkMessage::GetLink(
+        link.append_extra_attribute(mask).build(),
+    ))
+}
+
+fn link_of(reply: &Reply) -> Result<Link, Failure> {
+    match RouteNetlinkMessage::deserialize(&reply.header, &reply.payload) {
+        Ok(RouteNetlinkMessage::NewLink(message)) => Ok(message.into()),
+        other => Err(unexpected("a link", &other)),
+    }
+}
+
+fn name_and_group(reply: &Reply) -> (Option<String>, Option<u32>) {
+    let (mut name, mut group) = (None, None);
+    for nla in NlasIterator::new(reply.payload.get(IFINFO..).unwrap_or_default()).map_while(Result::ok) {
+        match nla.kind() {
+            IFLA_IFNAME => {
+                name = Some(
+                    String::from_utf8_lossy(nla.value())
+                        .trim_end_matches('\0')
+                        .to_owned(),
+                )
+            }
+            IFLA_GROUP => group = nla.value().try_into().ok().map(u32::from_ne_bytes),
+            _ => {}
+        }
+    }
+    (name, group)
+}
+
+/// The index in a link message: the fifth to eighth byte of `struct ifinfomsg`.
+fn reply_index(reply: &Reply) -> Option<u32> {
+    reply.payload.get(4..8)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// Whether a link is the container's end of a pair that Docker has put back: it goes with the host's end, which is the
+/// fact.
+fn put_back(link: &Link, ours: &HashMap<u32, Link>) -> bool {
+    let peer = link.peer.and_then(|index| ours.get(&index));
+    link.is_container_end() && peer.is_some_and(|peer| peer.is_veth() && !peer.is_container_end())
+}
+
+/// The name of a link of ours as a fact can bear it. Somebody could give a link of ours a name that none of ours has.
+fn named(link: &Link) -> Option<IfName> {
+    let name = link.name.parse().ok();
+    if name.is_none() {
+        tracing::warn!(link = ?link.name, "a link in our group has a name that we cannot speak of; it is left alone");
+    }
+    name
+}
+
+fn value_of(link: &Link, ours: &HashMap<u32, Link>) -> Value {
+    let Some(mac) = link.mac else {
+        return Value::Unfit("a link without a hardware address");
+    };
+    match &link.kind {
+        Some(InfoKind::Bridge) if link.stp => Value::Unfit("a bridge with spanning tree"),
+        Some(InfoKind::Bridge) if !link.up => Value::Unfit("a bridge that is down"),
+        Some(InfoKind::Bridge) => Value::Bridge {
+            mtu: Some(link.mtu),
+            mac,
+        },
+        Some(InfoKind::Veth) if link.is_container_end() => {
+            Value::Unfit("the container's end of a broken pair")
+        }
+        Some(InfoKind::Veth) => {
+            // The other end is out of sight once Docker has taken it; then its place is filled with what we know.
+            let peer = link.peer.and_then(|index| ours.get(&index));
+            let name = peer.unwrap_or(link).name.parse().ok();
+            let peer_mac = peer.and_then(|peer| peer.mac).unwrap_or(mac);
+            match name {
+                Some(peer) => Value::Veth {
+                    peer,
+                    peer_mac,
+                    mac,
+                    mtu: Some(link.mtu),
+                },
+                None => Value::Unfit("a pair whose other end has a strange name"),
+            }
+        }
+        _ => Value::Unfit("neither a bridge nor a veth pair"),
+    }
+}
+
+fn is_as_asked(found: &Link, bridge: &Bridge<'_>) -> bool {
+    let set_up = found.is_bridge() && found.up && !found.stp;
+    set_up && found.mac == Some(bridge.mac) && bridge.mtu.is_none_or(|mtu| mtu == found.mtu)
+}
+
+fn bridge_message(mac: Option<Mac>) -> LinkMessageBuilder<LinkBridge> {
+    let message = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge)
+        .up()
+        .stp_state(BridgeStpState::Disabled);
+    match mac {
+        Some(mac) => message.address(mac.bytes().to_vec()),
+        None => message,
+    }
+}
+
+fn with_mtu<T>(message: LinkMessageBuilder<T>, mtu: Option<u32>) -> LinkMessageBuilder<T> {
+    match mtu {
+        Some(mtu) => message.mtu(mtu),
+        None => message,
+    }
+}
+
+fn address_message(index: u32, address: IpNet) -> AddressMessage {
+    match address {
+        IpNet::V4(net) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
+            .index(index)
+            .address(net.addr(), net.prefix_len())
+            .build(),
+        IpNet::V6(net) => {
+            let message = AddressMessageBuilder::<std::net::Ipv6Addr>::new().index(index);
+            let mut message = message.address(net.addr(), net.prefix_len()).build();
+            // A bridge has no carrier until its first port is up: the search for duplicates would not even begin.
+            message.header.flags = AddressHeaderFlags::Nodad;
+            message
+        }
+    }
+}
+
+fn is_link_local6(net: &IpNet) -> bool {
+    matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local())
+}

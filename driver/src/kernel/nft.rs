@@ -1,0 +1,429 @@
+//! Table `inet tombolo`: its constant part as text through `nft`, its elements through netlink.
+//!
+//! The table is whole if it has the chains and sets of the skeleton, each chain as many rules as the skeleton gives it,
+//! a chain whose name carries the hash of the skeleton's text (so another version's table is not whole), and no element
+//! that no fact is like. A table that is not whole counts as one without elements: it is replaced as a whole, and
+//! whoever wants elements puts them in again.
+
+use std::collections::BTreeMap;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkDeserializable, NetlinkMessage, NlasIterator,
+};
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, DataAttribute, GenMessage, ListAttribute, NfTablesMessage, RuleAttribute,
+    RuleMessage, SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetMessage,
+    TableAttribute, TableMessage,
+};
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use tombolo_core::model::fnv1a;
+use tombolo_core::world::{Family, World};
+
+use super::elements::{Element, Set};
+use super::socket::{Failure, Reply, Socket, unless};
+use super::tools;
+
+/// The constant part of the table.
+const SKELETON: &str = include_str!("skeleton.nft");
+
+/// The name of our table; its family is `inet`.
+const TABLE: &str = "tombolo";
+
+/// Beginning of the name of the chain that tells the version of the skeleton.
+const VERSION: &str = "version_";
+
+/// nftables' number among the subsystems of netfilter (`NFNL_SUBSYS_NFTABLES`).
+const SUBSYSTEM: u16 = 10;
+
+/// Length of the header of a netfilter message (`struct nfgenmsg`), in bytes: attributes follow it.
+const HEADER: usize = 4;
+
+/// Attribute numbers of names in what is listed: `NFTA_{CHAIN,RULE,SET}_TABLE` are all 1.
+const ATTRIBUTE_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const RULE_CHAIN: u16 = 2;
+const SET_NAME: u16 = 2;
+const GENERATION: u16 = 1;
+
+/// What a table consists of: its chains with the number of their rules, and the names of its sets and maps.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Shape {
+    chains: BTreeMap<String, usize>,
+    sets: BTreeMap<String, ()>,
+}
+
+impl Shape {
+    /// The shape of the table that a text makes, written as [`SKELETON`] is: one rule a line.
+    fn of_text(text: &str) -> Self {
+        let mut shape = Self::default();
+        let mut chain = None;
+        for line in text.lines().map(str::trim) {
+            match *line.split_whitespace().collect::<Vec<_>>() {
+                [] | ["type", ..] => {}
+                ["chain", name, "{"] => {
+                    shape.chains.insert(name.to_owned(), 0);
+                    chain = Some(name.to_owned());
+                }
+                ["set" | "map", name, "{"] => drop(shape.sets.insert(name.to_owned(), ())),
+                ["}"] => chain = None,
+                [first, ..] if first.starts_with('#') => {}
+                _ => {
+                    if let Some(rules) = chain.as_ref().and_then(|chain| shape.chains.get_mut(chain)) {
+                        *rules += 1;
+                    }
+                }
+            }
+        }
+        shape
+    }
+}
+
+/// The text that makes the table, with the chain that tells its version.
+fn script() -> String {
+    let version = fnv1a(SKELETON.as_bytes());
+    format!("{SKELETON}\ntable inet tombolo {{\n\tchain {VERSION}{version:016x} {{\n\t}}\n}}\n")
+}
+
+/// What became of our table.
+pub(super) enum Table {
+    Absent,
+    Damaged(&'static str),
+    Whole(World),
+}
+
+/// nftables.
+pub(super) struct Nftables {
+    socket: Socket,
+}
+
+impl Nftables {
+    pub(super) fn new() -> Self {
+        Self {
+            socket: Socket::new(NETLINK_NETFILTER),
+        }
+    }
+
+    /// Our table and its elements as facts.
+    pub(super) async fn observe(&mut self) -> Result<Table, Failure> {
+        if !self.is_there().await? {
+            return Ok(Table::Absent);
+        }
+        if self.shape().await? != Shape::of_text(&script()) {
+            return Ok(Table::Damaged("not the chains, rules and sets of this version"));
+        }
+        let mut facts = World::new();
+        for set in Set::ALL {
+            for element in self.elements(set).await? {
+                match element.and_then(|element| element.fact()) {
+                    Some((key, value)) => facts.insert(key, value),
+                    None => return Ok(Table::Damaged("an element that tombolo did not make")),
+                };
+            }
+        }
+        Ok(Table::Whole(facts))
+    }
+
+    /// Whether there is a table of ours, whole or not.
+    pub(super) async fn is_there(&mut self) -> Result<bool, Failure> {
+        let table = TableMessage {
+            attributes: vec![TableAttribute::Name(TABLE.into())],
+        };
+        found(self.socket.ask(message(NfTablesMessage::GetTable(table))).await)
+    }
+
+    async fn shape(&mut self) -> Result<Shape, Failure> {
+        let mut shape = Shape::default();
+        let chains = NfTablesMessage::GetChain(ChainMessage {
+            attributes: Vec::new(),
+        });
+        for reply in self.socket.dump(message(chains)).await? {
+            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(TABLE) {
+                shape
+                    .chains
+                    .insert(text(&reply, CHAIN_NAME).unwrap_or_default(), 0);
+            }
+        }
+        let rules = NfTablesMessage::GetRule(RuleMessage {
+            attributes: vec![RuleAttribute::Table(TABLE.into())],
+        });
+        for reply in self.socket.dump(message(rules)).await? {
+            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(TABLE) {
+                *shape
+                    .chains
+                    .entry(text(&reply, RULE_CHAIN).unwrap_or_default())
+                    .or_default() += 1;
+            }
+        }
+        let sets = NfTablesMessage::GetSet(SetMessage {
+            attributes: vec![SetAttribute::Table(TABLE.into())],
+        });
+        for reply in self.socket.dump(message(sets)).await? {
+            let name = text(&reply, SET_NAME).unwrap_or_default();
+            // Sets that nft makes for braces within a rule have names of their own; they come and go with the rule.
+            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(TABLE) && !name.starts_with("__") {
+                shape.sets.insert(name, ());
+            }
+        }
+        Ok(shape)
+    }
+
+    /// The elements of a set; none in the place of one that has no simple key.
+    async fn elements(&mut self, set: Set) -> Result<Vec<Option<Element>>, Failure> {
+        let get = NfTablesMessage::GetSetElement(of_set(set, None));
+        let mut elements = Vec::new();
+        for reply in self.socket.dump(message(get)).await? {
+            let parsed = NetfilterMessage::deserialize(&reply.header, &reply.payload);
+            let Ok(NetfilterMessage {
+                inner: NetfilterMessageInner::NfTables(inner),
+                ..
+            }) = parsed
+            else {
+                return Err(Failure::Broken(format!(
+                    "elements were asked for, the answer is {parsed:?}"
+                )));
+            };
+            let NfTablesMessage::NewSetElement(list) = inner else {
+                continue;
+            };
+            for attribute in list.attributes {
+                if let SetElementList::Elements(items) = attribute {
+                    elements.extend(items.into_iter().map(|item| element_of(set, item)));
+                }
+            }
+        }
+        Ok(elements)
+    }
+
+    /// Loads the skeleton, in place of whatever table of that name is there. It has no elements.
+    pub(super) async fn load(&mut self) -> Result<(), Failure> {
+        let Some(nft) = tools::find("nft") else {
+            return Failure::ours("there is no program nft on this host; install nftables");
+        };
+        tools::run(&nft, &["-f", "-"], &script()).await.map(drop)
+    }
+
+    /// Deletes the table.
+    pub(super) async fn unload(&mut self) -> Result<(), Failure> {
+        let table = TableMessage {
+            attributes: vec![TableAttribute::Name(TABLE.into())],
+        };
+        unless(
+            self.transaction(vec![(NfTablesMessage::DeleteTable(table), 0)])
+                .await,
+            &[libc::ENOENT],
+        )
+    }
+
+    /// Adds an element. That it is there already, leading to the same, is fine.
+    pub(super) async fn add(&mut self, element: &Element) -> Result<(), Failure> {
+        let new = NfTablesMessage::NewSetElement(of_set(element.set, Some(element)));
+        explain(self.transaction(vec![(new, NLM_F_CREATE)]).await)
+    }
+
+    /// Lets a map's key lead elsewhere, in one transaction.
+    pub(super) async fn change(&mut self, element: &Element) -> Result<(), Failure> {
+        let old = Element {
+            data: None,
+            ..element.clone()
+        };
+        let delete = NfTablesMessage::DeleteSetElement(of_set(element.set, Some(&old)));
+        let new = NfTablesMessage::NewSetElement(of_set(element.set, Some(element)));
+        match self.transaction(vec![(delete, 0), (new, NLM_F_CREATE)]).await {
+            // The old one is gone meanwhile, so there is nothing to take away.
+            Err(failure) if failure.errno() == Some(libc::ENOENT) => self.add(element).await,
+            other => other,
+        }
+    }
+
+    /// Removes an element.
+    pub(super) async fn remove(&mut self, element: &Element) -> Result<(), Failure> {
+        let old = Element {
+            data: None,
+            ..element.clone()
+        };
+        let delete = NfTablesMessage::DeleteSetElement(of_set(element.set, Some(&old)));
+        unless(self.transaction(vec![(delete, 0)]).await, &[libc::ENOENT])
+    }
+
+    /// Does all of the changes or none. Each asks for its own ACK; the kernel sends them when it has committed.
+    async fn transaction(&mut self, changes: Vec<(NfTablesMessage, u16)>) -> Result<(), Failure> {
+        let frame = |control| {
+            let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM);
+            let mut message = NetlinkMessage::from(NetfilterMessage::new(header, control));
+            message.header.flags = NLM_F_REQUEST;
+            message
+        };
+        let mut messages = vec![frame(ControlMessage::BatchBegin)];
+        messages.extend(changes.into_iter().map(|(change, flags)| {
+            let mut message = message(change);
+            message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+            message
+        }));
+        messages.push(frame(ControlMessage::BatchEnd));
+        self.socket.batch(messages).await.map(drop)
+    }
+
+    /// Whether table `filter` of a family has a chain FORWARD, as `iptables` (its nftables flavour) makes it.
+    pub(super) async fn has_forward(&mut self, family: Family) -> Result<bool, Failure> {
+        let attributes = vec![
+            ChainAttribute::Table("filter".into()),
+            ChainAttribute::Name("FORWARD".into()),
+        ];
+        let mut get = message(NfTablesMessage::GetChain(ChainMessage { attributes }));
+        if let netlink_packet_core::NetlinkPayload::InnerMessage(inner) = &mut get.payload {
+            inner.header.family = match family {
+                Family::V4 => NetfilterProtoFamily::IPv4,
+                Family::V6 => NetfilterProtoFamily::IPv6,
+            };
+        }
+        found(self.socket.ask(get).await)
+    }
+
+    /// The number of the ruleset's present state; every change of any table makes another one.
+    pub(super) async fn generation(&mut self) -> Result<u32, Failure> {
+        let get = NfTablesMessage::GetGen(GenMessage {
+            attributes: Vec::new(),
+        });
+        let replies = self.socket.ask(message(get)).await?;
+        let number = replies
+            .first()
+            .and_then(|reply| attribute(reply, GENERATION))
+            .and_then(|v| v.try_into().ok());
+        number
+            .map(u32::from_be_bytes)
+            .ok_or_else(|| Failure::Broken("the ruleset's generation has no number".into()))
+    }
+}
+
+fn message(inner: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
+    NetlinkMessage::from(NetfilterMessage::new(
+        NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0),
+        inner,
+    ))
+}
+
+/// Whether the thing asked for exists.
+fn found(answer: Result<Vec<Reply>, Failure>) -> Result<bool, Failure> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(failure) if failure.errno() == Some(libc::ENOENT) => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn attribute(reply: &Reply, kind: u16) -> Option<Vec<u8>> {
+    let mut attributes = NlasIterator::new(reply.payload.get(HEADER..)?).map_while(Result::ok);
+    attributes
+        .find(|nla| nla.kind() == kind)
+        .map(|nla| nla.value().to_vec())
+}
+
+fn text(reply: &Reply, kind: u16) -> Option<String> {
+    Some(
+        String::from_utf8_lossy(&attribute(reply, kind)?)
+            .trim_end_matches('\0')
+            .to_owned(),
+    )
+}
+
+fn of_set(set: Set, element: Option<&Element>) -> SetElementMessage {
+    let mut attributes = vec![
+        SetElementList::Table(TABLE.into()),
+        SetElementList::Set(set.name().into()),
+    ];
+    if let Some(element) = element {
+        let mut parts = vec![SetElementAttribute::Key(DataAttribute::Value(
+            element.key.clone(),
+        ))];
+        parts.extend(
+            element
+                .data
+                .clone()
+                .map(|data| SetElementAttribute::Data(DataAttribute::Value(data))),
+        );
+        attributes.push(SetElementList::Elements(vec![ListAttribute::Element(parts)]));
+    }
+    SetElementMessage { attributes }
+}
+
+fn element_of(set: Set, item: ListAttribute<SetElementAttribute>) -> Option<Element> {
+    let ListAttribute::Element(parts) = item else {
+        return None;
+    };
+    let mut element = Element {
+        set,
+        key: Vec::new(),
+        data: None,
+    };
+    for part in parts {
+        match part {
+            SetElementAttribute::Key(DataAttribute::Value(bytes)) => element.key = bytes,
+            SetElementAttribute::Data(DataAttribute::Value(bytes)) => element.data = Some(bytes),
+            _ => {}
+        }
+    }
+    Some(element)
+}
+
+/// Words for refusals whose number alone says little.
+fn explain(result: Result<(), Failure>) -> Result<(), Failure> {
+    let text = match result.as_ref().err().and_then(Failure::errno) {
+        Some(libc::ENOENT) => "table inet tombolo is not there, or damaged",
+        Some(libc::EBUSY) => "this port is published for another endpoint",
+        _ => return result,
+    };
+    result.map_err(|failure| Failure::Refused {
+        errno: failure.errno().unwrap_or_default(),
+        text: text.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tombolo_core::world::{LINK_GROUP, MARK_ACCEPT, MARK_MASQUERADE};
+
+    use super::*;
+
+    /// The number that a name stands for in the skeleton.
+    fn defined(name: &str) -> u32 {
+        let line = SKELETON
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("define {name} = ")))
+            .unwrap();
+        match line.strip_prefix("0x") {
+            Some(digits) => u32::from_str_radix(digits, 16).unwrap(),
+            None => line.parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_skeleton_uses_the_numbers_of_the_world() {
+        assert_eq!(defined("ours"), LINK_GROUP);
+        assert_eq!(defined("accept_bit"), MARK_ACCEPT);
+        assert_eq!(defined("masquerade_bit"), MARK_MASQUERADE);
+        assert_eq!(defined("both_bits"), MARK_ACCEPT | MARK_MASQUERADE);
+        assert_eq!(defined("other_bits"), !(MARK_ACCEPT | MARK_MASQUERADE));
+    }
+
+    #[test]
+    fn the_shape_of_the_skeleton_is_read_from_its_text() {
+        let shape = Shape::of_text(&script());
+        let sets: Vec<_> = shape.sets.keys().map(String::as_str).collect();
+        let mut known: Vec<_> = Set::ALL.iter().map(|set| set.name()).collect();
+        known.sort_unstable();
+        assert_eq!(sets, known);
+        assert_eq!(shape.chains["raw"], 2);
+        assert_eq!(shape.chains["clear"], 1);
+        let versions: Vec<_> = shape
+            .chains
+            .iter()
+            .filter(|(name, _)| name.starts_with(VERSION))
+            .collect();
+        assert_eq!(versions.len(), 1);
+        assert_eq!(*versions[0].1, 0);
+    }
+}

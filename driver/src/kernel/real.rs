@@ -1,0 +1,228 @@
+//! The kernel that this host runs.
+
+use std::fmt::Display;
+use std::future::Future;
+
+use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
+
+use super::docker_accept::{DockerAccept, Place};
+use super::elements::Element;
+use super::netlink::{Bridge, Links, Veth};
+use super::nft::{Nftables, Table};
+use super::socket::Failure;
+use super::{Error, Kernel, settings};
+
+/// The Linux kernel, in the network namespace of the thread that uses this. It keeps nothing but open sockets, so a
+/// future of it may be dropped at any moment: the step was then done or not, and the next call begins afresh.
+pub struct Real {
+    links: Links,
+    nft: Nftables,
+    docker: DockerAccept,
+}
+
+impl Default for Real {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Real {
+    /// Makes ready to speak to the kernel; nothing is opened yet.
+    pub fn new() -> Self {
+        Self {
+            links: Links::new(),
+            nft: Nftables::new(),
+            docker: DockerAccept::default(),
+        }
+    }
+
+    async fn add(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
+        match (key, value) {
+            (Key::Table, Value::Present) => self.nft.load().await,
+            (Key::Link(name), Value::Bridge { mtu, mac }) => {
+                self.links
+                    .add_bridge(&Bridge {
+                        name,
+                        mac: *mac,
+                        mtu: *mtu,
+                    })
+                    .await
+            }
+            (
+                Key::Link(name),
+                Value::Veth {
+                    peer,
+                    peer_mac,
+                    mac,
+                    mtu,
+                },
+            ) => {
+                let veth = Veth {
+                    name,
+                    mac: *mac,
+                    peer,
+                    peer_mac: *peer_mac,
+                    mtu: *mtu,
+                };
+                self.links.add_veth(&veth).await
+            }
+            (Key::Setting(setting), Value::Number(number)) => self.set(setting, *number).await,
+            (Key::Port(link), Value::On(bridge)) => self.links.add_port(link, bridge).await,
+            (Key::Address(link, address), Value::Present) => self.links.add_address(link, *address).await,
+            (Key::DockerAccept(family), Value::Present) => match self.nft.is_there().await? {
+                true => self.docker.add(&mut self.nft, *family).await,
+                false => Failure::ours("table inet tombolo is not there"),
+            },
+            _ => match Element::of(key, value) {
+                Some(element) => self.nft.add(&element).await,
+                None => Failure::ours(format!("no such fact can be made: {value:?}")),
+            },
+        }
+    }
+
+    async fn set(&mut self, setting: &Setting, number: u32) -> Result<(), Failure> {
+        let ours = match setting {
+            Setting::Forward6 => self.links.observe(&mut World::new()).await?,
+            _ => Vec::new(),
+        };
+        if let Some(link) = setting.link() {
+            self.links.our_bridge(link).await?;
+        }
+        settings::apply(setting, number, &ours)
+    }
+
+    async fn change(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
+        match (key, value) {
+            (Key::Link(name), Value::Bridge { mtu, mac }) => {
+                self.links
+                    .change_bridge(&Bridge {
+                        name,
+                        mac: *mac,
+                        mtu: *mtu,
+                    })
+                    .await
+            }
+            (
+                Key::Link(name),
+                Value::Veth {
+                    peer,
+                    peer_mac,
+                    mac,
+                    mtu,
+                },
+            ) => {
+                let veth = Veth {
+                    name,
+                    mac: *mac,
+                    peer,
+                    peer_mac: *peer_mac,
+                    mtu: *mtu,
+                };
+                self.links.change_veth(&veth).await
+            }
+            (Key::Publish(..), _) => match Element::of(key, value) {
+                Some(element) => self.nft.change(&element).await,
+                None => Failure::ours("a published port and its endpoint must be of one family"),
+            },
+            _ => self.add(key, value).await,
+        }
+    }
+
+    async fn remove(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
+        match key {
+            Key::Table => self.nft.unload().await,
+            Key::Link(name) => self.links.remove(name).await,
+            // It has no absence.
+            Key::Setting(_) => Ok(()),
+            Key::Port(link) => self.links.remove_port(link).await,
+            Key::Address(link, address) => {
+                if address.addr().is_ipv4() && self.links.find_ours(link).await?.is_some() {
+                    settings::promote_secondaries(link)?;
+                }
+                self.links.remove_address(link, *address).await
+            }
+            Key::DockerAccept(family) => self.docker.remove(&mut self.nft, *family).await,
+            Key::Guard(_) | Key::Allow(_) | Key::Masquerade(_) | Key::Publish(..) => {
+                match Element::of(key, value) {
+                    Some(element) => self.nft.remove(&element).await,
+                    // Such an element cannot be, so it is gone.
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<World, Error> {
+        let mut world = World::new();
+        let links = self
+            .links
+            .observe(&mut world)
+            .await
+            .map_err(|e| unreadable("links and addresses", e))?;
+        let bridges: Vec<_> = links
+            .into_iter()
+            .filter(|link| matches!(world.get(&Key::Link(link.clone())), Some(Value::Bridge { .. })))
+            .collect();
+        settings::observe(&bridges, &mut world).map_err(|e| unreadable("settings", e))?;
+        let table = self
+            .nft
+            .observe()
+            .await
+            .map_err(|e| unreadable("table inet tombolo", e))?;
+        let wanted = matches!(table, Table::Whole(_));
+        match table {
+            Table::Absent => {}
+            Table::Damaged(how) => drop(world.insert(Key::Table, Value::Unfit(how))),
+            Table::Whole(elements) => {
+                world.insert(Key::Table, Value::Present);
+                world.extend(elements);
+            }
+        }
+        for family in [Family::V4, Family::V6] {
+            let place = self.docker.place(&mut self.nft, family).await;
+            let value = match place.map_err(|e| unreadable("chain FORWARD", e))? {
+                Place::Right => Value::Present,
+                // Nothing to overrule: whoever wants the rule has what it is for. Our table tells that somebody does.
+                Place::Nowhere if wanted => Value::Present,
+                Place::Nowhere | Place::Missing => continue,
+                Place::Early => Value::Unfit("before the jump to DOCKER-USER"),
+            };
+            world.insert(Key::DockerAccept(family), value);
+        }
+        Ok(world)
+    }
+}
+
+fn unreadable(what: &'static str, why: impl Display) -> Error {
+    Error::Unreadable {
+        what,
+        why: why.to_string(),
+    }
+}
+
+impl Kernel for Real {
+    fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send {
+        // On the heap: it is awaited within the engine's own large futures.
+        Box::pin(self.look())
+    }
+
+    fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send {
+        Box::pin(async move {
+            let done = match step {
+                Step::Add(key, value) => self.add(key, value).await,
+                Step::Change(key, _, value) => self.change(key, value).await,
+                Step::Remove(key, value) => self.remove(key, value).await,
+            };
+            done.map_err(|failure| match failure {
+                Failure::Refused { .. } => Error::Refused {
+                    step: step.to_string(),
+                    why: failure.to_string(),
+                },
+                Failure::Broken(why) => Error::Unknown {
+                    step: step.to_string(),
+                    why,
+                },
+            })
+        })
+    }
+}

@@ -1,0 +1,167 @@
+//! Settings under `/proc/sys/net`. A setting is written only if it is not as it should be.
+//!
+//! The kernel shows here the network namespace of the thread that opens the file, so all of this is done in place, by
+//! plain reads and writes that never wait, and never on a pool of other threads.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use tombolo_core::model::IfName;
+use tombolo_core::world::{Key, Setting, Value, World};
+
+use super::socket::Failure;
+
+/// Where the IPv6 settings of all links are; it is not there if the kernel was started without IPv6.
+const IPV6: &str = "/proc/sys/net/ipv6/conf";
+
+/// Adds the settings of this host and of some links.
+pub(super) fn observe(links: &[IfName], world: &mut World) -> Result<(), io::Error> {
+    let of_link = |link: &IfName| {
+        let link = link.clone();
+        [
+            Setting::DisableIpv6(link.clone()),
+            Setting::AcceptRa(link.clone()),
+            Setting::RouteLocalnet(link),
+        ]
+    };
+    let host = [Setting::Forward4, Setting::Forward6];
+    for setting in host.into_iter().chain(links.iter().flat_map(of_link)) {
+        if let Some(number) = read(&setting)? {
+            world.insert(Key::Setting(setting), Value::Number(number));
+        }
+    }
+    Ok(())
+}
+
+/// What a setting is; none if its link is gone.
+fn read(setting: &Setting) -> io::Result<Option<u32>> {
+    match fs::read_to_string(setting.path()) {
+        Ok(text) => {
+            let number = text.trim().parse();
+            number
+                .map(Some)
+                .map_err(|_| io::Error::other(format!("{setting} is '{}'", text.trim())))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(without_ipv6(setting)),
+        Err(e) => Err(e),
+    }
+}
+
+/// What an IPv6 setting amounts to in a kernel without IPv6; none for other settings and other kernels.
+fn without_ipv6(setting: &Setting) -> Option<u32> {
+    if Path::new(IPV6).exists() {
+        return None;
+    }
+    match setting {
+        Setting::DisableIpv6(_) => Some(1),
+        Setting::Forward6 | Setting::AcceptRa(_) => Some(0),
+        Setting::Forward4 | Setting::RouteLocalnet(_) => None,
+    }
+}
+
+/// Makes a setting a number. `ours` are the names of our links.
+pub(super) fn apply(setting: &Setting, number: u32, ours: &[IfName]) -> Result<(), Failure> {
+    let found = read(setting).map_err(|e| refused(&e))?;
+    if found == Some(number) {
+        return Ok(());
+    }
+    if without_ipv6(setting).is_some() {
+        return Failure::ours("IPv6 is switched off on this host (its kernel runs without it)");
+    }
+    if *setting == Setting::Forward6 && number != 0 {
+        keep_learning_routes(Path::new(IPV6), ours).map_err(|e| refused(&e))?;
+    }
+    fs::write(setting.path(), number.to_string()).map_err(|e| refused(&e))
+}
+
+fn refused(error: &io::Error) -> Failure {
+    Failure::Refused {
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+        text: String::new(),
+    }
+}
+
+/// Lets every link that learns its routes from router advertisements go on doing so when the host begins to forward:
+/// `accept_ra` 1 means "unless forwarding", 2 means "even so". Before forwarding is on they mean the same, so dying after
+/// this changes nothing.
+///
+/// `default` is left as it is. A 2 there would let every bridge and veth that anybody makes later, Docker's too, take
+/// routes from containers; a network card that comes later is its network manager's to set up. Our own links must never
+/// learn, and `all` has no effect on any link.
+fn keep_learning_routes(conf: &Path, ours: &[IfName]) -> io::Result<()> {
+    for entry in fs::read_dir(conf)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let exempt =
+            name == "all" || name == "default" || name == "lo" || ours.iter().any(|o| name == o.as_str());
+        let accept = entry.path().join("accept_ra");
+        let is = |path: &Path, wanted: &str| fs::read_to_string(path).map(|text| text.trim() == wanted);
+        if exempt {
+            continue;
+        }
+        let gone = |e: io::Error| {
+            if e.kind() == io::ErrorKind::NotFound {
+                Ok(())
+            } else {
+                Err(e)
+            }
+        };
+        let learns = is(&accept, "1").and_then(|one| Ok(one && is(&entry.path().join("forwarding"), "0")?));
+        match learns {
+            Ok(true) => fs::write(&accept, "2").or_else(gone)?,
+            Ok(false) => {}
+            // The link went away since the folder was read.
+            Err(e) => gone(e)?,
+        }
+    }
+    Ok(())
+}
+
+/// Lets an IPv4 address outlive another one of its subnet on a link: without this, the kernel takes away with an address
+/// all those of its subnet that came later.
+pub(super) fn promote_secondaries(link: &IfName) -> Result<(), Failure> {
+    let path = format!("/proc/sys/net/ipv4/conf/{link}/promote_secondaries");
+    match fs::read_to_string(&path) {
+        Ok(text) if text.trim() == "1" => Ok(()),
+        Ok(_) => fs::write(&path, "1").map_err(|e| refused(&e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(refused(&e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(conf: &Path, name: &str, accept_ra: &str, forwarding: &str) {
+        fs::create_dir_all(conf.join(name)).unwrap();
+        fs::write(conf.join(name).join("accept_ra"), accept_ra).unwrap();
+        fs::write(conf.join(name).join("forwarding"), forwarding).unwrap();
+    }
+
+    #[test]
+    fn links_that_learn_routes_go_on_doing_so_and_no_others() {
+        let conf = tempfile::tempdir().unwrap();
+        let cases = [
+            ("eth0", "1", "0", "2"),
+            ("eth1", "0", "0", "0"),
+            ("eth2", "2", "0", "2"),
+            ("router", "1", "1", "1"),
+            ("tb-ours", "1", "0", "1"),
+            ("default", "1", "0", "1"),
+            ("all", "1", "0", "1"),
+        ];
+        for (name, before, forwarding, _) in cases {
+            link(conf.path(), name, before, forwarding);
+        }
+        keep_learning_routes(conf.path(), &["tb-ours".parse().unwrap()]).unwrap();
+        for (name, _, _, after) in cases {
+            assert_eq!(
+                fs::read_to_string(conf.path().join(name).join("accept_ra")).unwrap(),
+                after,
+                "{name}"
+            );
+        }
+    }
+}

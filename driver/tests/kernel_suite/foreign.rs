@@ -1,0 +1,135 @@
+//! What is somebody else's is neither seen nor touched.
+
+use tombolo::kernel::{Error, Fake, Kernel, Real};
+use tombolo_core::world::{Key, Setting, Step, Value, World};
+
+use crate::lab::{attempt, in_namespace, look, make_forward, name, run, setting, settle, without_settings};
+use crate::promises::{bridge, one_of_each, veth};
+
+/// A host with all sorts of things of others, some named like ours.
+const OTHERS: [&str; 8] = [
+    "ip link add docker0 type bridge && ip link set docker0 up && ip address add 172.17.0.1/16 dev docker0",
+    "ip link add tb-else type bridge && ip address add 10.1.0.1/24 dev tb-else && ip -6 address add fd01::1/64 dev tb-else",
+    "ip link add tbh9 type veth peer name tbc9 && ip link set tbh9 master tb-else up",
+    "ip link add eth9 type veth peer name wire && ip link set eth9 up && ip address add 192.0.2.9/24 dev eth9",
+    "nft add table inet other && nft add set inet other internal '{ type ifname; }' && nft add element inet other internal '{ eth9 }'",
+    "nft add table ip tombolo && nft add chain ip tombolo forward '{ type filter hook forward priority 0; }'",
+    "iptables -A FORWARD -i tombolo -m comment --comment tombolo -j ACCEPT",
+    "iptables -A FORWARD -m mark --mark 0x8000000/0x8000000 -j ACCEPT",
+];
+
+/// All that somebody could miss, line by line, without what changes by itself.
+fn inventory() -> Vec<String> {
+    let commands = [
+        "ip -o link show | sed 's/ state .*link/ link/'",
+        "ip -o address show | sed 's/ tentative//'",
+        "bridge link show | sed 's/ state.*//'",
+        "nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'",
+        "iptables -S && ip6tables -S",
+        "sysctl -a 2>/dev/null | grep -E '(accept_ra|disable_ipv6|route_localnet|promote_secondaries) ='",
+    ];
+    commands
+        .iter()
+        .flat_map(|command| run(command).lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
+#[test]
+fn others_are_unseen_and_untouched() {
+    in_namespace(async || {
+        make_forward();
+        OTHERS.iter().for_each(|command| drop(run(command)));
+        let mut kernel = Real::new();
+        assert_eq!(without_settings(look(&mut kernel).await), World::new());
+        // Forwarding lets the kernel join a multicast group on each link; it is not ours to hide.
+        settle(&mut kernel, &World::from([setting(Setting::Forward4, 1)])).await;
+        let before = inventory();
+        settle(
+            &mut kernel,
+            &one_of_each()
+                .into_iter()
+                .filter(|(key, _)| *key != Key::Setting(Setting::Forward6))
+                .collect(),
+        )
+        .await;
+        assert_ne!(inventory(), before);
+        settle(&mut kernel, &World::new()).await;
+        assert_eq!(inventory(), before);
+    });
+}
+
+#[test]
+fn no_step_changes_a_link_that_is_not_ours() {
+    in_namespace(async || {
+        OTHERS.iter().for_each(|command| drop(run(command)));
+        let mut kernel = Real::new();
+        let before = inventory();
+        let els = name("tb-else");
+        let refusals = [
+            Step::Add(Key::Link(els.clone()), bridge(None, 1)),
+            Step::Change(Key::Link(els.clone()), bridge(None, 1), bridge(Some(1300), 2)),
+            Step::Add(Key::Link(name("tbh9")), veth("8", 1)),
+            Step::Add(Key::Link(name("tbh8")), veth("9", 1)),
+            Step::Add(
+                Key::Address(els.clone(), "10.2.0.1/24".parse().unwrap()),
+                Value::Present,
+            ),
+            Step::Add(Key::Port(name("tbh9")), Value::On(els.clone())),
+            Step::Add(Key::Setting(Setting::AcceptRa(els.clone())), Value::Number(0)),
+        ];
+        for step in refusals {
+            let answer = kernel.apply(&step).await;
+            assert!(matches!(answer, Err(Error::Refused { .. })), "{step}: {answer:?}");
+        }
+        let removals = [
+            Step::Remove(Key::Link(els.clone()), bridge(None, 1)),
+            Step::Remove(Key::Port(name("tbh9")), Value::On(els.clone())),
+            Step::Remove(Key::Address(els, "10.1.0.1/24".parse().unwrap()), Value::Present),
+        ];
+        for step in removals {
+            // Nothing of ours is there under that name, so it is gone.
+            kernel.apply(&step).await.unwrap();
+        }
+        assert_eq!(inventory(), before);
+    });
+}
+
+#[test]
+fn a_name_that_somebody_else_has_is_refused_in_plain_words() {
+    let step = Step::Add(Key::Link(name("tb-else")), bridge(None, 1));
+    let text = |answer: Result<(), Error>| answer.unwrap_err().to_string();
+    let mut fake = Fake::new();
+    fake.put_foreign_link(name("tb-else"));
+    let said = text(crate::lab::block_on(fake.apply(&step)));
+    assert!(said.contains("is not tombolo's"), "{said}");
+    in_namespace(async move || {
+        run("ip link add tb-else type bridge");
+        let said = text(Real::new().apply(&step).await);
+        assert!(
+            said.contains("exists and is not tombolo's; remove it (ip link delete tb-else)"),
+            "{said}"
+        );
+    });
+}
+
+#[test]
+fn a_program_that_says_no_is_quoted() {
+    in_namespace(async || {
+        let mut kernel = Real::new();
+        settle(&mut kernel, &one_of_each().into_iter().collect()).await;
+        let (fine, text) = attempt("ip link set tb-1 mtu 99999999");
+        assert!(!fine, "{text}");
+        let answer = kernel
+            .apply(&Step::Change(
+                Key::Link(name("tb-1")),
+                bridge(None, 1),
+                bridge(Some(99_999_999), 2),
+            ))
+            .await;
+        let said = answer.unwrap_err().to_string();
+        assert!(
+            said.starts_with("ip link set tb-1") && said.contains("mtu greater than device maximum"),
+            "{said}"
+        );
+    });
+}

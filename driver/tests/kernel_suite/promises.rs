@@ -1,0 +1,295 @@
+//! The promises of `trait Kernel`, for any kernel.
+
+use tombolo::kernel::{Error, Kernel};
+use tombolo_core::model::{Mac, Proto};
+use tombolo_core::world::{Family, Key, Setting, Step, Value, World, diff};
+
+use crate::lab::{apply, assert_settled, look, name, setting, settle, without_settings};
+
+fn mac(last: u8) -> Mac {
+    Mac::from_bytes([0x02, 0x7b, 0, 0, 0, last]).unwrap()
+}
+
+pub fn bridge(mtu: Option<u32>, last: u8) -> Value {
+    Value::Bridge { mtu, mac: mac(last) }
+}
+
+pub fn veth(end: &str, last: u8) -> Value {
+    Value::Veth {
+        peer: name(&format!("tbc{end}")),
+        peer_mac: mac(last),
+        mac: mac(last + 1),
+        mtu: Some(1400),
+    }
+}
+
+fn publish(proto: Proto, host: &str) -> Key {
+    Key::Publish(proto, host.parse().unwrap(), 8080)
+}
+
+fn to(address: &str, port: u16) -> Value {
+    Value::To(address.parse().unwrap(), port)
+}
+
+/// Facts of every sort, in the order in which they must be made.
+pub fn one_of_each() -> Vec<(Key, Value)> {
+    let (br, other, host) = (name("tb-1"), name("a-name-of-15-by"), name("tbh1"));
+    let facts = vec![
+        (Key::Table, Value::Present),
+        (Key::Guard(br.clone()), Value::Present),
+        (Key::Link(other.clone()), bridge(None, 2)),
+        (Key::Link(br.clone()), bridge(Some(1400), 1)),
+        (Key::Link(host.clone()), veth("1", 0x10)),
+        setting(Setting::Forward4, 1),
+        setting(Setting::Forward6, 1),
+        setting(Setting::DisableIpv6(other.clone()), 1),
+        setting(Setting::AcceptRa(br.clone()), 0),
+        setting(Setting::RouteLocalnet(br.clone()), 1),
+        (Key::Port(host), Value::On(br.clone())),
+        (
+            Key::Address(br.clone(), "10.0.0.1/24".parse().unwrap()),
+            Value::Present,
+        ),
+        (
+            Key::Address(br.clone(), "fd00::1/64".parse().unwrap()),
+            Value::Present,
+        ),
+        (Key::Allow(br.clone()), Value::Present),
+        (Key::DockerAccept(Family::V4), Value::Present),
+        (Key::DockerAccept(Family::V6), Value::Present),
+        (Key::Masquerade(br), Value::Present),
+        (publish(Proto::Tcp, "192.0.2.1"), to("10.0.0.2", 80)),
+        (publish(Proto::Udp, "0.0.0.0"), to("10.0.0.2", 80)),
+        (publish(Proto::Sctp, "2001:db8::1"), to("fd00::2", 80)),
+        (publish(Proto::Tcp, "::"), to("fd00::2", 80)),
+    ];
+    facts
+}
+
+/// Whether a world has a fact as it was asked for.
+fn shows(world: &World, key: &Key, value: &Value) -> bool {
+    let wanted = World::from([(key.clone(), value.clone())]);
+    diff(&wanted, world).iter().all(Step::removes)
+}
+
+pub async fn a_new_host_has_nothing_of_ours(mut kernel: impl Kernel) {
+    assert_eq!(without_settings(look(&mut kernel).await), World::new());
+}
+
+pub async fn what_was_added_shows_and_what_was_removed_does_not(mut kernel: impl Kernel) {
+    for (key, value) in one_of_each() {
+        apply(&mut kernel, Step::Add(key.clone(), value.clone())).await;
+        let world = look(&mut kernel).await;
+        assert!(shows(&world, &key, &value), "{key:?}: {:?}", world.get(&key));
+    }
+    let world: World = one_of_each().into_iter().collect();
+    assert_settled(&mut kernel, &world).await;
+    for (key, value) in one_of_each()
+        .into_iter()
+        .rev()
+        .filter(|(key, _)| !matches!(key, Key::Setting(_)))
+    {
+        let before = look(&mut kernel).await;
+        apply(&mut kernel, Step::Remove(key.clone(), value)).await;
+        let mut after = look(&mut kernel).await;
+        // Where there is nothing to overrule, the accept goes with the table.
+        let goes_with_table = matches!(key, Key::DockerAccept(_)) && after.contains_key(&key);
+        assert!(goes_with_table || !after.contains_key(&key), "{key:?}");
+        // Nothing else went with it, but what cannot be without it.
+        after.insert(key.clone(), before[&key].clone());
+        let lost: Vec<_> = before.keys().filter(|key| !after.contains_key(*key)).collect();
+        let of_link = |lost: &&&Key| match lost {
+            Key::Setting(setting) => setting.link().is_some_and(|link| Key::Link(link.clone()) == key),
+            Key::DockerAccept(_) => key == Key::Table,
+            _ => false,
+        };
+        assert_eq!(
+            lost.iter().filter(|key| !of_link(key)).count(),
+            0,
+            "{key:?} took {lost:?}"
+        );
+    }
+    assert_eq!(without_settings(look(&mut kernel).await), World::new());
+}
+
+pub async fn a_step_may_be_repeated(mut kernel: impl Kernel) {
+    for (key, value) in one_of_each() {
+        let step = Step::Add(key, value);
+        apply(&mut kernel, step.clone()).await;
+        let before = look(&mut kernel).await;
+        apply(&mut kernel, step).await;
+        assert_eq!(look(&mut kernel).await, before);
+    }
+    for (key, value) in one_of_each().into_iter().rev() {
+        let step = Step::Remove(key, value);
+        apply(&mut kernel, step.clone()).await;
+        let before = look(&mut kernel).await;
+        apply(&mut kernel, step).await;
+        assert_eq!(look(&mut kernel).await, before);
+    }
+}
+
+pub async fn what_was_changed_shows(mut kernel: impl Kernel) {
+    let world: World = one_of_each().into_iter().collect();
+    settle(&mut kernel, &world).await;
+    let (br, other) = (name("tb-1"), name("a-name-of-15-by"));
+    let changes = [
+        (Key::Table, Value::Present),
+        (Key::Link(br.clone()), bridge(Some(1300), 1)),
+        (Key::Link(br.clone()), bridge(Some(1300), 7)),
+        (Key::Link(br.clone()), bridge(None, 8)),
+        (Key::Link(name("tbh1")), veth("1", 0x10)),
+        setting(Setting::AcceptRa(br.clone()), 2),
+        (Key::Port(name("tbh1")), Value::On(other)),
+        (publish(Proto::Tcp, "0.0.0.0"), to("10.0.0.3", 81)),
+        (publish(Proto::Tcp, "0.0.0.0"), to("10.0.0.3", 82)),
+        (publish(Proto::Tcp, "0.0.0.0"), to("10.0.0.4", 82)),
+    ];
+    for (key, value) in changes {
+        let found = look(&mut kernel)
+            .await
+            .get(&key)
+            .cloned()
+            .unwrap_or_else(|| to("10.9.9.9", 1));
+        apply(&mut kernel, Step::Change(key.clone(), found, value.clone())).await;
+        let world = look(&mut kernel).await;
+        assert!(shows(&world, &key, &value), "{key:?}: {:?}", world.get(&key));
+    }
+}
+
+pub async fn what_is_gone_may_be_removed(mut kernel: impl Kernel) {
+    for (key, value) in one_of_each() {
+        apply(&mut kernel, Step::Remove(key, value)).await;
+    }
+    assert_eq!(without_settings(look(&mut kernel).await), World::new());
+}
+
+pub async fn removing_a_bridge_takes_what_was_on_it(mut kernel: impl Kernel) {
+    let world: World = one_of_each().into_iter().collect();
+    settle(&mut kernel, &world).await;
+    let br = name("tb-1");
+    apply(&mut kernel, Step::Remove(Key::Link(br.clone()), bridge(None, 1))).await;
+    let after = look(&mut kernel).await;
+    let with_bridge = |key: &Key| match key {
+        Key::Link(link) | Key::Address(link, _) => *link == br,
+        Key::Port(_) => true,
+        Key::Setting(setting) => setting.link() == Some(&br),
+        _ => false,
+    };
+    for key in world.keys() {
+        assert_eq!(after.contains_key(key), !with_bridge(key), "{key:?}");
+    }
+    apply(
+        &mut kernel,
+        Step::Remove(Key::Link(name("tbh1")), veth("1", 0x10)),
+    )
+    .await;
+    settle(&mut kernel, &world).await;
+    assert_settled(&mut kernel, &world).await;
+    apply(
+        &mut kernel,
+        Step::Remove(Key::Link(name("tbh1")), veth("1", 0x10)),
+    )
+    .await;
+    assert!(!look(&mut kernel).await.contains_key(&Key::Port(name("tbh1"))));
+}
+
+pub async fn a_new_table_has_no_elements(mut kernel: impl Kernel) {
+    let world: World = one_of_each().into_iter().collect();
+    settle(&mut kernel, &world).await;
+    apply(&mut kernel, Step::Add(Key::Table, Value::Present)).await;
+    let elements = |key: &&Key| {
+        matches!(
+            key,
+            Key::Guard(_) | Key::Allow(_) | Key::Masquerade(_) | Key::Publish(..)
+        )
+    };
+    assert_eq!(look(&mut kernel).await.keys().filter(elements).count(), 0);
+    settle(&mut kernel, &world).await;
+    assert_settled(&mut kernel, &world).await;
+}
+
+pub async fn a_refused_step_changes_nothing(mut kernel: impl Kernel) {
+    let (br, no) = (name("tb-1"), name("tb-none"));
+    let address = |text: &str| text.parse().unwrap();
+    let without_anything = [
+        (Key::Guard(br.clone()), Value::Present),
+        (Key::Allow(br.clone()), Value::Present),
+        (Key::Masquerade(br.clone()), Value::Present),
+        (Key::DockerAccept(Family::V4), Value::Present),
+        (publish(Proto::Tcp, "::"), to("fd00::2", 80)),
+        (Key::Port(name("tbh1")), Value::On(br.clone())),
+        (Key::Address(br.clone(), address("10.0.0.1/24")), Value::Present),
+        setting(Setting::AcceptRa(br.clone()), 0),
+    ];
+    for (key, value) in without_anything {
+        refused(&mut kernel, Step::Add(key, value)).await;
+    }
+    settle(&mut kernel, &one_of_each().into_iter().collect()).await;
+    let with_all = [
+        Step::Add(Key::Link(br.clone()), bridge(Some(1300), 1)),
+        Step::Add(Key::Link(br.clone()), bridge(Some(1400), 9)),
+        Step::Add(Key::Link(br.clone()), veth("9", 0x20)),
+        Step::Add(Key::Link(no.clone()), bridge(Some(70_000), 9)),
+        Step::Add(Key::Link(name("tbh1")), bridge(None, 9)),
+        // The name of the other end is taken, by the end of another pair.
+        Step::Add(Key::Link(name("tbh2")), veth("1", 0x20)),
+        Step::Change(Key::Link(no.clone()), bridge(None, 9), bridge(None, 8)),
+        Step::Add(Key::Port(name("tbh1")), Value::On(no.clone())),
+        Step::Add(Key::Port(no.clone()), Value::On(br.clone())),
+        Step::Add(Key::Address(no.clone(), address("10.0.0.1/24")), Value::Present),
+        Step::Add(Key::Address(br.clone(), address("fe80::1/64")), Value::Present),
+        Step::Add(Key::Address(br, address("fd00::1/48")), Value::Present),
+        Step::Add(publish(Proto::Udp, "0.0.0.0"), to("10.0.0.3", 80)),
+        Step::Add(publish(Proto::Udp, "0.0.0.0"), to("fd00::3", 80)),
+        Step::Add(Key::Setting(Setting::AcceptRa(name("tbh1"))), Value::Number(0)),
+        Step::Add(Key::Table, Value::Number(1)),
+    ];
+    for step in with_all {
+        refused(&mut kernel, step).await;
+    }
+}
+
+/// Asserts that a step is refused, in words that name it, and that all is as before.
+async fn refused(kernel: &mut impl Kernel, step: Step) {
+    let before = look(kernel).await;
+    let answer = kernel.apply(&step).await;
+    let Err(Error::Refused { step: text, why }) = answer else {
+        panic!("{step}: {answer:?}")
+    };
+    assert_eq!(text, step.to_string());
+    assert!(!why.is_empty());
+    assert_eq!(look(kernel).await, before, "{step}");
+}
+
+pub async fn a_whole_world_comes_and_goes(mut kernel: impl Kernel) {
+    let world: World = one_of_each().into_iter().collect();
+    for _ in 0..2 {
+        settle(&mut kernel, &world).await;
+        assert_settled(&mut kernel, &world).await;
+        settle(&mut kernel, &World::new()).await;
+        assert_settled(&mut kernel, &World::new()).await;
+        assert_eq!(without_settings(look(&mut kernel).await), World::new());
+    }
+}
+
+pub async fn a_bridge_keeps_the_mtu_that_was_asked_for(mut kernel: impl Kernel) {
+    // A bridge whose MTU was only given as it was made takes its ports' as soon as there are any.
+    for (number, mtu) in [(1, 1280), (2, 1500), (3, 1600)] {
+        let (br, host) = (name(&format!("tb-{number}")), name(&format!("tbh{number}")));
+        let (peer, host_mtu) = (name(&format!("tbc{number}")), Some(1550));
+        let pair = Value::Veth {
+            peer,
+            peer_mac: mac(0x20),
+            mac: mac(0x21),
+            mtu: host_mtu,
+        };
+        let world = World::from([
+            (Key::Link(br.clone()), bridge(Some(mtu), number)),
+            (Key::Link(host.clone()), pair),
+            (Key::Port(host), Value::On(br)),
+        ]);
+        settle(&mut kernel, &world).await;
+        assert_settled(&mut kernel, &world).await;
+    }
+}
