@@ -23,11 +23,25 @@ type Asks = State<mpsc::Sender<Ask>>;
 pub fn control(asks: mpsc::Sender<Ask>) -> Router {
     Router::new()
         .route("/v1/status", get(|State(asks): Asks| show(asks, Show::Status)))
-        .route("/v1/networks", get(|State(asks): Asks| show(asks, Show::Networks)))
-        .route("/v1/endpoints", get(|State(asks): Asks| show(asks, Show::Endpoints)))
+        .route(
+            "/v1/networks",
+            get(|State(asks): Asks| show(asks, Show::Networks)),
+        )
+        .route(
+            "/v1/endpoints",
+            get(|State(asks): Asks| show(asks, Show::Endpoints)),
+        )
         .route("/v1/pools", get(|State(asks): Asks| show(asks, Show::Pools)))
-        .route("/v1/state", get(|State(asks): Asks| show(asks, Show::Records)).put(import))
-        .fallback(|| async { error(StatusCode::NOT_FOUND, "no such path; this daemon may be older than the command") })
+        .route(
+            "/v1/state",
+            get(|State(asks): Asks| show(asks, Show::Records)).put(import),
+        )
+        .fallback(|| async {
+            error(
+                StatusCode::NOT_FOUND,
+                "no such path; this daemon may be older than the command",
+            )
+        })
         .layer(DefaultBodyLimit::max(IMPORT_MAX))
         .with_state(asks)
 }
@@ -44,7 +58,12 @@ async fn show(asks: mpsc::Sender<Ask>, what: Show) -> Response {
 async fn import(State(asks): Asks, body: Bytes) -> Response {
     let records: Records = match serde_json::from_slice(&body) {
         Ok(records) => records,
-        Err(why) => return error(StatusCode::BAD_REQUEST, &format!("no document of 'tombolo state export': {why}")),
+        Err(why) => {
+            return error(
+                StatusCode::BAD_REQUEST,
+                &format!("no document of 'tombolo state export': {why}"),
+            );
+        }
     };
     let (answer, answered) = oneshot::channel();
     let sent = asks.send(Ask::Import(records, answer)).await;
@@ -56,5 +75,10 @@ async fn import(State(asks): Asks, body: Bytes) -> Response {
 }
 
 fn error(status: StatusCode, why: &str) -> Response {
-    (status, [("content-type", "application/json")], json!({ "error": why }).to_string()).into_response()
+    (
+        status,
+        [("content-type", "application/json")],
+        json!({ "error": why }).to_string(),
+    )
+        .into_response()
 }

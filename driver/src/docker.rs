@@ -135,7 +135,13 @@ impl NetworkView {
         let mut subnets: Vec<Subnet> = self.subnets.iter().map(subnet).collect();
         subnets.sort_by_key(|s| s.pool.addr().is_ipv6());
         let spec = Spec::read(Options::new(self.options.clone()), self.v6)?;
-        Ok(Network { id: self.id.clone(), spec, internal: self.internal, subnets, released: false })
+        Ok(Network {
+            id: self.id.clone(),
+            spec,
+            internal: self.internal,
+            subnets,
+            released: false,
+        })
     }
 }
 
@@ -145,7 +151,12 @@ impl EndpointView {
         let ours = |address: &IpAddr| endpoint.addresses.iter().any(|a| a.addr() == *address);
         let found = world.iter().filter_map(|(key, value)| match (key, value) {
             (Key::Publish(proto, host, host_port), Value::To(address, port)) if ours(address) => {
-                Some(Published { proto: *proto, host: *host, host_port: *host_port, port: *port })
+                Some(Published {
+                    proto: *proto,
+                    host: *host,
+                    host_port: *host_port,
+                    port: *port,
+                })
             }
             _ => None,
         });
@@ -266,7 +277,11 @@ pub async fn look(socket: &Path, driver: &str) -> Result<View, Error> {
     let info: Info = get_json(socket, "/info").await?;
     let networks: Vec<NetworkJson> = get_json(socket, "/networks").await?;
     let ours = |n: &NetworkJson| is_driver(&n.driver, driver) || is_driver(&n.ipam.driver, driver);
-    let mut view = View { engine: info.id, version: info.server_version, networks: Vec::new() };
+    let mut view = View {
+        engine: info.id,
+        version: info.server_version,
+        networks: Vec::new(),
+    };
     for network in networks.into_iter().filter(ours) {
         match get_json::<NetworkJson>(socket, &format!("/networks/{}", network.id)).await {
             Ok(network) => view.networks.extend(network_view(network)),
@@ -280,14 +295,31 @@ pub async fn look(socket: &Path, driver: &str) -> Result<View, Error> {
 
 fn network_view(json: NetworkJson) -> Option<NetworkView> {
     let subnet = |s: &SubnetJson| {
-        let aux = s.auxiliary_addresses.iter().flatten().filter_map(|(_, text)| address(text));
+        let aux = s
+            .auxiliary_addresses
+            .iter()
+            .flatten()
+            .filter_map(|(_, text)| address(text));
         let (aux, range, gateway) = (aux.collect(), s.ip_range.parse().ok(), address(&s.gateway));
-        Some(SubnetView { pool: s.subnet.parse::<IpNet>().ok()?.trunc(), range, gateway, aux })
+        Some(SubnetView {
+            pool: s.subnet.parse::<IpNet>().ok()?.trunc(),
+            range,
+            gateway,
+            aux,
+        })
     };
     let endpoint = |c: &ContainerJson| {
-        let addresses = [&c.ipv4_address, &c.ipv6_address].into_iter().filter_map(|text| text.parse().ok());
+        let addresses = [&c.ipv4_address, &c.ipv6_address]
+            .into_iter()
+            .filter_map(|text| text.parse().ok());
         let (addresses, mac) = (addresses.collect(), c.mac_address.parse().ok());
-        Some(EndpointView { id: c.endpoint_id.parse().ok()?, name: c.name.clone(), sandbox: None, addresses, mac })
+        Some(EndpointView {
+            id: c.endpoint_id.parse().ok()?,
+            name: c.name.clone(),
+            sandbox: None,
+            addresses,
+            mac,
+        })
     };
     Some(NetworkView {
         id: json.id.parse().ok()?,
@@ -298,7 +330,12 @@ fn network_view(json: NetworkJson) -> Option<NetworkView> {
         v6: json.enable_ipv6,
         options: json.options.unwrap_or_default(),
         subnets: json.ipam.config.iter().flatten().filter_map(subnet).collect(),
-        endpoints: json.containers.iter().flatten().filter_map(|(_, c)| endpoint(c)).collect(),
+        endpoints: json
+            .containers
+            .iter()
+            .flatten()
+            .filter_map(|(_, c)| endpoint(c))
+            .collect(),
     })
 }
 
@@ -308,32 +345,51 @@ fn address(text: &str) -> Option<IpAddr> {
 }
 
 async fn get_json<T: DeserializeOwned>(socket: &Path, call: &str) -> Result<T, Error> {
-    let answer = |why| Error::Answer { call: call.to_owned(), why };
+    let answer = |why| Error::Answer {
+        call: call.to_owned(),
+        why,
+    };
     let read = async {
         let body = get(socket, call).await?;
         let body = http_body_util::Limited::new(body, ANSWER_MAX).collect().await;
         let bytes = body.map_err(|error| answer(error.to_string()))?.to_bytes();
         serde_json::from_slice(&bytes).map_err(|error| answer(error.to_string()))
     };
-    tokio::time::timeout(TIMEOUT, read).await.map_err(|late| answer(late.to_string()))?
+    tokio::time::timeout(TIMEOUT, read)
+        .await
+        .map_err(|late| answer(late.to_string()))?
 }
 
 /// The body of an answer, of which only the beginning may have come.
 async fn get(socket: &Path, call: &str) -> Result<Incoming, Error> {
-    let answer = |why: String| Error::Answer { call: call.to_owned(), why };
+    let answer = |why: String| Error::Answer {
+        call: call.to_owned(),
+        why,
+    };
     let ask = async {
-        let connect = |error| Error::Connect { path: socket.to_owned(), error };
+        let connect = |error| Error::Connect {
+            path: socket.to_owned(),
+            error,
+        };
         let stream = UnixStream::connect(socket).await.map_err(connect)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| answer(e.to_string()))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| answer(e.to_string()))?;
         tokio::spawn(connection);
-        let request = hyper::Request::get(call).header("Host", "docker").body(Empty::<Bytes>::new());
+        let request = hyper::Request::get(call)
+            .header("Host", "docker")
+            .body(Empty::<Bytes>::new());
         let request = request.map_err(|error| answer(error.to_string()))?;
-        let response = sender.send_request(request).await.map_err(|error| answer(error.to_string()))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| answer(error.to_string()))?;
         match response.status() {
             hyper::StatusCode::OK => Ok(response.into_body()),
             other => Err(answer(other.to_string())),
         }
     };
-    tokio::time::timeout(TIMEOUT, ask).await.map_err(|late| answer(late.to_string()))?
+    tokio::time::timeout(TIMEOUT, ask)
+        .await
+        .map_err(|late| answer(late.to_string()))?
 }

@@ -9,7 +9,9 @@ use tombolo_core::model::Proto;
 
 /// Seconds of the wall clock, since 1970.
 pub fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// The ports that the kernel takes for outgoing connections (`net.ipv4.ip_local_port_range`), from which ephemeral host
@@ -46,7 +48,9 @@ const ROUTE_LEAST: u8 = 4;
 /// # Errors
 /// When netlink can't be read.
 pub async fn avoid() -> Result<Vec<IpNet>, String> {
-    let mut avoid = crate::kernel::routes::destinations().await.map_err(|error| error.to_string())?;
+    let mut avoid = crate::kernel::routes::destinations()
+        .await
+        .map_err(|error| error.to_string())?;
     avoid.retain(|net| net.prefix_len() >= ROUTE_LEAST);
     // systemd-resolved keeps the true servers in a file of its own and puts a loopback address into the other.
     for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
@@ -60,9 +64,13 @@ pub async fn avoid() -> Result<Vec<IpNet>, String> {
 }
 
 fn name_servers(resolv_conf: &str) -> impl Iterator<Item = IpNet> + '_ {
-    let words = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let words = resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"));
     // A zone (fe80::1%eth0) names a link-local address, which no pool holds.
-    words.filter_map(|word| word.trim().parse::<IpAddr>().ok()).map(IpNet::from)
+    words
+        .filter_map(|word| word.trim().parse::<IpAddr>().ok())
+        .map(IpNet::from)
 }
 
 #[cfg(test)]

@@ -92,18 +92,30 @@ async fn carry_out(asks: &mpsc::Sender<Ask>, command: Command) -> Result<Reply, 
     let granted = async {
         let avoid = avoid(&command).await?;
         let (answer, answered) = oneshot::channel();
-        let ask = Ask::Do { command, avoid, deadline, answer };
+        let ask = Ask::Do {
+            command,
+            avoid,
+            deadline,
+            answer,
+        };
         asks.send(ask).await.map_err(|_| chain(&Error::Gone))?;
-        answered.await.map_err(|_| chain(&Error::Gone))?.map_err(|error| chain(&error))
+        answered
+            .await
+            .map_err(|_| chain(&Error::Gone))?
+            .map_err(|error| chain(&error))
     };
     // When time is up the receiving end is dropped, by which the engine knows to take back what it granted.
-    tokio::time::timeout(DEADLINE, granted).await.map_err(|_| chain(&Error::Late(DEADLINE)))?
+    tokio::time::timeout(DEADLINE, granted)
+        .await
+        .map_err(|_| chain(&Error::Late(DEADLINE)))?
 }
 
 /// What the host's own networks use, looked up only where a pool is to be chosen.
 async fn avoid(command: &Command) -> Result<Vec<IpNet>, String> {
     match command {
-        Command::RequestPool(request) if !matches!(request.want, Want::Exactly(_)) => crate::host::avoid().await,
+        Command::RequestPool(request) if !matches!(request.want, Want::Exactly(_)) => {
+            crate::host::avoid().await
+        }
         _ => Ok(Vec::new()),
     }
 }
@@ -128,7 +140,10 @@ pub fn json(document: &Value) -> Response {
 }
 
 fn no_method(method: &str) -> Response {
-    let why = format!("{} is no method of this plug-in", tombolo_core::model::cut(method));
+    let why = format!(
+        "{} is no method of this plug-in",
+        tombolo_core::model::cut(method)
+    );
     (StatusCode::NOT_FOUND, wire::refusal("", &why).to_string()).into_response()
 }
 
@@ -137,7 +152,9 @@ pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).half_close(true);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .half_close(true);
     tokio::pin!(stop);
     loop {
         let accepted = async {
@@ -158,7 +175,8 @@ pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output
             },
         };
         let app = within(app.clone());
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
+        let connection =
+            graceful.watch(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");

@@ -2,4 +2,12 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
+pub mod docker;
+pub mod engine;
+pub mod host;
+pub mod http;
 pub mod kernel;
+pub mod records;
+pub mod serve;
+pub mod store;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use tombolo_core::model::{Endpoint, Network};
 use tombolo_core::state::{Edit, State};
-use tombolo_ipam::{Edit as IpamEdit, Pool, Slot, Space};
+use tombolo_ipam::{Edit as IpamEdit, Pool, PoolId, Slot, Space};
 
 use crate::store::{Put, Row};
 
@@ -35,6 +35,14 @@ pub struct SlotRecord {
     slot: Slot,
 }
 
+/// One pool, as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PoolRecord {
+    id: PoolId,
+    #[serde(flatten)]
+    pool: Pool,
+}
+
 /// All records: what the store holds, and what is exported and imported.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Records {
@@ -45,7 +53,7 @@ pub struct Records {
     /// Endpoints, by identifier.
     pub endpoints: Vec<Endpoint>,
     /// Pools, by identifier.
-    pub pools: Vec<Pool>,
+    pub pools: Vec<PoolRecord>,
     /// Leased and cooling addresses, in their order.
     pub addresses: Vec<SlotRecord>,
     /// What this host keeps besides: its IPv6 prefix, the engine it serves.
@@ -55,16 +63,25 @@ pub struct Records {
 impl Records {
     /// The records of a state.
     pub fn of(state: &State, meta: &std::collections::BTreeMap<String, String>) -> Self {
-        let addresses = state.ipam().slots().map(|((space, address), slot)| SlotRecord {
-            space: *space,
-            address: *address,
-            slot: slot.clone(),
-        });
+        let addresses = state
+            .ipam()
+            .slots()
+            .iter()
+            .map(|((space, address), slot)| SlotRecord {
+                space: *space,
+                address: *address,
+                slot: slot.clone(),
+            });
         Self {
             schema: SCHEMA,
             networks: state.networks().cloned().collect(),
             endpoints: state.endpoints().cloned().collect(),
-            pools: state.ipam().pools().cloned().collect(),
+            pools: state
+                .ipam()
+                .pools()
+                .iter()
+                .map(|(id, pool)| PoolRecord { id: *id, pool: *pool })
+                .collect(),
             addresses: addresses.collect(),
             meta: meta.clone(),
         }
@@ -72,11 +89,18 @@ impl Records {
 
     /// Reads rows. What can't be read is left out and described.
     pub fn read(rows: &[Row]) -> (Self, Vec<Unreadable>) {
-        let mut records = Self { schema: SCHEMA, ..Self::default() };
+        let mut records = Self {
+            schema: SCHEMA,
+            ..Self::default()
+        };
         let mut problems = Vec::new();
         for row in rows {
             if let Err(error) = records.take(row) {
-                problems.push(Unreadable { table: row.table.to_string(), key: row.key.clone(), why: error.to_string() });
+                problems.push(Unreadable {
+                    table: row.table.to_string(),
+                    key: row.key.clone(),
+                    why: error.to_string(),
+                });
             }
         }
         (records, problems)
@@ -88,41 +112,56 @@ impl Records {
             ENDPOINT => self.endpoints.push(serde_json::from_slice(&row.value)?),
             POOL => self.pools.push(serde_json::from_slice(&row.value)?),
             SLOT => self.addresses.push(serde_json::from_slice(&row.value)?),
-            META => drop(self.meta.insert(row.key.clone(), serde_json::from_slice(&row.value)?)),
-            other => return Err(serde::de::Error::custom(format!("'{other}' is no table of this version"))),
+            META => drop(
+                self.meta
+                    .insert(row.key.clone(), serde_json::from_slice(&row.value)?),
+            ),
+            other => {
+                return Err(serde::de::Error::custom(format!(
+                    "'{other}' is no table of this version"
+                )));
+            }
         }
         Ok(())
     }
 
     /// The records as rows.
-    ///
-    /// # Errors
-    /// When a record can't be written as JSON, which none of ours can't.
-    pub fn rows(&self) -> Result<Vec<Row>, serde_json::Error> {
+    pub fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
-        let mut add = |table: &str, key: String, value: Vec<u8>| rows.push(Row { table: table.into(), key, value });
+        let mut add = |table: &str, key: String, value: Vec<u8>| {
+            rows.push(Row {
+                table: table.into(),
+                key,
+                value,
+            })
+        };
         for network in &self.networks {
-            add(NETWORK, network.id.to_string(), serde_json::to_vec(network)?);
+            add(NETWORK, network.id.to_string(), json(network));
         }
         for endpoint in &self.endpoints {
-            add(ENDPOINT, endpoint.id.to_string(), serde_json::to_vec(endpoint)?);
+            add(ENDPOINT, endpoint.id.to_string(), json(endpoint));
         }
         for pool in &self.pools {
-            add(POOL, pool.id.to_string(), serde_json::to_vec(pool)?);
+            add(POOL, pool.id.to_string(), json(pool));
         }
         for record in &self.addresses {
-            add(SLOT, slot_key(record.space, record.address), serde_json::to_vec(record)?);
+            add(SLOT, slot_key(record.space, record.address), json(record));
         }
         for (key, value) in &self.meta {
-            add(META, key.clone(), serde_json::to_vec(value)?);
+            add(META, key.clone(), json(value));
         }
-        Ok(rows)
+        rows
     }
 
     /// Puts the records together to a state. What doesn't fit is left out and described.
     pub fn into_state(self) -> (State, Vec<String>) {
-        let slots = self.addresses.into_iter().map(|r| ((r.space, r.address), r.slot)).collect();
-        State::restore(self.networks, self.endpoints, self.pools, slots)
+        let pools = self.pools.into_iter().map(|r| (r.id, r.pool)).collect();
+        let slots = self
+            .addresses
+            .into_iter()
+            .map(|r| ((r.space, r.address), r.slot))
+            .collect();
+        State::restore(self.networks, self.endpoints, pools, slots)
     }
 }
 
@@ -130,29 +169,39 @@ fn slot_key(space: Space, address: IpAddr) -> String {
     format!("{space}/{address}")
 }
 
+/// A record's text.
+fn json<T: Serialize>(record: &T) -> Vec<u8> {
+    serde_json::to_vec(record).expect("records are plain structs with text keys, which always make JSON")
+}
+
 /// An edit as a row to write.
-///
-/// # Errors
-/// When a record can't be written as JSON, which none of ours can't.
-pub fn put(edit: &Edit) -> Result<Put, serde_json::Error> {
-    fn row<T: Serialize>(table: &str, key: String, record: Option<&T>) -> Result<Put, serde_json::Error> {
-        Ok(Put { table: table.into(), key, value: record.map(serde_json::to_vec).transpose()? })
+pub fn put(edit: &Edit) -> Put {
+    fn row<T: Serialize>(table: &str, key: String, record: Option<&T>) -> Put {
+        Put {
+            table: table.to_owned(),
+            key,
+            value: record.map(json),
+        }
     }
     match edit {
         Edit::Network(id, network) => row(NETWORK, id.to_string(), network.as_ref()),
         Edit::Endpoint(id, endpoint) => row(ENDPOINT, id.to_string(), endpoint.as_ref()),
-        Edit::Ipam(IpamEdit::Pool(id, pool)) => row(POOL, id.to_string(), pool.as_ref()),
+        Edit::Ipam(IpamEdit::Pool(id, pool)) => {
+            let record = pool.map(|pool| PoolRecord { id: *id, pool });
+            row(POOL, id.to_string(), record.as_ref())
+        }
         Edit::Ipam(IpamEdit::Slot(space, address, slot)) => {
-            let record = slot.clone().map(|slot| SlotRecord { space: *space, address: *address, slot });
+            let record = slot.clone().map(|slot| SlotRecord {
+                space: *space,
+                address: *address,
+                slot,
+            });
             row(SLOT, slot_key(*space, *address), record.as_ref())
         }
     }
 }
 
-/// A fact about this host as a row to write.
-///
-/// # Errors
-/// When the text can't be written as JSON, which no text can't.
-pub fn put_meta(key: &str, value: &str) -> Result<Put, serde_json::Error> {
-    Ok(Put { table: META.into(), key: key.to_owned(), value: Some(serde_json::to_vec(value)?) })
+/// Something to keep about this host, as a row to write.
+pub fn put_meta(key: &str, value: &str) -> Put {
+    Put::set(META, key, json(&value))
 }

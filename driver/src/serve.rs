@@ -60,9 +60,6 @@ pub enum Error {
         /// Why not.
         source: store::Error,
     },
-    /// The kernel can't be spoken to.
-    #[error("reaching the kernel's network interface (netlink); tombolo must run as root")]
-    Kernel(#[source] crate::kernel::Error),
     /// Something that the system gives every process was refused.
     #[error("{what}")]
     System {
@@ -80,6 +77,10 @@ impl Journal for Store {
 
     fn replace(&mut self, rows: &[Row]) -> Result<(), store::Error> {
         Store::replace(self, rows)
+    }
+
+    fn rebuilt(&mut self) -> Result<(), store::Error> {
+        Store::rebuilt(self)
     }
 
     fn backup(&self) -> Result<(), store::Error> {
@@ -108,15 +109,26 @@ pub fn run(config: Config) -> Result<(), Error> {
 async fn serve(config: Config) -> Result<(), Error> {
     let plugin_socket = plugin_listener(&config.plugin_socket)?;
     let control_socket = bind(&config.control_socket)?;
-    let state = |source| Error::State { dir: config.state_dir.clone(), source };
+    let state = |source| Error::State {
+        dir: config.state_dir.clone(),
+        source,
+    };
     let (store, opened) = Store::open(&config.state_dir, records::SCHEMA).map_err(state)?;
     let mut loaded = load(&store, opened).map_err(state)?;
-    let carve = carve(&config, &store, &mut loaded.meta).map_err(state)?;
+    let carve = carve(&config, &store, &mut loaded.meta)?;
     let setup = Setup {
         carve,
         driver: driver_name(&config.plugin_socket),
-        edge: Edge { now_s: host::now_s, port_free: host::port_free, ephemeral: host::ephemeral },
-        settings: config.listing().into_iter().map(|s| (s.name.to_string(), s.value, s.origin.to_string())).collect(),
+        edge: Edge {
+            now_s: host::now_s,
+            port_free: host::port_free,
+            ephemeral: host::ephemeral,
+        },
+        settings: config
+            .listing()
+            .into_iter()
+            .map(|s| (s.name.to_owned(), s.value, s.origin))
+            .collect(),
         recovered: loaded.recovered.clone(),
     };
 
@@ -126,19 +138,29 @@ async fn serve(config: Config) -> Result<(), Error> {
     let engine = std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || run_engine(loaded, store, setup, queue, ready))
-        .map_err(|source| Error::System { what: "starting the engine's thread", source })?;
-    match is_ready.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(Error::Kernel(error)),
-        Err(_) => {
-            let source = std::io::Error::other("the engine ended before it began");
-            return Err(Error::System { what: "starting the engine", source });
+        .map_err(|source| Error::System {
+            what: "starting the engine's thread",
+            source,
+        })?;
+    is_ready.await.map_err(|_| {
+        let source = std::io::Error::other("its thread ended before it began");
+        Error::System {
+            what: "starting the engine",
+            source,
         }
-    }
+    })?;
 
     let stop = stop_signal()?;
-    let plugin = tokio::spawn(http::serve(plugin_socket, http::plugin(asks.clone()), stopped(stop.clone())));
-    let control = tokio::spawn(http::serve(control_socket, control::control(asks.clone()), stopped(stop.clone())));
+    let plugin = tokio::spawn(http::serve(
+        plugin_socket,
+        http::plugin(asks.clone()),
+        stopped(stop.clone()),
+    ));
+    let control = tokio::spawn(http::serve(
+        control_socket,
+        control::control(asks.clone()),
+        stopped(stop.clone()),
+    ));
     let tick = tokio::spawn(tick(asks.clone()));
     let DockerHost::Unix(docker_socket) = &config.docker_host;
     let follow = tokio::spawn(docker::follow(docker_socket.clone(), driver, asks));
@@ -165,20 +187,16 @@ fn run_engine(
     store: Store,
     setup: Setup,
     queue: mpsc::Receiver<Ask>,
-    ready: tokio::sync::oneshot::Sender<Result<(), crate::kernel::Error>>,
+    ready: tokio::sync::oneshot::Sender<()>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "the engine has no runtime"),
     };
     runtime.block_on(async {
-        let kernel = match Real::new() {
-            Ok(kernel) => kernel,
-            Err(error) => return drop(ready.send(Err(error))),
-        };
-        let mut engine = Engine::new(loaded.state, loaded.meta, loaded.lost, kernel, store, setup);
+        let mut engine = Engine::new(loaded.state, loaded.meta, loaded.lost, Real::new(), store, setup);
         engine.settle("start").await;
-        ready.send(Ok(())).ok();
+        ready.send(()).ok();
         let store = engine.run(queue).await;
         if let Err(error) = store.backup() {
             tracing::error!(%error, "the last copy of the records was not written");
@@ -202,13 +220,27 @@ fn load(store: &Store, opened: Opened) -> Result<Loaded, store::Error> {
         tracing::error!(%how, "the state was damaged");
     }
     let lost = lost || !unreadable.is_empty() || !misfits.is_empty();
-    Ok(Loaded { state, meta, recovered, lost })
+    Ok(Loaded {
+        state,
+        meta,
+        recovered,
+        lost,
+    })
 }
 
 /// Where pools are cut from. A host whose settings name no IPv6 range gets a unique local prefix of its own, drawn once
 /// and kept (RFC 4193, section 3.2).
-fn carve(config: &Config, store: &Store, meta: &mut BTreeMap<String, String>) -> Result<Vec<Carve>, store::Error> {
-    let mut carve: Vec<Carve> = config.address_pools.clone();
+fn carve(config: &Config, store: &Store, meta: &mut BTreeMap<String, String>) -> Result<Vec<Carve>, Error> {
+    let state = |source| Error::State {
+        dir: config.state_dir.clone(),
+        source,
+    };
+    // The settings were checked for just what a pool must be.
+    let mut carve: Vec<Carve> = config
+        .address_pools
+        .iter()
+        .filter_map(|p| Carve::new(p.base, p.size).ok())
+        .collect();
     if carve.iter().any(Carve::is_v6) {
         return Ok(carve);
     }
@@ -216,8 +248,13 @@ fn carve(config: &Config, store: &Store, meta: &mut BTreeMap<String, String>) ->
     let prefix: IpNet = match kept {
         Some(prefix) => prefix,
         None => {
-            let prefix = draw_ula().map_err(store::Error::reading("/dev/urandom"))?;
-            store.commit(&[records::put_meta(ULA, &prefix.to_string()).map_err(store::Error::encoding)?])?;
+            let prefix = draw_ula().map_err(|source| Error::System {
+                what: "reading /dev/urandom",
+                source,
+            })?;
+            store
+                .commit(&[records::put_meta(ULA, &prefix.to_string())])
+                .map_err(state)?;
             meta.insert(ULA.to_owned(), prefix.to_string());
             prefix
         }
@@ -238,13 +275,21 @@ fn draw_ula() -> std::io::Result<IpNet> {
 
 /// The driver's name is the file name of its socket: so Docker finds plug-ins.
 fn driver_name(socket: &Path) -> String {
-    socket.file_stem().map_or_else(|| "tombolo".to_owned(), |stem| stem.to_string_lossy().into_owned())
+    socket.file_stem().map_or_else(
+        || "tombolo".to_owned(),
+        |stem| stem.to_string_lossy().into_owned(),
+    )
 }
 
 /// The plug-in's socket: systemd's, if it holds it for us, else our own.
 fn plugin_listener(path: &Path) -> Result<UnixListener, Error> {
-    let fault = |source| Error::Bind { path: path.to_owned(), source };
-    let handed = listenfd::ListenFd::from_env().take_unix_listener(0).map_err(fault)?;
+    let fault = |source| Error::Bind {
+        path: path.to_owned(),
+        source,
+    };
+    let handed = listenfd::ListenFd::from_env()
+        .take_unix_listener(0)
+        .map_err(fault)?;
     match handed {
         Some(listener) => {
             listener.set_nonblocking(true).map_err(fault)?;
@@ -257,7 +302,10 @@ fn plugin_listener(path: &Path) -> Result<UnixListener, Error> {
 /// A socket that only root may speak to, in place of what an earlier run left. The lock on the state directory keeps
 /// two daemons apart; a socket that still answers is another's all the same.
 fn bind(path: &Path) -> Result<UnixListener, Error> {
-    let fault = |source| Error::Bind { path: path.to_owned(), source };
+    let fault = |source| Error::Bind {
+        path: path.to_owned(),
+        source,
+    };
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         let text = "another process serves it; stop that one first ('tombolo status' shows its pid)";
         return Err(fault(std::io::Error::new(std::io::ErrorKind::AddrInUse, text)));
@@ -300,7 +348,10 @@ async fn tick(asks: mpsc::Sender<Ask>) {
 
 /// Becomes true when the process is told to stop.
 fn stop_signal() -> Result<watch::Receiver<bool>, Error> {
-    let fault = |source| Error::System { what: "listening for signals", source };
+    let fault = |source| Error::System {
+        what: "listening for signals",
+        source,
+    };
     let mut term = signal(SignalKind::terminate()).map_err(fault)?;
     let mut int = signal(SignalKind::interrupt()).map_err(fault)?;
     let (stop, stopped) = watch::channel(false);

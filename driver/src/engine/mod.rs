@@ -25,7 +25,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 use tombolo_core::model::{EndpointId, Proto};
 use tombolo_core::state::{Command, Edit, Owner, Refusal, Reply, State, Surroundings};
-use tombolo_core::world::{Key, Step, Value, World, diff};
+use tombolo_core::world::{Key, Setting, Step, Value, World, diff};
 use tombolo_ipam::Carve;
 
 use crate::docker::View;
@@ -49,6 +49,12 @@ pub trait Journal: Send {
     /// # Errors
     /// As for `commit`.
     fn replace(&mut self, rows: &[Row]) -> Result<(), store::Error>;
+
+    /// Notes that a loss that was found on opening has been made up for.
+    ///
+    /// # Errors
+    /// As for `commit`.
+    fn rebuilt(&mut self) -> Result<(), store::Error>;
 
     /// Writes a plain copy of the records beside them.
     ///
@@ -150,7 +156,14 @@ pub struct Engine<K, J> {
 
 impl<K: Kernel, J: Journal> Engine<K, J> {
     /// An engine that believes nothing yet: call [`Self::settle`] before the first request.
-    pub fn new(state: State, meta: BTreeMap<String, String>, lost: bool, kernel: K, journal: J, setup: Setup) -> Self {
+    pub fn new(
+        state: State,
+        meta: BTreeMap<String, String>,
+        lost: bool,
+        kernel: K,
+        journal: J,
+        setup: Setup,
+    ) -> Self {
         Self {
             state,
             meta,
@@ -167,11 +180,21 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
+    /// The records.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
     /// Serves requests until all askers are gone. Gives the journal back, for a last copy of the records.
     pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) -> J {
         while let Some(ask) = asks.recv().await {
             match ask {
-                Ask::Do { command, avoid, deadline, answer } => {
+                Ask::Do {
+                    command,
+                    avoid,
+                    deadline,
+                    answer,
+                } => {
                     self.serve(&command, &avoid, deadline, answer).await;
                 }
                 Ask::Show(show, answer) => {
@@ -240,7 +263,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         Ok((reply, taken))
     }
 
-    fn decide(&self, command: &Command, avoid: &[IpNet]) -> Result<(Vec<Edit>, Reply), Refusal> {
+    fn decide(&mut self, command: &Command, avoid: &[IpNet]) -> Result<(Vec<Edit>, Reply), Refusal> {
         let edge = self.setup.edge;
         let around = Surroundings {
             now_s: (edge.now_s)(),
@@ -251,11 +274,17 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             ephemeral: (edge.ephemeral)(),
             port_free: &edge.port_free,
         };
-        self.state.decide(command, &around)
+        let decision = self.state.decide(command, &around);
+        match (command, &decision) {
+            (_, Err(refusal)) => self.state.owe_release(refusal),
+            (Command::ReleasePool(pool), _) => self.state.released(pool),
+            _ => {}
+        }
+        decision
     }
 
     async fn grow(&mut self, edits: Vec<Edit>, deadline: Instant) -> Result<Vec<Edit>, Error> {
-        let puts = encode(&edits).map_err(Error::Store)?;
+        let puts: Vec<Put> = edits.iter().map(records::put).collect();
         let (taken, before, after) = self.apply(edits);
         let settled = match self.reach(&before, &after, Some(deadline)).await {
             Ok(()) => self.journal.commit(&puts).map_err(Error::Store),
@@ -273,7 +302,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     }
 
     async fn shrink(&mut self, edits: Vec<Edit>) -> Result<Vec<Edit>, Error> {
-        let puts = encode(&edits).map_err(Error::Store)?;
+        let puts: Vec<Put> = edits.iter().map(records::put).collect();
         self.journal.commit(&puts).map_err(Error::Store)?;
         let (taken, before, after) = self.apply(edits);
         if let Err(error) = self.reach(&before, &after, None).await {
@@ -308,12 +337,18 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// (with a deadline) stops at the first refusal; removing goes on to the end and tells the first.
     async fn reach(&mut self, before: &World, after: &World, deadline: Option<Instant>) -> Result<(), Error> {
         let keys: BTreeSet<&Key> = before.keys().chain(after.keys()).collect();
-        let held = keys.into_iter().filter_map(|key| Some((key.clone(), self.believed.get(key)?.clone())));
+        let held = keys
+            .into_iter()
+            .filter_map(|key| Some((key.clone(), self.believed.get(key)?.clone())));
         let steps = diff(after, &held.collect());
         let mut first = None;
         for step in &steps {
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            let done = if late { Err(Error::Late(crate::http::DEADLINE)) } else { self.step(step).await };
+            let done = if late {
+                Err(Error::Late(crate::http::DEADLINE))
+            } else {
+                self.step(step).await
+            };
             if let Err(error) = done {
                 if deadline.is_some() {
                     return Err(error);
@@ -344,6 +379,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     }
 
     fn believe(&mut self, key: Key, value: Option<Value>) {
+        if let (Key::Link(link), None) = (&key, &value) {
+            // No step removes a setting, but it goes with its link.
+            for setting in Setting::of_link(link) {
+                self.believed.remove(&Key::Setting(setting));
+            }
+        }
         match value {
             Some(value) => drop(self.believed.insert(key, value)),
             None => drop(self.believed.remove(&key)),
@@ -366,7 +407,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         let desired = self.state.world();
         let steps = diff(&desired, &observed);
         self.believed = observed;
-        self.problems.retain(|about, _| about.starts_with(reconcile::PROBLEM));
+        self.problems
+            .retain(|about, _| about.starts_with(reconcile::PROBLEM));
         for step in steps {
             if step.removes() && self.keep_unknown {
                 continue;
@@ -378,7 +420,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 }
                 Err(error) => {
                     tracing::error!(%step, %error, "does not settle; tried again on the next look");
-                    self.problems.insert(format!("{:?}", step.key()), error.to_string());
+                    self.problems
+                        .insert(format!("{:?}", step.key()), error.to_string());
                 }
             }
         }
@@ -390,7 +433,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// link is never made again, because only Docker could put the other end anywhere.
     async fn note_lost(&mut self, observed: &World) {
         let gone = |id: &EndpointId| !observed.contains_key(&Key::Link(id.host_link()));
-        let lost = self.state.endpoints().filter(|e| e.linked && gone(&e.id)).map(|e| e.id.clone());
+        let lost = self
+            .state
+            .endpoints()
+            .filter(|e| e.linked && gone(&e.id))
+            .map(|e| e.id.clone());
         let lost: Vec<EndpointId> = lost.collect();
         for id in lost {
             tracing::info!(endpoint = %id, "its link is gone, so its container is");
@@ -409,9 +456,13 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     async fn import(&mut self, records: Records) -> Result<(), String> {
         if records.schema != records::SCHEMA {
-            return Err(format!("schema: {}; this version imports {}", records.schema, records::SCHEMA));
+            return Err(format!(
+                "schema: {}; this version imports {}",
+                records.schema,
+                records::SCHEMA
+            ));
         }
-        let rows = records.rows().map_err(|error| error.to_string())?;
+        let rows = records.rows();
         let meta = records.meta.clone();
         let (state, problems) = records.into_state();
         if !problems.is_empty() {
@@ -422,10 +473,6 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.settle("import").await;
         Ok(())
     }
-}
-
-fn encode(edits: &[Edit]) -> Result<Vec<Put>, store::Error> {
-    edits.iter().map(|edit| records::put(edit).map_err(store::Error::encoding)).collect()
 }
 
 /// The sort of a fact, for counting.

@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use tombolo_core::model::{EndpointId, NetworkId};
 use tombolo_core::state::{Command, Edit};
-use tombolo_ipam::{Pool, PoolId, Slot, Space, Use};
+use tombolo_ipam::{PoolId, Slot, Space, Use};
 
 use super::{Engine, Journal};
 use crate::docker::{NetworkView, View};
@@ -109,10 +109,18 @@ impl Docker {
         self.version = Some(view.version.clone());
         self.heard = Some(Instant::now());
         self.error = None;
-        self.networks = view.networks.iter().map(|n| (n.id.clone(), n.name.clone())).collect();
+        self.networks = view
+            .networks
+            .iter()
+            .map(|n| (n.id.clone(), n.name.clone()))
+            .collect();
         let named = view.networks.iter().flat_map(|n| &n.endpoints);
         self.containers = named.map(|e| (e.id.clone(), e.name.clone())).collect();
-        let pools = view.networks.iter().filter(ours).flat_map(|n| n.subnets.iter().map(|s| (s.pool, n.name.clone())));
+        let pools = view
+            .networks
+            .iter()
+            .filter(ours)
+            .flat_map(|n| n.subnets.iter().map(|s| (s.pool, n.name.clone())));
         self.pools = pools.collect();
     }
 
@@ -132,7 +140,8 @@ impl Docker {
 
 /// Whether a driver's name is ours. A managed plug-in is named with its tag.
 pub fn is_driver(name: &str, driver: &str) -> bool {
-    name.strip_prefix(driver).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    name.strip_prefix(driver)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }
 
 impl<K: Kernel, J: Journal> Engine<K, J> {
@@ -170,11 +179,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             return true;
         }
         let ours = view.networks.iter().any(|n| {
-            self.state.network(&n.id).is_some() || (self.keep_unknown && is_driver(&n.driver, &self.setup.driver))
+            self.state.network(&n.id).is_some()
+                || (self.keep_unknown && is_driver(&n.driver, &self.setup.driver))
         });
         if ours {
-            let put = records::put_meta(ENGINE, &view.engine).map_err(crate::store::Error::encoding);
-            match put.and_then(|put| self.journal.commit(&[put])) {
+            match self.journal.commit(&[records::put_meta(ENGINE, &view.engine)]) {
                 Ok(()) => drop(self.meta.insert(ENGINE.to_owned(), view.engine.clone())),
                 Err(error) => tracing::warn!(%error, "the engine's identifier could not be stored"),
             }
@@ -184,7 +193,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     fn missing_from(&self, view: &View) -> BTreeSet<Suspect> {
         let networks: BTreeSet<&NetworkId> = view.networks.iter().map(|n| &n.id).collect();
-        let endpoints: BTreeSet<&EndpointId> = view.networks.iter().flat_map(|n| &n.endpoints).map(|e| &e.id).collect();
+        let endpoints: BTreeSet<&EndpointId> = view
+            .networks
+            .iter()
+            .flat_map(|n| &n.endpoints)
+            .map(|e| &e.id)
+            .collect();
         let (pools, addresses) = self.in_use(view);
         let ipam = self.state.ipam();
 
@@ -192,16 +206,17 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         let mut missing: BTreeSet<Suspect> = gone.map(|n| Suspect::Network(n.id.clone())).collect();
         let gone = self.state.endpoints().filter(|e| !endpoints.contains(&e.id));
         missing.extend(gone.map(|e| Suspect::Endpoint(e.id.clone())));
-        for (id, pool) in ipam.pools() {
-            if !pools.contains(&pool.cidr) {
-                missing.insert(Suspect::Pool(id.clone()));
+        for id in ipam.pools().keys() {
+            if !pools.contains(&id.cidr()) {
+                missing.insert(Suspect::Pool(*id));
             }
         }
         for ((_, address), slot) in ipam.slots() {
-            if let Slot::Leased { pool, .. } = slot {
-                if pools.contains(&pool.cidr()) && !addresses.contains(address) {
-                    missing.insert(Suspect::Lease(pool.clone(), *address));
-                }
+            if let Slot::Leased { pool, .. } = slot
+                && pools.contains(&pool.cidr())
+                && !addresses.contains(address)
+            {
+                missing.insert(Suspect::Lease(*pool, *address));
             }
         }
         missing
@@ -210,16 +225,40 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// The pools and the addresses of our IPAM that something stands for, there or here.
     fn in_use(&self, view: &View) -> (BTreeSet<IpNet>, BTreeSet<IpAddr>) {
         let (mut pools, mut addresses) = (BTreeSet::new(), BTreeSet::new());
-        for network in view.networks.iter().filter(|n| is_driver(&n.ipam_driver, &self.setup.driver)) {
+        for network in view
+            .networks
+            .iter()
+            .filter(|n| is_driver(&n.ipam_driver, &self.setup.driver))
+        {
             pools.extend(network.subnets.iter().map(|s| s.pool));
-            addresses.extend(network.subnets.iter().flat_map(|s| s.gateway.into_iter().chain(s.aux.iter().copied())));
-            addresses.extend(network.endpoints.iter().flat_map(|e| e.addresses.iter().map(IpNet::addr)));
+            addresses.extend(
+                network
+                    .subnets
+                    .iter()
+                    .flat_map(|s| s.gateway.into_iter().chain(s.aux.iter().copied())),
+            );
+            addresses.extend(
+                network
+                    .endpoints
+                    .iter()
+                    .flat_map(|e| e.addresses.iter().map(IpNet::addr)),
+            );
         }
         for subnet in self.state.networks().flat_map(|n| &n.subnets).filter(|s| s.ours) {
             pools.insert(subnet.pool);
-            addresses.extend(subnet.gateway.iter().map(IpNet::addr).chain(subnet.aux.iter().copied()));
+            addresses.extend(
+                subnet
+                    .gateway
+                    .iter()
+                    .map(IpNet::addr)
+                    .chain(subnet.aux.iter().copied()),
+            );
         }
-        addresses.extend(self.state.endpoints().flat_map(|e| e.addresses.iter().map(IpNet::addr)));
+        addresses.extend(
+            self.state
+                .endpoints()
+                .flat_map(|e| e.addresses.iter().map(IpNet::addr)),
+        );
         (pools, addresses)
     }
 
@@ -241,26 +280,44 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         for problem in &problems {
             tracing::error!(%problem, "could not be rebuilt from what Docker says");
-            self.problems.insert(format!("{PROBLEM}: rebuild"), problem.clone());
+            self.problems
+                .insert(format!("{PROBLEM}: rebuild"), problem.clone());
         }
         let (networks, endpoints) = (self.state.networks().count(), self.state.endpoints().count());
-        tracing::warn!(networks, endpoints, "records rebuilt from what Docker and the kernel hold");
+        tracing::warn!(
+            networks,
+            endpoints,
+            "records rebuilt from what Docker and the kernel hold"
+        );
         self.keep_unknown = false;
+        if let Err(error) = self.journal.rebuilt() {
+            tracing::warn!(%error, "the next start will rebuild the records again");
+        }
         self.settle("records rebuilt").await;
     }
 
     async fn rebuild_leases(&mut self, network: &NetworkView) {
         for subnet in &network.subnets {
-            let Ok(id) = PoolId::new(Space::Local, subnet.pool, subnet.range) else { continue };
+            let Ok(id) = PoolId::new(Space::Local, subnet.pool, subnet.range) else {
+                continue;
+            };
             let inside = |address: &IpAddr| subnet.pool.contains(address);
             let of_endpoints = network.endpoints.iter().flat_map(|e| {
-                e.addresses.iter().map(|a| (a.addr(), Use::Endpoint { name: Some(e.name.clone()) }))
+                e.addresses.iter().map(|a| {
+                    (
+                        a.addr(),
+                        Use::Endpoint {
+                            name: Some(e.name.clone()),
+                        },
+                    )
+                })
             });
             let held = subnet.gateway.map(|g| (g, Use::Gateway)).into_iter();
-            let held = held.chain(subnet.aux.iter().map(|a| (*a, Use::Aux))).chain(of_endpoints);
+            let held = held
+                .chain(subnet.aux.iter().map(|a| (*a, Use::Aux)))
+                .chain(of_endpoints);
             let held: Vec<(IpAddr, Use)> = held.filter(|(address, _)| inside(address)).collect();
-            let pool = Pool { id, space: Space::Local, cidr: subnet.pool, range: subnet.range, chosen: false, cursor: None };
-            let edits = self.state.adopt_leases(pool, &held);
+            let edits = self.state.adopt_leases(id, &held);
             self.by_ourselves(&Command::Adopt(edits)).await;
         }
     }
@@ -274,7 +331,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 mac: seen.mac,
             };
             self.by_ourselves(&create).await;
-            let Some(made) = self.state.endpoint(&seen.id) else { continue };
+            let Some(made) = self.state.endpoint(&seen.id) else {
+                continue;
+            };
             let mut joined = made.clone();
             let host_link = tombolo_core::world::Key::Link(seen.id.host_link());
             joined.linked = self.believed.contains_key(&host_link);
@@ -282,7 +341,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             if joined.linked {
                 joined.published = seen.published(&joined, &self.believed);
             }
-            self.by_ourselves(&Command::Adopt(vec![Edit::Endpoint(seen.id.clone(), Some(joined))])).await;
+            self.by_ourselves(&Command::Adopt(vec![Edit::Endpoint(
+                seen.id.clone(),
+                Some(joined),
+            )]))
+            .await;
         }
     }
 }

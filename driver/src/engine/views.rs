@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use tombolo_core::model::{Endpoint, Network};
 use tombolo_core::world::{Key, World};
-use tombolo_ipam::{Pool, Slot, Use};
+use tombolo_ipam::{PoolId, Slot, Use};
 
 use super::{Engine, Journal};
 use crate::kernel::Kernel;
@@ -33,18 +33,19 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             Show::Status => self.status(),
             Show::Networks => self.state.networks().map(|n| self.network(n)).collect(),
             Show::Endpoints => self.state.endpoints().map(|e| self.endpoint(e)).collect(),
-            Show::Pools => self.state.ipam().pools().map(|p| self.pool(p)).collect(),
+            Show::Pools => self.state.ipam().pools().keys().map(|id| self.pool(id)).collect(),
             // Our records are plain structs with text keys, which always make JSON.
-            Show::Records => serde_json::to_value(Records::of(&self.state, &self.meta)).unwrap_or(Value::Null),
+            Show::Records => {
+                serde_json::to_value(Records::of(&self.state, &self.meta)).unwrap_or(Value::Null)
+            }
         }
     }
 
     fn status(&self) -> Value {
-        let setting = |(name, value, origin): &(String, String, String)| {
-            json!({ "name": name, "value": value, "origin": origin })
-        };
+        let setting = |(name, value, origin): &(String, String, String)| json!({ "name": name, "value": value, "origin": origin });
         let problem = |(about, problem): (&String, &String)| json!({ "about": about, "problem": problem });
-        let leased = |(_, slot): &(&(tombolo_ipam::Space, IpAddr), &Slot)| matches!(slot, Slot::Leased { .. });
+        let leased =
+            |(_, slot): &(&(tombolo_ipam::Space, IpAddr), &Slot)| matches!(slot, Slot::Leased { .. });
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "schema": records::SCHEMA,
@@ -53,8 +54,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             "settings": self.setup.settings.iter().map(setting).collect::<Vec<_>>(),
             "networks": self.state.networks().count(),
             "endpoints": self.state.endpoints().count(),
-            "pools": self.state.ipam().pools().count(),
-            "leases": self.state.ipam().slots().filter(leased).count(),
+            "pools": self.state.ipam().pools().len(),
+            "leases": self.state.ipam().slots().iter().filter(leased).count(),
             "facts": self.believed.len(),
             "repairs": self.repairs,
             "problems": self.problems.iter().map(problem).collect::<Vec<_>>(),
@@ -65,7 +66,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     fn network(&self, network: &Network) -> Value {
         let subnet = |v6| {
-            network.subnet(v6).map(|s| json!({ "pool": s.pool, "gateway": s.gateway.map(|g| g.addr()) }))
+            network
+                .subnet(v6)
+                .map(|s| json!({ "pool": s.pool, "gateway": s.gateway.map(|g| g.addr()) }))
         };
         let kind = network.spec.kind();
         let missing = self.missing(network);
@@ -88,19 +91,23 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     fn missing(&self, network: &Network) -> Option<String> {
         let mut wanted = World::new();
         network.spec.kind().network_facts(network, &mut wanted);
-        let missing: Option<&Key> = wanted.keys().find(|key| !self.believed.contains_key(*key));
-        missing.map(|key| {
+        let lacks = |(key, value): &(&Key, &tombolo_core::world::Value)| {
+            !self.believed.get(*key).is_some_and(|held| value.holds_as(held))
+        };
+        wanted.iter().find(lacks).map(|(key, _)| {
             let about = format!("{key:?}");
-            let why = self.problems.get(&about).cloned().unwrap_or_else(|| "does not hold".to_owned());
+            let why = self
+                .problems
+                .get(&about)
+                .cloned()
+                .unwrap_or_else(|| "does not hold".to_owned());
             format!("{about}: {why}")
         })
     }
 
     fn endpoint(&self, endpoint: &Endpoint) -> Value {
         let network = self.state.network(&endpoint.network);
-        let published = |p: &tombolo_core::model::Published| {
-            json!({ "proto": p.proto, "host_ip": p.host, "host_port": p.host_port, "port": p.port })
-        };
+        let published = |p: &tombolo_core::model::Published| json!({ "proto": p.proto, "host_ip": p.host, "host_port": p.host_port, "port": p.port });
         json!({
             "network_id": endpoint.network,
             "endpoint_id": endpoint.id,
@@ -117,7 +124,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         })
     }
 
-    fn pool(&self, pool: &Pool) -> Value {
+    fn pool(&self, pool: &PoolId) -> Value {
         let ipam = self.state.ipam();
         let lease = |(address, usage): (IpAddr, &Use)| {
             let (word, name) = match usage {
@@ -127,18 +134,22 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             };
             json!({ "address": address, "use": word, "name": name })
         };
-        let network = self.state.networks().find(|n| n.subnets.iter().any(|s| s.ours && s.pool == pool.cidr));
+        let fill = ipam.fill(pool);
+        let network = self
+            .state
+            .networks()
+            .find(|n| n.subnets.iter().any(|s| s.ours && s.pool == pool.cidr()));
         json!({
-            "pool": pool.cidr,
-            "pool_id": pool.id,
-            "address_space": match pool.space {
+            "pool": pool.cidr(),
+            "pool_id": pool,
+            "address_space": match pool.space() {
                 tombolo_ipam::Space::Local => tombolo_core::wire::SPACE_LOCAL,
                 tombolo_ipam::Space::Global => tombolo_core::wire::SPACE_GLOBAL,
             },
-            "range": pool.range,
-            "leases": ipam.leases_of(&pool.id).map(lease).collect::<Vec<_>>(),
-            "free": ipam.free(&pool.id),
-            "cooling": ipam.cooling(&pool.id),
+            "range": pool.range(),
+            "leases": ipam.leases_of(pool).map(lease).collect::<Vec<_>>(),
+            "free": fill.free,
+            "cooling": fill.cooling,
             "network_id": network.map(|n| &n.id),
         })
     }
