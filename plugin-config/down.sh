@@ -42,6 +42,10 @@ remove_files() {
 
 main() {
     need_root down
+    if [ ! -e "$BINARY" ] && [ ! -e "$UNITS/tombolo.service" ] && [ ! -e "$PID_FILE" ] && [ ! -e "$ENGINE_FILE" ]; then
+        say "tombolo is not up: nothing to do."
+        return
+    fi
     # The engine before tombolo: it says goodbye to its endpoints while it stops.
     stop_engine
     stop_tombolo

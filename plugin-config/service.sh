@@ -39,21 +39,27 @@ stop_process() {
 
 gone() { ! runs "$1" "$2"; }
 
-# wait_for SECONDS WHAT COMMAND...: asks until the command succeeds; shows that time goes by.
+# wait_for SECONDS WHAT COMMAND...: asks until the command succeeds, and shows that time goes by. Gives up when the
+# time is over, or at once when the command says 2: there is nothing left to wait for.
 wait_for() {
-    local deadline=$((SECONDS + $1)) what=$2 shown=no
+    local deadline=$((SECONDS + $1)) what=$2 shown=no said
     shift 2
-    until "$@"; do
-        if [ "$SECONDS" -ge "$deadline" ]; then
-            [ "$shown" = no ] || printf '\n'
-            return 1
+    while true; do
+        said=0
+        "$@" || said=$?
+        if [ "$said" = 0 ]; then
+            [ "$shown" = no ] || printf ' yes\n'
+            return 0
         fi
         if [ "$shown" = no ]; then
             printf 'Waiting until %s ' "$what"
             shown=yes
         fi
+        if [ "$said" = 2 ] || [ "$SECONDS" -ge "$deadline" ]; then
+            printf ' no\n'
+            return 1
+        fi
         printf '.'
         sleep 0.5
     done
-    [ "$shown" = no ] || printf ' yes\n'
 }

@@ -83,9 +83,11 @@ start_by_hand() {
     echo $! >"$PID_FILE"
 }
 
-# Ends the wait early where there is nothing left to wait for.
-tombolo_answers_or_died() {
-    tombolo_answers || { ! with_systemd && ! runs "$PID_FILE" tombolo; }
+# For wait_for: 2 where the process that was to answer has ended.
+tombolo_answers_yet() {
+    tombolo_answers && return
+    with_systemd || runs "$PID_FILE" tombolo || return 2
+    return 1
 }
 
 explain() {
@@ -116,14 +118,16 @@ start_engine() {
         setsid dockerd -H "$DOCKER_HOST_USED" </dev/null >>"$ENGINE_LOG" 2>&1 &
         echo $! >"$ENGINE_FILE"
     fi
-    if ! wait_for 90 "Docker answers" engine_answers_or_died || ! engine_answers; then
+    if ! wait_for 90 "Docker answers" engine_answers_yet; then
         printf '\nThe last lines of its log:\n%s\n' "$(tail -n 20 "$ENGINE_LOG" 2>&1 || true)" >&2
         die "no Docker engine answers on $DOCKER_HOST_USED"
     fi
 }
 
-engine_answers_or_died() {
-    engine_answers || { ! with_systemd && ! runs "$ENGINE_FILE" dockerd; }
+engine_answers_yet() {
+    engine_answers && return
+    with_systemd || runs "$ENGINE_FILE" dockerd || return 2
+    return 1
 }
 
 show_what_to_try() {
@@ -149,9 +153,7 @@ main() {
     else
         start_by_hand
     fi
-    if ! wait_for 30 "tombolo answers" tombolo_answers_or_died || ! tombolo_answers; then
-        explain "tombolo does not answer"
-    fi
+    wait_for 30 "tombolo answers" tombolo_answers_yet || explain "tombolo does not answer"
     start_engine
     show_what_to_try
 }
