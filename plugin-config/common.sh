@@ -45,12 +45,19 @@ need_cargo() {
         "  . \"\$HOME/.cargo/env\""
 }
 
+# is_there PROGRAM PACKAGE: whether a program is there, and is the right one where there are two.
+is_there() {
+    have "$1" || return 1
+    # Many a machine has a busybox that needs libraries, which an image of nothing else cannot use.
+    [ "$2" != busybox-static ] || ! ldd "$(command -v "$1")" >/dev/null 2>&1
+}
+
 # install_missing PROGRAM:PACKAGE...: installs the packages whose programs are missing, in one go.
 # Asked for by program, so that an engine from elsewhere (docker-ce) is never replaced by Debian's.
 install_missing() {
     local packages=() pair
     for pair in "$@"; do
-        have "${pair%%:*}" || packages+=("${pair##*:}")
+        is_there "${pair%%:*}" "${pair##*:}" || packages+=("${pair##*:}")
     done
     [ ${#packages[@]} -gt 0 ] || return 0
     have apt-get || die "these are missing, and there is no apt-get to install them with: ${packages[*]}" \
@@ -72,6 +79,7 @@ install_missing() {
     [ "$done" = yes ] || die "apt-get could not install ${packages[*]}; its own words are above." \
         "Is the network up, and does /etc/apt/sources.list name a mirror that is?"
     for pair in "$@"; do
-        have "${pair%%:*}" || die "${pair##*:} is installed, but ${pair%%:*} is still not in PATH ($PATH)"
+        is_there "${pair%%:*}" "${pair##*:}" ||
+            die "${pair##*:} is installed, but its ${pair%%:*} is not the one that is found in $PATH"
     done
 }
