@@ -1,0 +1,69 @@
+#!/bin/sh
+# Makes the engine roots of the system tests: a small Debian of another release, with that release's Docker engine.
+#
+#   engines.sh [trixie|sid ...]     makes those that are missing (default: both) and prints where they are
+#
+# Roots are kept outside the source tree, in $TOMBOLO_TEST_ENGINES (default /var/cache/tombolo-tests/engines). A root
+# is made beside its final place and renamed when it is complete, under a lock, so a root that is there is whole and
+# two runs do not make it twice. `rm -r` of a root has it made anew, with whatever that release holds by then.
+set -eu
+
+roots=${TOMBOLO_TEST_ENGINES:-/var/cache/tombolo-tests/engines}
+mirror=${TOMBOLO_TEST_MIRROR:-http://deb.debian.org/debian}
+packages=docker.io,docker-cli,docker-compose,iptables,nftables,iproute2,ca-certificates
+
+fail() {
+    echo "engines.sh: $*" >&2
+    exit 1
+}
+
+# Runs a command with its output in a log; shows the log's end only when it fails.
+quietly() {
+    log=$1
+    shift
+    "$@" >>"$log" 2>&1 || {
+        tail -n 25 "$log" >&2
+        fail "'$*' failed; the whole output is in $log"
+    }
+}
+
+make_root() {
+    suite=$1
+    part="$roots/.$suite.part"
+    log="$roots/$suite.log"
+    # What an interrupted run left behind; it can hold mounts of its own.
+    for inner in proc sys; do
+        if mountpoint -q "$part/$inner"; then umount "$part/$inner"; fi
+    done
+    rm -rf --one-file-system "$part"
+    : >"$log"
+    echo "engines.sh: making the $suite engine root, this takes some minutes (log: $log)"
+    # No index of a suite is too old or too new for a test machine, whose clock may be anywhere.
+    mkdir -p "$part/etc/apt/apt.conf.d"
+    printf 'Acquire::Check-Valid-Until "false";\nAcquire::Check-Date "false";\nAPT::Sandbox::User "root";\n' \
+        >"$part/etc/apt/apt.conf.d/90tombolo-tests"
+    # In namespaces of its own: package scripts start nothing that outlives the making, and mounts end with it.
+    quietly "$log" unshare --mount --pid --fork --kill-child \
+        debootstrap --variant=minbase --include="$packages" "$suite" "$part" "$mirror"
+    rm -rf "$part/var/cache/apt/archives" "$part/var/lib/apt/lists"
+    mkdir -p "$part/var/cache/apt/archives/partial" "$part/var/lib/apt/lists/partial"
+    quietly "$log" chroot "$part" dockerd --version
+    quietly "$log" chroot "$part" docker --version
+    chroot "$part" dockerd --version >"$part/etc/tombolo-test-engine"
+    mv "$part" "$roots/$suite"
+}
+
+[ "$(id -u)" = 0 ] || fail "must be run as root: it makes file systems with devices and foreign owners"
+command -v debootstrap >/dev/null || fail "debootstrap is missing: apt-get install debootstrap"
+[ $# -gt 0 ] || set -- trixie sid
+mkdir -p "$roots"
+exec 9>"$roots/.lock"
+flock 9
+for suite in "$@"; do
+    case $suite in
+    trixie | sid) ;;
+    *) fail "no engine root is called '$suite': trixie and sid are" ;;
+    esac
+    [ -d "$roots/$suite" ] || make_root "$suite"
+    echo "$suite: $roots/$suite: $(cat "$roots/$suite/etc/tombolo-test-engine")"
+done

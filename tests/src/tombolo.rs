@@ -1,0 +1,156 @@
+//! The tested binary on a host of the lab: the daemon and its command line.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::command::{LIMIT, Output, run};
+use crate::host::{Background, Host};
+use crate::{engine, http, json, plugin, wait};
+
+/// Names the tested binary; default `target/release/tombolo` of this workspace.
+pub const BINARY: &str = "TOMBOLO_TEST_BINARY";
+
+/// Where hosts have the tested binary.
+pub const INSIDE: &str = "/usr/local/bin/tombolo";
+
+/// The daemon's log on its host.
+pub const LOG: &str = "/var/log/tombolo.log";
+
+/// The control socket on its host.
+pub const CONTROL: &str = "/run/tombolo/control.sock";
+
+/// How long the daemon may take to answer or to end.
+const START: Duration = Duration::from_secs(20);
+
+/// The path of the tested binary on the test machine, whether it has been built or not.
+pub fn binary() -> PathBuf {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/tombolo");
+    std::env::var(BINARY).map_or(default, PathBuf::from)
+}
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Tombolo {
+    host: Arc<Host>,
+    environment: Vec<(String, String)>,
+    process: Mutex<Option<Background>>,
+}
+
+impl Tombolo {
+    /// Starts the daemon on a host and waits until it answers as a plug-in.
+    pub fn start(host: &Arc<Host>) -> Self {
+        Self::start_with(host, &[])
+    }
+
+    /// Starts the daemon with settings in its environment and waits until it answers as a plug-in.
+    pub fn start_with(host: &Arc<Host>, environment: &[(&str, &str)]) -> Self {
+        let binary = binary();
+        assert!(
+            binary.exists(),
+            "{} is missing: build it with `cargo build --release`, or set {BINARY}",
+            binary.display()
+        );
+        let environment = environment
+            .iter()
+            .map(|&(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
+        let tombolo = Self {
+            host: Arc::clone(host),
+            environment,
+            process: Mutex::new(None),
+        };
+        tombolo.start_again();
+        tombolo
+    }
+
+    /// Starts the daemon's process and waits until it answers as a plug-in.
+    pub fn start_again(&self) {
+        self.launch();
+        let socket = self.host.path(plugin::SOCKET);
+        let answers = || match http::request(&socket, "POST", "/Plugin.Activate", b"") {
+            Ok(answer) => Some(answer.status == 200),
+            Err(_) => (!self.runs()).then_some(false),
+        };
+        if wait::within(START, answers) != Some(true) {
+            panic!("tombolo does not answer\n{}", self.host.logs());
+        }
+    }
+
+    /// Starts the daemon's process without waiting for it.
+    pub fn launch(&self) {
+        let process = self.host.start(self.command(&["serve"]), LOG);
+        *self.process.lock().expect("no panic while held") = Some(process);
+    }
+
+    /// Stops the daemon as its service manager would and waits for its end.
+    pub fn stop(&self) {
+        self.end(Signal::SIGTERM);
+    }
+
+    /// Ends the daemon without giving it a moment.
+    pub fn kill(&self) {
+        self.end(Signal::SIGKILL);
+    }
+
+    fn end(&self, signal: Signal) {
+        let process = self
+            .process
+            .lock()
+            .expect("no panic while held")
+            .take()
+            .expect("a daemon that runs");
+        engine::end(&process, signal, START);
+    }
+
+    /// Whether the daemon's process is there.
+    pub fn runs(&self) -> bool {
+        let process = self.process.lock().expect("no panic while held");
+        process
+            .as_ref()
+            .is_some_and(|p| matches!(p.lock().expect("no panic while held").try_wait(), Ok(None)))
+    }
+
+    /// The daemon's log so far.
+    pub fn log(&self) -> String {
+        self.host.log(LOG)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(INSIDE);
+        command.args(args).env("RUST_BACKTRACE", "1");
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOMBOLO_")) {
+            command.env_remove(name);
+        }
+        command.envs(self.environment.iter().cloned());
+        command
+    }
+
+    /// Runs the command line and waits for its end.
+    #[track_caller]
+    pub fn try_cli(&self, args: &[&str]) -> Output {
+        run(self.host.spaces(), self.command(args), None, LIMIT)
+    }
+
+    /// Runs the command line with `--output json`; it must succeed.
+    #[track_caller]
+    pub fn cli(&self, args: &[&str]) -> Value {
+        let args = [args, &["--output", "json"]].concat();
+        json::parse(&self.try_cli(&args).must().stdout)
+    }
+
+    /// The whole state as `tombolo state export` writes it.
+    #[track_caller]
+    pub fn export(&self) -> Value {
+        json::parse(&self.try_cli(&["state", "export"]).must().stdout)
+    }
+
+    /// A client of the daemon's plug-in socket.
+    pub fn plugin(&self) -> plugin::Client {
+        plugin::Client::new(&self.host)
+    }
+}
