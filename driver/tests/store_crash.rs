@@ -30,7 +30,7 @@ fn a_hundred_kills_lose_no_acknowledged_commit() {
         if round % 4 != 0 {
             acknowledged = Some(writer.ack().expect("the writer died by itself"));
         }
-        std::thread::sleep(Duration::from_micros(random.below(40_000)));
+        std::thread::sleep(Duration::from_micros(random.below(25_000)));
         acknowledged = writer.kill().or(acknowledged);
         early += u32::from(acknowledged.is_none());
         last = verify(dir.path(), &mut model, acknowledged.unwrap_or(last));

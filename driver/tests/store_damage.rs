@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use store_common::{Model, Random, SCHEMA, changes, last};
 use tombolo::store::{Error, Opened, Row, Store};
 
-const BACKED_UP: u64 = 150;
-const COMMITS: u64 = 200;
+const BACKED_UP: u64 = 60;
+const COMMITS: u64 = 100;
 
-/// A store with a backup after commit 150, snapshots, and 200 commits.
+/// A store with a backup after commit 60, snapshots, and 100 commits.
 fn filled() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for part in [1..=BACKED_UP, BACKED_UP + 1..=COMMITS] {
@@ -130,11 +130,11 @@ fn a_database_with_a_lost_tail_starts_from_what_is_newer() {
     let old = tempfile::tempdir().unwrap();
     // An older but whole database, put in the place of ours behind our back.
     let (store, _) = Store::open(old.path(), SCHEMA).unwrap();
-    (1..=180).for_each(|n| store.commit(&changes(n)).unwrap());
+    (1..=80).for_each(|n| store.commit(&changes(n)).unwrap());
     drop(store);
     fs::rename(dir.path().join("db"), dir.path().join("aside")).unwrap();
     fs::rename(old.path().join("db"), dir.path().join("db")).unwrap();
-    lost_after(dir.path(), 180, "what could be read of it");
+    lost_after(dir.path(), 80, "what could be read of it");
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn random_damage_never_passes_for_whole() {
     let original = filled();
     let mut random = Random::new();
     let models: Vec<Vec<Row>> = (0..=COMMITS).map(|n| Model::at(n).rows()).collect();
-    let rounds = std::env::var("TOMBOLO_TEST_ROUNDS").map_or(80, |n| n.parse().unwrap());
+    let rounds = std::env::var("TOMBOLO_TEST_ROUNDS").map_or(60, |n| n.parse().unwrap());
     let mut outcomes = std::collections::BTreeMap::new();
     for round in 0..rounds {
         let dir = tempfile::tempdir().unwrap();
