@@ -1,6 +1,7 @@
 //! Making a host: its namespaces, its first process and its root file system.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -28,14 +29,7 @@ pub fn make(lower: &Path, name: &str) -> Child {
     fs::write("/proc/sys/kernel/hostname", name).expect("naming a host");
     mount_at("none", "/", None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None);
     let binary = crate::tombolo::binary();
-    // The first process started from here is the first of the process namespace. It ends when its input does. Children
-    // that lose their parent become its own; with SIGCHLD ignored the kernel takes them away when they end. Not by `sh`:
-    // dash does not hand an ignored SIGCHLD on.
-    let holder = Command::new("bash")
-        .args(["-c", "trap '' CHLD; exec cat >/dev/null"])
-        .stdin(Stdio::piped())
-        .spawn();
-    let holder = holder.expect("starting a host's first process");
+    let holder = start_first();
     lay_root(lower);
     show_binary(&binary);
     chdir(ROOT).expect("entering a host's root");
@@ -45,6 +39,31 @@ pub fn make(lower: &Path, name: &str) -> Child {
     chdir("/").expect("entering a host's root");
     write_names(name);
     holder
+}
+
+/// Starts the first process of the process namespace, which ends when its input does, and waits until it is what it
+/// will be: while it still reads programs and libraries, its root may not change under it.
+///
+/// Processes that lose their parent become its own; with SIGCHLD ignored the kernel takes them away when they end. (`sh`
+/// will not do: dash does not hand an ignored SIGCHLD on.)
+fn start_first() -> Child {
+    let mut first = Command::new("bash")
+        .args(["-c", "trap '' CHLD; exec cat"])
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starting a host's first process");
+    let (input, output) = (first.stdin.as_mut(), first.stdout.as_mut());
+    input
+        .expect("a pipe")
+        .write_all(b"?")
+        .expect("asking a host's first process");
+    output
+        .expect("a pipe")
+        .read_exact(&mut [0])
+        .expect("an answer of a host's first process");
+    first
 }
 
 fn mount_at(source: &str, target: &str, fs: Option<&str>, flags: MsFlags, data: Option<&str>) {

@@ -22,7 +22,7 @@ impl Snapshot {
             ("rules", rules(host)),
         ]);
         if let Some(tombolo) = tombolo {
-            parts.insert("pools", lines(&format!("{:#}", tombolo.cli(&["pools"]))));
+            parts.insert("pools", pools(tombolo));
         }
         Self(parts)
     }
@@ -95,6 +95,21 @@ fn link(link: &Value) -> String {
         link["master"],
         addresses.join(" ")
     )
+}
+
+/// The pools and their leases. How many freed addresses wait before they are given again is a matter of time.
+fn pools(tombolo: &Tombolo) -> Vec<String> {
+    let mut pools = tombolo.cli(&["pools"]);
+    for pool in pools
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
+    {
+        pool.remove("cooling");
+        pool.remove("free");
+    }
+    lines(&format!("{pools:#}"))
 }
 
 fn rules(host: &Host) -> Vec<String> {

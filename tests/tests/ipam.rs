@@ -269,6 +269,7 @@ fn life_in(scene: &Scene, ipam: &str, subnet: &str) -> Vec<String> {
 #[test]
 fn tiny_subnets_are_used_as_dockers_own_addresses_use_them() {
     let scene = Scene::new();
+    let mut differences = Vec::new();
     for subnet in [
         "10.53.0.0/31",
         "10.53.0.8/32",
@@ -281,6 +282,10 @@ fn tiny_subnets_are_used_as_dockers_own_addresses_use_them() {
             life_in(&scene, "tombolo", subnet),
             life_in(&scene, "default", subnet),
         );
-        assert_eq!(ours, dockers, "{subnet}");
+        // Engines of old can make nothing of /31 and /32; there is nothing to compare with then.
+        if ours != dockers && dockers != ["made: false"] {
+            differences.push(format!("{subnet}: {ours:?}, but Docker's own: {dockers:?}"));
+        }
     }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
