@@ -1,0 +1,402 @@
+//! Where packets go through the table, shown by real connections between namespaces.
+//!
+//! ```text
+//!    outside                     host                                 networks of ours
+//!   192.0.2.2 ──────wire────── 192.0.2.1  ── tb-a   10.1.0.1  ── a1 .2, a2 .3      masqueraded; 8080 leads to a1:80
+//!                                         ── tb-b   10.2.0.1  ── b1 .2             not masqueraded
+//!                                         ── tb-i   10.3.0.1  ── i1 .2, i2 .3      internal
+//!                                         ── other  10.4.0.1  ── o1 .2             not ours
+//! ```
+//! IPv6 likewise: 2001:db8::/64 on the wire, fd00:1::/64 and so on.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use tombolo::kernel::Real;
+use tombolo_core::model::{Mac, Proto};
+use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
+
+use crate::lab::{Namespace, apply, in_namespace, make_forward, name, run, setting, settle};
+
+/// How long to wait at most for what should come, and for what should not.
+const PATIENCE: Duration = Duration::from_secs(3);
+const DOUBT: Duration = Duration::from_millis(200);
+
+struct Lab {
+    kernel: Real,
+    world: World,
+    host: Namespace,
+    outside: Namespace,
+    a1: Namespace,
+    a2: Namespace,
+    b1: Namespace,
+    i1: Namespace,
+    i2: Namespace,
+    o1: Namespace,
+}
+
+/// An address of a network, by the network's number and the host's.
+fn at(v6: bool, net: u8, host: u8) -> IpAddr {
+    let text = if v6 {
+        format!("fd00:{net}::{host}")
+    } else {
+        format!("10.{net}.0.{host}")
+    };
+    text.parse().unwrap()
+}
+
+/// An address on the wire to the outside.
+fn wire(v6: bool, host: u8) -> IpAddr {
+    let text = if v6 {
+        format!("2001:db8::{host}")
+    } else {
+        format!("192.0.2.{host}")
+    };
+    text.parse().unwrap()
+}
+
+fn facts() -> World {
+    let mut world = World::from([
+        (Key::Table, Value::Present),
+        (Key::DockerAccept(Family::V4), Value::Present),
+        (Key::DockerAccept(Family::V6), Value::Present),
+        (Key::Guard(name("tb-i")), Value::Present),
+        (Key::Masquerade(name("tb-a")), Value::Present),
+        setting(Setting::Forward4, 1),
+        setting(Setting::Forward6, 1),
+        setting(Setting::RouteLocalnet(name("tb-a")), 1),
+    ]);
+    for (net, link) in [(1, "tb-a"), (2, "tb-b"), (3, "tb-i")] {
+        let bridge = name(link);
+        let mac = Mac::from_bytes([6, 0x7b, 0, 0, 0, net]).unwrap();
+        world.insert(Key::Link(bridge.clone()), Value::Bridge { mtu: None, mac });
+        world.insert(
+            Key::Address(bridge.clone(), format!("10.{net}.0.1/24").parse().unwrap()),
+            Value::Present,
+        );
+        world.insert(
+            Key::Address(bridge.clone(), format!("fd00:{net}::1/64").parse().unwrap()),
+            Value::Present,
+        );
+        world.insert(Key::Allow(bridge), Value::Present);
+    }
+    for (end, bridge) in [
+        ("a1", "tb-a"),
+        ("a2", "tb-a"),
+        ("b1", "tb-b"),
+        ("i1", "tb-i"),
+        ("i2", "tb-i"),
+    ] {
+        let link = name(&format!("tbh{end}"));
+        let mac = |first| Mac::of_address(at(false, first, end.as_bytes()[0] ^ end.as_bytes()[1]));
+        let pair = Value::Veth {
+            peer: name(&format!("tbc{end}")),
+            peer_mac: mac(1),
+            mac: mac(2),
+            mtu: None,
+        };
+        world.insert(Key::Link(link.clone()), pair);
+        world.insert(Key::Port(link), Value::On(name(bridge)));
+    }
+    for proto in [Proto::Tcp, Proto::Udp] {
+        for v6 in [false, true] {
+            let any = if v6 { "::" } else { "0.0.0.0" };
+            world.insert(
+                Key::Publish(proto, any.parse().unwrap(), 8080),
+                Value::To(at(v6, 1, 2), 80),
+            );
+            world.insert(
+                Key::Publish(proto, wire(v6, 1), 8081),
+                Value::To(at(v6, 1, 2), 80),
+            );
+        }
+    }
+    world
+}
+
+/// Gives a link that is in this namespace to another one, as a container's only interface.
+fn give(link: &str, net: u8, host: u8) -> Namespace {
+    let container = Namespace::new();
+    run(&format!("ip link set {link} netns {}", container.path()));
+    container.run(&format!(
+        "ip link set {link} name eth0 && ip link set eth0 up && ip address add 10.{net}.0.{host}/24 dev eth0 &&
+         ip address add fd00:{net}::{host}/64 dev eth0 nodad && ip route add default via 10.{net}.0.1 &&
+         ip route add default via fd00:{net}::1"
+    ));
+    container
+}
+
+impl Lab {
+    async fn new() -> Self {
+        let outside = Namespace::new();
+        run(&format!(
+            "ip link add eth0 type veth peer name wire netns {}",
+            outside.path()
+        ));
+        run(
+            "ip link set eth0 up && ip address add 192.0.2.1/24 dev eth0 && ip address add 2001:db8::1/64 dev eth0 nodad",
+        );
+        outside.run(
+            "ip link set wire up && ip address add 192.0.2.2/24 dev wire && ip address add 2001:db8::2/64 dev wire nodad &&
+             ip route add 10.0.0.0/8 via 192.0.2.1 && ip route add fd00::/16 via 2001:db8::1",
+        );
+        run("ip link add other type bridge && ip link set other up && ip address add 10.4.0.1/24 dev other &&
+             ip address add fd00:4::1/64 dev other nodad && ip link add oh type veth peer name oc && ip link set oh master other up");
+        let (mut kernel, world) = (Real::new(), facts());
+        settle(&mut kernel, &world).await;
+        let give = |end: &str, net, host| give(&format!("tbc{end}"), net, host);
+        let (a1, a2, b1) = (give("a1", 1, 2), give("a2", 1, 3), give("b1", 2, 2));
+        let (i1, i2, o1) = (give("i1", 3, 2), give("i2", 3, 3), self::give("oc", 4, 2));
+        Self {
+            kernel,
+            world,
+            host: Namespace::current(),
+            outside,
+            a1,
+            a2,
+            b1,
+            i1,
+            i2,
+            o1,
+        }
+    }
+}
+
+/// Whom a server on a port of a namespace takes a client for, if the client reaches it at an address and hears back in
+/// time.
+fn ask(
+    proto: Proto,
+    client: &Namespace,
+    to: SocketAddr,
+    server: &Namespace,
+    port: u16,
+    patience: Duration,
+) -> Option<IpAddr> {
+    let any: SocketAddr = SocketAddr::new("::".parse().unwrap(), port);
+    match proto {
+        Proto::Tcp => {
+            let listener = server.within(|| TcpListener::bind(any)).unwrap();
+            // The server's kernel answers; the connection then waits to be accepted.
+            let stream = client.within(|| TcpStream::connect_timeout(&to, patience)).ok()?;
+            listener.set_nonblocking(true).unwrap();
+            let (_, from) = listener
+                .accept()
+                .unwrap_or_else(|e| panic!("{to} answered, but not the server: {e}"));
+            drop(stream);
+            Some(from.ip().to_canonical())
+        }
+        _ => {
+            // Bound to the address that was asked, where no table comes between: a server at all addresses would answer
+            // from the one nearest to the client.
+            let here = if to.port() == port { to } else { any };
+            let listener = server.within(|| UdpSocket::bind(here)).unwrap();
+            let unspecified = if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+            let socket = client.within(|| UdpSocket::bind(unspecified)).unwrap();
+            // Connected: an answer from another address than asked does not count.
+            socket.connect(to).ok()?;
+            socket.send(b"ask").ok()?;
+            listener.set_read_timeout(Some(patience)).unwrap();
+            let (_, from) = listener.recv_from(&mut [0; 16]).ok()?;
+            listener.send_to(b"answer", from).unwrap();
+            socket.set_read_timeout(Some(patience)).unwrap();
+            let heard = socket.recv(&mut [0; 16]).is_ok();
+            heard.then_some(from.ip().to_canonical())
+        }
+    }
+}
+
+/// What else filters on the host.
+#[derive(Clone, Copy)]
+struct Filters {
+    /// Whether what is not ours passes FORWARD; if not, there is a chain of that name which drops.
+    others_pass: bool,
+    /// Whether frames between the ports of a bridge pass through the filters.
+    bridged: bool,
+}
+
+/// Tries everything; gives what went otherwise than it should.
+fn wrong_ways(lab: &Lab, v6: bool, proto: Proto, Filters { others_pass, bridged }: Filters) -> Vec<String> {
+    let Lab {
+        host,
+        outside,
+        a1,
+        a2,
+        b1,
+        i1,
+        i2,
+        o1,
+        ..
+    } = lab;
+    let to = |address: IpAddr, port| SocketAddr::new(address, port);
+    let (a, b, i, o) = (
+        |n| at(v6, 1, n),
+        |n| at(v6, 2, n),
+        |n| at(v6, 3, n),
+        |n| at(v6, 4, n),
+    );
+    let (eth, out) = (wire(v6, 1), wire(v6, 2));
+    let loopback: IpAddr = if v6 { "::1" } else { "127.0.0.1" }.parse().unwrap();
+    let at_loopback = if v6 { None } else { Some(a(1)) };
+    #[rustfmt::skip] // A table: one way a line.
+    let ways = [
+        ("within a network", a2, to(a(2), 80), a1, 80, Some(a(3))),
+        ("out, masqueraded", a1, to(out, 80), outside, 80, Some(eth)),
+        ("out, not masqueraded", b1, to(out, 80), outside, 80, Some(b(2))),
+        ("host to container", host, to(a(2), 80), a1, 80, Some(a(1))),
+        ("container to its gateway", a1, to(a(1), 99), host, 99, Some(a(2))),
+        ("container to the host's address", a1, to(eth, 99), host, 99, Some(a(2))),
+        ("outside to published, all addresses", outside, to(eth, 8080), a1, 80, Some(out)),
+        ("outside to published, one address", outside, to(eth, 8081), a1, 80, Some(out)),
+        ("outside to published, at the gateway's address", outside, to(a(1), 8080), a1, 80, Some(out)),
+        ("published on one address, at another", outside, to(a(1), 8081), a1, 80, None),
+        ("host to published, its own address", host, to(eth, 8080), a1, 80, Some(eth)),
+        ("host to published, loopback", host, to(loopback, 8080), a1, 80, at_loopback),
+        ("another network to published", b1, to(eth, 8080), a1, 80, Some(b(2))),
+        ("another network to published, its own gateway", b1, to(b(1), 8080), a1, 80, Some(b(2))),
+        ("same network to published", a2, to(eth, 8080), a1, 80, Some(a(1))),
+        ("itself through published", a1, to(eth, 8080), a1, 80, Some(a(1)).filter(|_| !bridged)),
+        ("outside straight to a container", outside, to(a(2), 80), a1, 80, None),
+        ("outside straight to one without masquerade", outside, to(b(2), 80), b1, 80, None),
+        ("one network to another", b1, to(a(2), 80), a1, 80, None),
+        ("and back", a1, to(b(2), 80), b1, 80, None),
+        ("within an internal network", i2, to(i(2), 80), i1, 80, Some(i(3))),
+        ("host to internal", host, to(i(2), 80), i1, 80, Some(i(1))),
+        ("internal to its gateway", i1, to(i(1), 99), host, 99, Some(i(2))),
+        ("internal to outside", i1, to(out, 80), outside, 80, None),
+        ("outside to internal", outside, to(i(2), 80), i1, 80, None),
+        ("internal to another network", i1, to(a(2), 80), a1, 80, None),
+        ("another network to internal", a1, to(i(2), 80), i1, 80, None),
+        ("internal to published", i1, to(eth, 8080), a1, 80, None),
+        ("somebody else's bridge, out", o1, to(out, 80), outside, 80, Some(o(2)).filter(|_| others_pass)),
+        ("outside, to somebody else's bridge", outside, to(o(2), 80), o1, 80, Some(out).filter(|_| others_pass)),
+        ("somebody else's bridge to published", o1, to(eth, 8080), a1, 80, Some(o(2))),
+        ("somebody else's bridge to a container", o1, to(a(2), 80), a1, 80, None),
+    ];
+    let mut wrong = Vec::new();
+    for (what, client, to, server, port, expected) in ways {
+        let patience = if expected.is_some() { PATIENCE } else { DOUBT };
+        let got = ask(proto, client, to, server, port, patience);
+        if got != expected {
+            wrong.push(format!("{what} ({proto} to {to}): {got:?}, not {expected:?}"));
+        }
+    }
+    wrong
+}
+
+/// Tries everything with both families and protocols, and sees that no mark of ours outlives the table.
+fn all_ways(filters: Filters) {
+    in_namespace(async move || {
+        filter_bridged(u8::from(filters.bridged));
+        if !filters.others_pass {
+            make_forward();
+        }
+        let lab = Lab::new().await;
+        run("nft add table inet watch && nft add chain inet watch post '{ type filter hook postrouting priority 400; }' &&
+             nft add rule inet watch post meta mark '&' 0x0c000000 != 0 counter");
+        let mut wrong = Vec::new();
+        for v6 in [false, true] {
+            for proto in [Proto::Tcp, Proto::Udp] {
+                wrong.extend(wrong_ways(&lab, v6, proto, filters));
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        let watch = run("nft list table inet watch");
+        assert!(
+            watch.contains("counter packets 0 bytes 0"),
+            "marks were seen behind our table: {watch}"
+        );
+    });
+}
+
+/// Whether frames between the ports of a bridge pass through the filters too. A new namespace begins with 1, whatever the
+/// host has.
+fn filter_bridged(on: u8) {
+    run(&format!(
+        "sysctl -w net.bridge.bridge-nf-call-iptables={on} net.bridge.bridge-nf-call-ip6tables={on}"
+    ));
+}
+
+#[test]
+fn every_way_where_nobody_else_filters() {
+    all_ways(Filters {
+        others_pass: true,
+        bridged: false,
+    });
+}
+
+#[test]
+fn every_way_where_forward_drops() {
+    all_ways(Filters {
+        others_pass: false,
+        bridged: false,
+    });
+}
+
+#[test]
+fn every_way_where_frames_between_ports_are_filtered_too() {
+    all_ways(Filters {
+        others_pass: false,
+        bridged: true,
+    });
+}
+
+#[test]
+fn a_container_reaches_itself_through_filtered_frames_if_its_port_is_in_hairpin_mode() {
+    in_namespace(async || {
+        filter_bridged(1);
+        let lab = Lab::new().await;
+        // The frame is translated within the bridge, so it would go out where it came in.
+        let published = SocketAddr::new(wire(false, 1), 8080);
+        assert_eq!(ask(Proto::Tcp, &lab.a1, published, &lab.a1, 80, DOUBT), None);
+        run("bridge link set dev tbha1 hairpin on");
+        assert_eq!(
+            ask(Proto::Tcp, &lab.a1, published, &lab.a1, 80, PATIENCE),
+            Some(at(false, 1, 1))
+        );
+    });
+}
+
+#[test]
+fn nothing_passes_before_a_network_is_complete() {
+    in_namespace(async || {
+        let mut lab = Lab::new().await;
+        apply(
+            &mut lab.kernel,
+            Step::Remove(Key::Allow(name("tb-a")), Value::Present),
+        )
+        .await;
+        let out = SocketAddr::new(wire(false, 2), 80);
+        let published = SocketAddr::new(wire(false, 1), 8080);
+        assert_eq!(ask(Proto::Tcp, &lab.a1, out, &lab.outside, 80, DOUBT), None);
+        assert_eq!(ask(Proto::Tcp, &lab.outside, published, &lab.a1, 80, DOUBT), None);
+        // Nor does it while the table has just been loaded again.
+        apply(&mut lab.kernel, Step::Add(Key::Table, Value::Present)).await;
+        assert_eq!(ask(Proto::Tcp, &lab.i1, out, &lab.outside, 80, DOUBT), None);
+        assert_eq!(ask(Proto::Tcp, &lab.b1, out, &lab.outside, 80, DOUBT), None);
+        settle(&mut lab.kernel, &lab.world).await;
+        assert_eq!(
+            ask(Proto::Tcp, &lab.a1, out, &lab.outside, 80, PATIENCE),
+            Some(wire(false, 1))
+        );
+    });
+}
+
+#[test]
+fn a_container_cannot_reach_the_hosts_loopback() {
+    in_namespace(async || {
+        let lab = Lab::new().await;
+        // A container whose own 127.0.0.0/8 is out of the way sends to the host's, through its gateway.
+        lab.a1.run(
+            "ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local;
+             ip address flush dev lo; sysctl -w net.ipv4.conf.eth0.route_localnet=1 && ip route add 127.0.0.5/32 via 10.1.0.1",
+        );
+        let to = "127.0.0.5:99".parse().unwrap();
+        assert_eq!(ask(Proto::Tcp, &lab.a1, to, &lab.host, 99, DOUBT), None);
+        // Without our rules it would: what was tried is what they stop.
+        run("nft flush chain inet tombolo raw");
+        assert_eq!(
+            ask(Proto::Tcp, &lab.a1, to, &lab.host, 99, PATIENCE),
+            Some(at(false, 1, 2))
+        );
+    });
+}
