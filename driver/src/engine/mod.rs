@@ -207,7 +207,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                         tracing::warn!(%error, "the plain copy of the records was not written");
                     }
                 }
-                Ask::Docker(view) => self.heard_from_docker(view).await,
+                Ask::Docker(view) => self.heard_from_docker(view, Instant::now()).await,
                 Ask::Import(records, answer) => {
                     let imported = self.import(records).await;
                     answer.send(imported).ok();

@@ -146,7 +146,7 @@ pub fn is_driver(name: &str, driver: &str) -> bool {
 
 impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Takes in what the engine says of itself, and frees what it has forgotten.
-    pub(super) async fn heard_from_docker(&mut self, view: Result<View, String>) {
+    pub async fn heard_from_docker(&mut self, view: Result<View, String>, now: Instant) {
         let view = match view {
             Ok(view) => view,
             Err(error) => {
@@ -165,7 +165,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             return;
         }
         let missing = self.missing_from(&view);
-        for suspect in self.docker.ripe(missing, Instant::now()) {
+        for suspect in self.docker.ripe(missing, now) {
             tracing::warn!(?suspect, "Docker has forgotten it; freed");
             self.docker.freed += 1;
             self.docker.suspects.remove(&suspect);

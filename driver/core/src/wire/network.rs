@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Call, Error, body, nullable, parse};
+use super::{Call, Error, Object, body, nullable, parse};
 use crate::kinds::options::Options;
 use crate::kinds::{Joined, Spec};
 use crate::model::{EndpointId, Mac, Network, NetworkId, PortWish, Proto, Subnet, cut};
@@ -32,9 +32,9 @@ struct CreateNetwork {
     #[serde(default, deserialize_with = "nullable")]
     options: Map,
     #[serde(rename = "IPv4Data", default, deserialize_with = "nullable")]
-    ipv4_data: Vec<IpamData>,
+    ipv4_data: Vec<Object<IpamData>>,
     #[serde(rename = "IPv6Data", default, deserialize_with = "nullable")]
-    ipv6_data: Vec<IpamData>,
+    ipv6_data: Vec<Object<IpamData>>,
 }
 
 #[derive(Deserialize)]
@@ -73,7 +73,7 @@ struct OfEndpoint {
     #[serde(rename = "SandboxKey", default, deserialize_with = "nullable")]
     sandbox_key: String,
     #[serde(rename = "Interface", default, deserialize_with = "nullable")]
-    interface: Interface,
+    interface: Object<Interface>,
 }
 
 #[derive(Deserialize, Default)]
@@ -226,7 +226,7 @@ fn create_network(request: &CreateNetwork) -> Result<Network, Error> {
         .parse()
         .map_err(Error::malformed("NetworkID"))?;
     flag(&request.options, ENABLE_IPV4)?;
-    let subnet = |data: &IpamData| -> Result<Subnet, Error> {
+    let subnet = |Object(data): &Object<IpamData>| -> Result<Subnet, Error> {
         let allowed = "a subnet such as 10.208.0.0/24";
         let pool: Option<IpNet> = parse("Pool", &data.pool, allowed)?;
         let why = || format!("'{}' is not {allowed}", cut(&data.pool));
@@ -293,18 +293,18 @@ fn create_endpoint(request: &OfEndpoint) -> Result<Command, Error> {
     };
     let v4 = of_family(
         "Interface.Address",
-        &request.interface.address,
+        &request.interface.0.address,
         false,
         "an IPv4 address with its prefix length",
     )?;
-    let text = &request.interface.address_ipv6;
+    let text = &request.interface.0.address_ipv6;
     let v6 = of_family(
         "Interface.AddressIPv6",
         text,
         true,
         "an IPv6 address with its prefix length",
     )?;
-    let mac = match request.interface.mac_address.as_str() {
+    let mac = match request.interface.0.mac_address.as_str() {
         "" => None,
         text => Some(
             text.parse::<Mac>()
@@ -321,10 +321,11 @@ fn create_endpoint(request: &OfEndpoint) -> Result<Command, Error> {
 
 /// The ports that the user wants published.
 fn wishes(options: &Map) -> Result<Vec<PortWish>, Error> {
-    let bindings: Vec<PortBinding> = match options.get(PORT_MAP) {
+    let bindings: Vec<Object<PortBinding>> = match options.get(PORT_MAP) {
         None => Vec::new(),
         Some(value) => {
-            let read: Result<Option<Vec<PortBinding>>, _> = serde_path_to_error::deserialize(value.clone());
+            let read: Result<Option<Vec<Object<PortBinding>>>, _> =
+                serde_path_to_error::deserialize(value.clone());
             let why = |error: serde_path_to_error::Error<serde_json::Error>| cut(&error.to_string());
             read.map_err(|error| Error::Field {
                 field: PORT_MAP,
@@ -333,7 +334,7 @@ fn wishes(options: &Map) -> Result<Vec<PortWish>, Error> {
             .unwrap_or_default()
         }
     };
-    bindings.iter().map(wish).collect()
+    bindings.iter().map(|Object(binding)| wish(binding)).collect()
 }
 
 fn wish(binding: &PortBinding) -> Result<PortWish, Error> {

@@ -82,6 +82,16 @@ fn a_wrong_type_is_told_with_its_field() {
     assert_eq!(error, "Pool: 'ten' is not a subnet such as 10.208.0.0/24");
     let body = r#"{"NetworkID":"n","Options":{"com.docker.network.generic":{"mtu":9000}}}"#;
     assert!(refused("NetworkDriver.CreateNetwork", body).contains("mtu: '9000' is not a text"));
+    for list in [
+        "[]",
+        r#"{"NetworkID":"n","IPv4Data":[["tombolo-local","10.0.0.0/24","10.0.0.1/24",{}]]}"#,
+    ] {
+        let error = refused("NetworkDriver.CreateNetwork", list);
+        assert!(
+            error.contains("invalid type: sequence, expected an object"),
+            "{error}"
+        );
+    }
     let error = refused("IpamDriver.RequestAddress", r#"{"PoolID":"nonsense"}"#);
     assert_eq!(error, "PoolID: 'nonsense' is no pool of tombolo's");
 }

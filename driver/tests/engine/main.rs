@@ -1,0 +1,7 @@
+//! The engine on a fake kernel.
+#![allow(clippy::unwrap_used)]
+
+mod docker;
+mod grants;
+mod random;
+mod scene;

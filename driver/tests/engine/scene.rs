@@ -1,0 +1,224 @@
+//! An engine with a kernel and a disk that outlive it, and that misbehave when told to.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tombolo::engine::{Edge, Engine, Journal, Setup};
+use tombolo::kernel::{Error, Fake, Kernel};
+use tombolo::records::Records;
+use tombolo::store::{self, Put, Row};
+use tombolo_core::kinds::Spec;
+use tombolo_core::kinds::options::Options;
+use tombolo_core::model::{Network, Subnet};
+use tombolo_core::state::{Command, Reply, State};
+use tombolo_core::world::{Step, World, diff};
+
+/// A kernel that outlives the engine, and may see it die in the middle of something.
+#[derive(Clone)]
+pub struct Mortal {
+    pub kernel: Arc<Mutex<Fake>>,
+    /// Steps until the process dies; the step itself is done.
+    pub dies_in: Arc<Mutex<Option<usize>>>,
+    /// What happens elsewhere while the next step is made.
+    pub meanwhile: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+}
+
+impl Kernel for Mortal {
+    fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send {
+        let kernel = self.kernel.clone();
+        async move {
+            let look = kernel.lock().unwrap().observe().now_or_never();
+            look.expect("the fake never waits")
+        }
+    }
+
+    fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send {
+        let (kernel, dies_in, step) = (self.kernel.clone(), self.dies_in.clone(), step.clone());
+        if let Some(meanwhile) = self.meanwhile.lock().unwrap().take() {
+            meanwhile();
+        }
+        async move {
+            let done = kernel
+                .lock()
+                .unwrap()
+                .apply(&step)
+                .now_or_never()
+                .expect("the fake never waits");
+            let dies = {
+                let mut left = dies_in.lock().unwrap();
+                let dies = *left == Some(0);
+                *left = left.and_then(|n| n.checked_sub(1));
+                dies
+            };
+            if dies {
+                std::future::pending::<()>().await;
+            }
+            done
+        }
+    }
+}
+
+/// A disk made of memory that may be full.
+#[derive(Clone, Default)]
+pub struct Disk {
+    rows: Arc<Mutex<BTreeMap<(String, String), Vec<u8>>>>,
+    pub full: Arc<Mutex<bool>>,
+}
+
+impl Journal for Disk {
+    fn commit(&mut self, puts: &[Put]) -> Result<(), store::Error> {
+        if std::mem::take(&mut *self.full.lock().unwrap()) {
+            return Err(store::Error::Closed {
+                why: "the disk is full".to_owned(),
+            });
+        }
+        let mut rows = self.rows.lock().unwrap();
+        for put in puts {
+            let key = (put.table.clone(), put.key.clone());
+            match &put.value {
+                Some(value) => drop(rows.insert(key, value.clone())),
+                None => drop(rows.remove(&key)),
+            }
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, rows: &[Row]) -> Result<(), store::Error> {
+        let of = |row: &Row| ((row.table.clone(), row.key.clone()), row.value.clone());
+        *self.rows.lock().unwrap() = rows.iter().map(of).collect();
+        Ok(())
+    }
+
+    fn rebuilt(&mut self) -> Result<(), store::Error> {
+        Ok(())
+    }
+
+    fn backup(&self) -> Result<(), store::Error> {
+        Ok(())
+    }
+}
+
+impl Disk {
+    pub fn load(&self) -> Records {
+        let rows = self.rows.lock().unwrap();
+        let row = |((table, key), value): (&(String, String), &Vec<u8>)| Row {
+            table: table.clone(),
+            key: key.clone(),
+            value: value.clone(),
+        };
+        let rows: Vec<Row> = rows.iter().map(row).collect();
+        let (records, unreadable) = Records::read(&rows);
+        assert!(unreadable.is_empty(), "{unreadable:?}");
+        records
+    }
+}
+
+pub struct Scene {
+    pub kernel: Mortal,
+    pub disk: Disk,
+    pub engine: Engine<Mortal, Disk>,
+}
+
+fn start(kernel: &Mortal, disk: &Disk, lost: bool) -> Engine<Mortal, Disk> {
+    let records = disk.load();
+    let meta = records.meta.clone();
+    let (state, problems) = records.into_state();
+    assert!(problems.is_empty(), "{problems:?}");
+    let setup = Setup {
+        carve: vec!["10.208.0.0/16:24".parse().unwrap()],
+        driver: "tombolo".to_owned(),
+        edge: Edge {
+            now_s: || 0,
+            port_free: |_, _, _| true,
+            ephemeral: || (32768, 60999),
+        },
+        settings: Vec::new(),
+        recovered: None,
+    };
+    Engine::new(state, meta, lost, kernel.clone(), disk.clone(), setup)
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        let kernel = Mortal {
+            kernel: Arc::new(Mutex::new(Fake::new())),
+            dies_in: Arc::default(),
+            meanwhile: Arc::default(),
+        };
+        let disk = Disk::default();
+        let engine = start(&kernel, &disk, false);
+        let mut scene = Self { kernel, disk, engine };
+        scene.restart();
+        scene
+    }
+
+    pub fn restart(&mut self) {
+        *self.kernel.dies_in.lock().unwrap() = None;
+        self.engine = start(&self.kernel, &self.disk, false);
+        self.engine.settle("start").now_or_never().expect("nothing waits");
+    }
+
+    /// The next start finds no records, and knows that there were some.
+    pub fn lose_records(&mut self) {
+        self.disk.rows.lock().unwrap().clear();
+        self.engine = start(&self.kernel, &self.disk, true);
+        self.engine.settle("start").now_or_never().expect("nothing waits");
+    }
+
+    /// The reply, if the command was granted. A death is followed by the next start.
+    pub fn ask(&mut self, command: &Command) -> Option<Reply> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        match self.engine.carry_out(command, &[], deadline).now_or_never() {
+            Some(answer) => answer.ok().map(|(reply, _)| reply),
+            None => {
+                self.restart();
+                None
+            }
+        }
+    }
+
+    pub fn found(&self) -> World {
+        self.kernel.kernel.lock().unwrap().world()
+    }
+
+    /// The steps that would still have to be made.
+    pub fn undone(&self) -> Vec<Step> {
+        diff(&self.engine.state().world(), &self.found())
+    }
+
+    /// The records on the disk are those in memory.
+    pub fn assert_stored(&self) {
+        let (stored, problems) = self.disk.load().into_state();
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(text(&stored), text(self.engine.state()));
+    }
+}
+
+pub fn text(state: &State) -> serde_json::Value {
+    serde_json::to_value(Records::of(state, &BTreeMap::new())).unwrap()
+}
+
+/// A network of the bridge kind on `10.POOL.0.0/24`.
+pub fn network(id: u8, pool: u8, internal: bool, v6: bool) -> Network {
+    let subnet = |pool: String, gateway: String| Subnet {
+        pool: pool.parse().unwrap(),
+        gateway: Some(gateway.parse().unwrap()),
+        aux: Vec::new(),
+        ours: true,
+    };
+    let mut subnets = vec![subnet(format!("10.{pool}.0.0/24"), format!("10.{pool}.0.1/24"))];
+    if v6 {
+        subnets.push(subnet(format!("fd00:{pool}::/64"), format!("fd00:{pool}::1/64")));
+    }
+    let spec = Spec::read(Options::default(), v6).unwrap();
+    Network {
+        id: format!("n{id}").parse().unwrap(),
+        spec,
+        internal,
+        subnets,
+        released: false,
+    }
+}
