@@ -27,6 +27,7 @@ use tombolo_ipam::Carve;
 use crate::config::{Config, DockerHost};
 use crate::engine::{self, Ask, Edge, Engine, Journal, Setup};
 use crate::kernel::Real;
+use crate::kernel::watch::Watch;
 use crate::records::{self, Records};
 use crate::store::{self, Opened, Put, Row, Store};
 use crate::{control, docker, host, http};
@@ -36,6 +37,8 @@ pub use crate::records::SCHEMA;
 
 /// Between two full looks at the kernel.
 const TICK: Duration = Duration::from_secs(10);
+/// How long changes of firewall rules are gathered before the kernel is looked at.
+const FLOCK: Duration = Duration::from_millis(200);
 /// Between two plain copies of the records.
 const BACKUP: Duration = Duration::from_secs(300);
 /// Under what this host's IPv6 prefix is kept.
@@ -162,6 +165,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         stopped(stop.clone()),
     ));
     let tick = tokio::spawn(tick(asks.clone()));
+    let watch = tokio::spawn(watch(asks.clone()));
     let DockerHost::Unix(docker_socket) = &config.docker_host;
     let follow = tokio::spawn(docker::follow(docker_socket.clone(), driver, asks));
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
@@ -172,6 +176,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         server.await.ok();
     }
     tick.abort();
+    watch.abort();
     follow.abort();
     tokio::task::spawn_blocking(move || engine.join()).await.ok();
     for socket in [&config.plugin_socket, &config.control_socket] {
@@ -339,10 +344,41 @@ async fn tick(asks: mpsc::Sender<Ask>) {
         if due {
             last_backup = tokio::time::Instant::now();
         }
-        let sent = asks.send(Ask::Settle { backup: due }).await;
+        let sent = asks
+            .send(Ask::Settle {
+                why: "tick",
+                backup: due,
+            })
+            .await;
         if sent.is_err() {
             return;
         }
+    }
+}
+
+/// Has the kernel looked at soon after somebody has changed firewall rules.
+async fn watch(asks: mpsc::Sender<Ask>) {
+    let watched = async {
+        let mut watch = Watch::new()?;
+        loop {
+            watch.changed().await?;
+            // Changes come in flocks, such as an engine's start; one look serves all of one.
+            tokio::time::sleep(FLOCK).await;
+            if asks
+                .send(Ask::Settle {
+                    why: "firewall rules were changed",
+                    backup: false,
+                })
+                .await
+                .is_err()
+            {
+                return Ok::<(), std::io::Error>(());
+            }
+        }
+    };
+    if let Err(error) = watched.await {
+        let every_s = TICK.as_secs();
+        tracing::warn!(%error, every_s, "changes of firewall rules are not heard, only found now and then");
     }
 }
 

@@ -100,6 +100,8 @@ pub enum Ask {
     Show(views::Show, oneshot::Sender<serde_json::Value>),
     /// Look at the kernel and repair what differs.
     Settle {
+        /// What for, in the log.
+        why: &'static str,
         /// Write a plain copy of the records as well.
         backup: bool,
     },
@@ -201,8 +203,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     // An asker that has gone needs no answer, here and below.
                     answer.send(self.show(show)).ok();
                 }
-                Ask::Settle { backup } => {
-                    self.settle("tick").await;
+                Ask::Settle { why, backup } => {
+                    self.settle(why).await;
                     if backup && let Err(error) = self.journal.backup() {
                         tracing::warn!(%error, "the plain copy of the records was not written");
                     }

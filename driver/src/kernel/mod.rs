@@ -16,23 +16,26 @@
 //! or removes it. A table that is not whole shows no elements: mending it replaces it.
 //!
 //! ```text
-//!   real ──> netlink ───────> socket        links, addresses, ports
-//!        ├─> nft, elements ─> socket        sets and maps; the constant rules by `nft -f -`
-//!        ├─> docker_accept ─> tools         one rule, by `iptables`
-//!        └─> settings                       /proc/sys/net
-//!   fake                                    the same promises, in memory
+//!   real ──> netlink, link ──────────> socket   links, addresses, ports
+//!        ├─> nft, shape, elements ───> socket   sets and maps; the constant rules by `nft -f -`
+//!        ├─> docker_accept ──────────> tools    one rule, by `iptables`
+//!        └─> settings                           /proc/sys/net
+//!   fake                                        the same promises, in memory
 //! ```
 
 mod docker_accept;
 mod elements;
 pub mod fake;
+mod link;
 mod netlink;
 mod nft;
 mod real;
 pub mod routes;
 mod settings;
+mod shape;
 mod socket;
 mod tools;
+pub mod watch;
 
 use std::future::Future;
 

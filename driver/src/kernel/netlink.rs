@@ -8,118 +8,22 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, NetlinkMessage, NlasIterator};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, NetlinkMessage};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage,
+    BridgeStpState, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tombolo_core::model::{IfName, Mac};
 use tombolo_core::world::{Key, LINK_GROUP, Value, World};
 
-use super::socket::{Failure, Reply, Socket, unless};
-
-/// The beginning of the name of a pair's container end while it is with the host, as
-/// [`tombolo_core::model::EndpointId::container_link`] makes it.
-const CONTAINER_END: &str = "tbc";
+use super::link::{Link, link_of, name_and_group, named, put_back, reply_index, unexpected, value_of};
+use super::socket::{Failure, Socket, unless};
 
 /// The MTU that the kernel gives a bridge, in bytes.
 const OWN_MTU: u32 = 1500;
-
-/// Length of `struct ifinfomsg`, in bytes: attributes follow it.
-const IFINFO: usize = 16;
-
-/// Attribute numbers that are looked at before a message is parsed (`IFLA_*`).
-const IFLA_IFNAME: u16 = 3;
-const IFLA_GROUP: u16 = 27;
-
-/// What we need to know of a link.
-#[derive(Debug)]
-pub(super) struct Link {
-    index: u32,
-    name: String,
-    ours: bool,
-    kind: Option<InfoKind>,
-    mac: Option<Mac>,
-    mtu: u32,
-    up: bool,
-    stp: bool,
-    /// Index of the bridge it is a port of.
-    master: Option<u32>,
-    /// Index of a pair's other end, if that is in this namespace.
-    peer: Option<u32>,
-}
-
-impl Link {
-    fn is_bridge(&self) -> bool {
-        self.kind == Some(InfoKind::Bridge)
-    }
-
-    fn is_veth(&self) -> bool {
-        self.kind == Some(InfoKind::Veth)
-    }
-
-    fn is_container_end(&self) -> bool {
-        self.is_veth() && self.name.starts_with(CONTAINER_END)
-    }
-}
-
-impl From<LinkMessage> for Link {
-    fn from(message: LinkMessage) -> Self {
-        let mut link = Self {
-            index: message.header.index,
-            name: String::new(),
-            ours: false,
-            kind: None,
-            mac: None,
-            mtu: 0,
-            up: message.header.flags.contains(LinkFlags::Up),
-            stp: false,
-            master: None,
-            peer: None,
-        };
-        let mut peer_elsewhere = false;
-        for attribute in message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::Group(group) => link.ours = group == LINK_GROUP,
-                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                LinkAttribute::Address(bytes) => {
-                    link.mac = bytes
-                        .try_into()
-                        .ok()
-                        .and_then(|bytes| Mac::from_bytes(bytes).ok());
-                }
-                LinkAttribute::Controller(index) => link.master = Some(index),
-                LinkAttribute::Link(index) => link.peer = Some(index),
-                LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
-                LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| link.learn(info)),
-                _ => {}
-            }
-        }
-        if peer_elsewhere {
-            link.peer = None;
-        }
-        link
-    }
-}
-
-impl Link {
-    fn learn(&mut self, info: LinkInfo) {
-        match info {
-            LinkInfo::Kind(kind) => self.kind = Some(kind),
-            LinkInfo::Data(InfoData::Bridge(data)) => {
-                self.stp = data.iter().any(
-                    |item| matches!(item, InfoBridge::StpState(state) if *state != BridgeStpState::Disabled),
-                );
-            }
-            _ => {}
-        }
-    }
-}
 
 /// The kernel's links and addresses.
 pub(super) struct Links {
@@ -425,95 +329,12 @@ fn refused(errno: i32, text: String) -> Failure {
     Failure::Refused { errno, text }
 }
 
-fn unexpected(what: &str, got: &dyn std::fmt::Debug) -> Failure {
-    Failure::Broken(format!("{what} was asked for, the answer is {got:?}"))
-}
-
 /// A question about links, without their counters (half of the answer).
 fn get_link(link: LinkMessageBuilder<LinkUnspec>) -> NetlinkMessage<RouteNetlinkMessage> {
     let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
     NetlinkMessage::from(RouteNetlinkMessage::GetLink(
         link.append_extra_attribute(mask).build(),
     ))
-}
-
-fn link_of(reply: &Reply) -> Result<Link, Failure> {
-    match RouteNetlinkMessage::deserialize(&reply.header, &reply.payload) {
-        Ok(RouteNetlinkMessage::NewLink(message)) => Ok(message.into()),
-        other => Err(unexpected("a link", &other)),
-    }
-}
-
-fn name_and_group(reply: &Reply) -> (Option<String>, Option<u32>) {
-    let (mut name, mut group) = (None, None);
-    for nla in NlasIterator::new(reply.payload.get(IFINFO..).unwrap_or_default()).map_while(Result::ok) {
-        match nla.kind() {
-            IFLA_IFNAME => {
-                name = Some(
-                    String::from_utf8_lossy(nla.value())
-                        .trim_end_matches('\0')
-                        .to_owned(),
-                )
-            }
-            IFLA_GROUP => group = nla.value().try_into().ok().map(u32::from_ne_bytes),
-            _ => {}
-        }
-    }
-    (name, group)
-}
-
-/// The index in a link message: the fifth to eighth byte of `struct ifinfomsg`.
-fn reply_index(reply: &Reply) -> Option<u32> {
-    reply.payload.get(4..8)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
-/// Whether a link is the container's end of a pair that Docker has put back: it goes with the host's end, which is the
-/// fact.
-fn put_back(link: &Link, ours: &HashMap<u32, Link>) -> bool {
-    let peer = link.peer.and_then(|index| ours.get(&index));
-    link.is_container_end() && peer.is_some_and(|peer| peer.is_veth() && !peer.is_container_end())
-}
-
-/// The name of a link of ours as a fact can bear it. Somebody could give a link of ours a name that none of ours has.
-fn named(link: &Link) -> Option<IfName> {
-    let name = link.name.parse().ok();
-    if name.is_none() {
-        tracing::warn!(link = ?link.name, "a link in our group has a name that we cannot speak of; it is left alone");
-    }
-    name
-}
-
-fn value_of(link: &Link, ours: &HashMap<u32, Link>) -> Value {
-    let Some(mac) = link.mac else {
-        return Value::Unfit("a link without a hardware address");
-    };
-    match &link.kind {
-        Some(InfoKind::Bridge) if link.stp => Value::Unfit("a bridge with spanning tree"),
-        Some(InfoKind::Bridge) if !link.up => Value::Unfit("a bridge that is down"),
-        Some(InfoKind::Bridge) => Value::Bridge {
-            mtu: Some(link.mtu),
-            mac,
-        },
-        Some(InfoKind::Veth) if link.is_container_end() => {
-            Value::Unfit("the container's end of a broken pair")
-        }
-        Some(InfoKind::Veth) => {
-            // The other end is out of sight once Docker has taken it; then its place is filled with what we know.
-            let peer = link.peer.and_then(|index| ours.get(&index));
-            let name = peer.unwrap_or(link).name.parse().ok();
-            let peer_mac = peer.and_then(|peer| peer.mac).unwrap_or(mac);
-            match name {
-                Some(peer) => Value::Veth {
-                    peer,
-                    peer_mac,
-                    mac,
-                    mtu: Some(link.mtu),
-                },
-                None => Value::Unfit("a pair whose other end has a strange name"),
-            }
-        }
-        _ => Value::Unfit("neither a bridge nor a veth pair"),
-    }
 }
 
 fn is_as_asked(found: &Link, bridge: &Bridge<'_>) -> bool {

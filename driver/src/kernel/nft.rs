@@ -5,36 +5,24 @@
 //! that no fact is like. A table that is not whole counts as one without elements: it is replaced as a whole, and
 //! whoever wants elements puts them in again.
 
-use std::collections::BTreeMap;
-
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkDeserializable, NetlinkMessage, NlasIterator,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, GenMessage, ListAttribute, NfTablesMessage, RuleAttribute,
     RuleMessage, SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetMessage,
     TableAttribute, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
-};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use tombolo_core::model::fnv1a;
 use tombolo_core::world::{Family, World};
 
 use super::elements::{Element, Set};
-use super::socket::{Failure, Reply, Socket, unless};
+use super::shape::{Shape, script};
+use super::socket::{Failure, Reply, Socket, attributes, text_of, unless};
 use super::tools;
-
-/// The constant part of the table.
-const SKELETON: &str = include_str!("skeleton.nft");
 
 /// The name of our table; its family is `inet`.
 const TABLE: &str = "tombolo";
-
-/// Beginning of the name of the chain that tells the version of the skeleton.
-const VERSION: &str = "version_";
 
 /// nftables' number among the subsystems of netfilter (`NFNL_SUBSYS_NFTABLES`).
 const SUBSYSTEM: u16 = 10;
@@ -49,44 +37,11 @@ const RULE_CHAIN: u16 = 2;
 const SET_NAME: u16 = 2;
 const GENERATION: u16 = 1;
 
-/// What a table consists of: its chains with the number of their rules, and the names of its sets and maps.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Shape {
-    chains: BTreeMap<String, usize>,
-    sets: BTreeMap<String, ()>,
-}
-
-impl Shape {
-    /// The shape of the table that a text makes, written as [`SKELETON`] is: one rule a line.
-    fn of_text(text: &str) -> Self {
-        let mut shape = Self::default();
-        let mut chain = None;
-        for line in text.lines().map(str::trim) {
-            match *line.split_whitespace().collect::<Vec<_>>() {
-                [] | ["type", ..] => {}
-                ["chain", name, "{"] => {
-                    shape.chains.insert(name.to_owned(), 0);
-                    chain = Some(name.to_owned());
-                }
-                ["set" | "map", name, "{"] => drop(shape.sets.insert(name.to_owned(), ())),
-                ["}"] => chain = None,
-                [first, ..] if first.starts_with('#') => {}
-                _ => {
-                    if let Some(rules) = chain.as_ref().and_then(|chain| shape.chains.get_mut(chain)) {
-                        *rules += 1;
-                    }
-                }
-            }
-        }
-        shape
-    }
-}
-
-/// The text that makes the table, with the chain that tells its version.
-fn script() -> String {
-    let version = fnv1a(SKELETON.as_bytes());
-    format!("{SKELETON}\ntable inet tombolo {{\n\tchain {VERSION}{version:016x} {{\n\t}}\n}}\n")
-}
+/// Attribute numbers within a list of elements (`NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_*`, `NFTA_DATA_VALUE`).
+const ELEMENTS: u16 = 3;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_DATA: u16 = 2;
+const DATA_VALUE: u16 = 1;
 
 /// What became of our table.
 pub(super) enum Table {
@@ -118,7 +73,7 @@ impl Nftables {
         let mut facts = World::new();
         for set in Set::ALL {
             for element in self.elements(set).await? {
-                match element.and_then(|element| element.fact()) {
+                match element.fact() {
                     Some((key, value)) => facts.insert(key, value),
                     None => return Ok(Table::Damaged("an element that tombolo did not make")),
                 };
@@ -165,37 +120,17 @@ impl Nftables {
             let name = text(&reply, SET_NAME).unwrap_or_default();
             // Sets that nft makes for braces within a rule have names of their own; they come and go with the rule.
             if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(TABLE) && !name.starts_with("__") {
-                shape.sets.insert(name, ());
+                shape.sets.insert(name);
             }
         }
         Ok(shape)
     }
 
-    /// The elements of a set; none in the place of one that has no simple key.
-    async fn elements(&mut self, set: Set) -> Result<Vec<Option<Element>>, Failure> {
+    /// The elements of a set.
+    async fn elements(&mut self, set: Set) -> Result<Vec<Element>, Failure> {
         let get = NfTablesMessage::GetSetElement(of_set(set, None));
-        let mut elements = Vec::new();
-        for reply in self.socket.dump(message(get)).await? {
-            let parsed = NetfilterMessage::deserialize(&reply.header, &reply.payload);
-            let Ok(NetfilterMessage {
-                inner: NetfilterMessageInner::NfTables(inner),
-                ..
-            }) = parsed
-            else {
-                return Err(Failure::Broken(format!(
-                    "elements were asked for, the answer is {parsed:?}"
-                )));
-            };
-            let NfTablesMessage::NewSetElement(list) = inner else {
-                continue;
-            };
-            for attribute in list.attributes {
-                if let SetElementList::Elements(items) = attribute {
-                    elements.extend(items.into_iter().map(|item| element_of(set, item)));
-                }
-            }
-        }
-        Ok(elements)
+        let replies = self.socket.dump(message(get)).await?;
+        Ok(replies.iter().flat_map(|reply| elements_of(set, reply)).collect())
     }
 
     /// Loads the skeleton, in place of whatever table of that name is there. It has no elements.
@@ -315,19 +250,14 @@ fn found(answer: Result<Vec<Reply>, Failure>) -> Result<bool, Failure> {
     }
 }
 
-fn attribute(reply: &Reply, kind: u16) -> Option<Vec<u8>> {
-    let mut attributes = NlasIterator::new(reply.payload.get(HEADER..)?).map_while(Result::ok);
-    attributes
-        .find(|nla| nla.kind() == kind)
-        .map(|nla| nla.value().to_vec())
+fn attribute(reply: &Reply, kind: u16) -> Option<&[u8]> {
+    attributes(reply.payload.get(HEADER..)?)
+        .find(|(found, _)| *found == kind)
+        .map(|(_, value)| value)
 }
 
 fn text(reply: &Reply, kind: u16) -> Option<String> {
-    Some(
-        String::from_utf8_lossy(&attribute(reply, kind)?)
-            .trim_end_matches('\0')
-            .to_owned(),
-    )
+    attribute(reply, kind).map(text_of)
 }
 
 fn of_set(set: Set, element: Option<&Element>) -> SetElementMessage {
@@ -350,23 +280,32 @@ fn of_set(set: Set, element: Option<&Element>) -> SetElementMessage {
     SetElementMessage { attributes }
 }
 
-fn element_of(set: Set, item: ListAttribute<SetElementAttribute>) -> Option<Element> {
-    let ListAttribute::Element(parts) = item else {
-        return None;
+/// The elements in one message of a dump. The crate's own reader is not used: its time grows with the square of their
+/// number.
+fn elements_of(set: Set, reply: &Reply) -> Vec<Element> {
+    let data = |value| {
+        attributes(value)
+            .find(|(kind, _)| *kind == DATA_VALUE)
+            .map(|(_, value)| value.to_vec())
     };
-    let mut element = Element {
-        set,
-        key: Vec::new(),
-        data: None,
-    };
-    for part in parts {
-        match part {
-            SetElementAttribute::Key(DataAttribute::Value(bytes)) => element.key = bytes,
-            SetElementAttribute::Data(DataAttribute::Value(bytes)) => element.data = Some(bytes),
-            _ => {}
+    let element = |(_, item)| {
+        let mut element = Element {
+            set,
+            key: Vec::new(),
+            data: None,
+        };
+        for (kind, value) in attributes(item) {
+            match kind {
+                ELEMENT_KEY => element.key = data(value).unwrap_or_default(),
+                ELEMENT_DATA => element.data = data(value),
+                _ => {}
+            }
         }
-    }
-    Some(element)
+        element
+    };
+    attributes(attribute(reply, ELEMENTS).unwrap_or_default())
+        .map(element)
+        .collect()
 }
 
 /// Words for refusals whose number alone says little.
@@ -380,50 +319,4 @@ fn explain(result: Result<(), Failure>) -> Result<(), Failure> {
         errno: failure.errno().unwrap_or_default(),
         text: text.into(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use tombolo_core::world::{LINK_GROUP, MARK_ACCEPT, MARK_MASQUERADE};
-
-    use super::*;
-
-    /// The number that a name stands for in the skeleton.
-    fn defined(name: &str) -> u32 {
-        let line = SKELETON
-            .lines()
-            .find_map(|line| line.strip_prefix(&format!("define {name} = ")))
-            .unwrap();
-        match line.strip_prefix("0x") {
-            Some(digits) => u32::from_str_radix(digits, 16).unwrap(),
-            None => line.parse().unwrap(),
-        }
-    }
-
-    #[test]
-    fn the_skeleton_uses_the_numbers_of_the_world() {
-        assert_eq!(defined("ours"), LINK_GROUP);
-        assert_eq!(defined("accept_bit"), MARK_ACCEPT);
-        assert_eq!(defined("masquerade_bit"), MARK_MASQUERADE);
-        assert_eq!(defined("both_bits"), MARK_ACCEPT | MARK_MASQUERADE);
-        assert_eq!(defined("other_bits"), !(MARK_ACCEPT | MARK_MASQUERADE));
-    }
-
-    #[test]
-    fn the_shape_of_the_skeleton_is_read_from_its_text() {
-        let shape = Shape::of_text(&script());
-        let sets: Vec<_> = shape.sets.keys().map(String::as_str).collect();
-        let mut known: Vec<_> = Set::ALL.iter().map(|set| set.name()).collect();
-        known.sort_unstable();
-        assert_eq!(sets, known);
-        assert_eq!(shape.chains["raw"], 2);
-        assert_eq!(shape.chains["clear"], 1);
-        let versions: Vec<_> = shape
-            .chains
-            .iter()
-            .filter(|(name, _)| name.starts_with(VERSION))
-            .collect();
-        assert_eq!(versions.len(), 1);
-        assert_eq!(*versions[0].1, 0);
-    }
 }

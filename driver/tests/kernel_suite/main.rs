@@ -61,4 +61,5 @@ on_every_kernel!(
     a_refused_step_changes_nothing,
     a_bridge_keeps_the_mtu_that_was_asked_for,
     a_whole_world_comes_and_goes,
+    a_dropped_future_leaves_a_kernel_that_works,
 );

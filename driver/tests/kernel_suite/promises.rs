@@ -293,3 +293,27 @@ pub async fn a_bridge_keeps_the_mtu_that_was_asked_for(mut kernel: impl Kernel) 
         assert_settled(&mut kernel, &world).await;
     }
 }
+
+pub async fn a_dropped_future_leaves_a_kernel_that_works(mut kernel: impl Kernel) {
+    let world: World = one_of_each().into_iter().collect();
+    for desired in [&world, &World::new(), &world] {
+        let steps = diff(desired, &look(&mut kernel).await);
+        for step in steps {
+            begin(kernel.apply(&step)).await;
+            begin(kernel.observe()).await;
+            // Done or not, it can be done.
+            apply(&mut kernel, step).await;
+        }
+        settle(&mut kernel, desired).await;
+        assert_settled(&mut kernel, desired).await;
+    }
+}
+
+/// Begins something and drops it as soon as it would wait.
+async fn begin<T>(future: impl Future<Output = T>) {
+    tokio::select! {
+        biased;
+        done = future => drop(done),
+        () = std::future::ready(()) => {}
+    }
+}

@@ -142,6 +142,16 @@ impl Kind for Bridge {
             mac: Mac::of_endpoint(&endpoint.id),
             mtu: self.mtu,
         };
+        // This host becomes a router with the first container, not with the first network: an engine that starts finds
+        // forwarding off, turns it on itself, and then sets the policy of FORWARD to DROP, which it would not otherwise.
+        for address in endpoint.addresses.iter().filter(|_| !network.internal) {
+            let setting = if address.addr().is_ipv6() {
+                Setting::Forward6
+            } else {
+                Setting::Forward4
+            };
+            world.insert(Key::Setting(setting), Value::Number(1));
+        }
         world.insert(Key::Link(host.clone()), pair);
         world.insert(Key::Port(host), Value::On(self.link(network)));
         for published in &endpoint.published {

@@ -21,7 +21,7 @@ use tombolo_ipam::{self as ipam, Carve, Ipam, PoolId, PoolRequest, Space, Use};
 
 use crate::kinds::Joined;
 use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish, Proto};
-use crate::world::{Family, Key, Setting, Value, World};
+use crate::world::{Family, Key, Value, World};
 
 /// What Docker (or the reconciliation with Docker) wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -499,17 +499,8 @@ impl State {
         }
         world.insert(Key::Table, Value::Present);
         for (family, v6) in [(Family::V4, false), (Family::V6, true)] {
-            let mut of_family = self
-                .networks
-                .values()
-                .filter(|n| n.subnet(v6).is_some())
-                .peekable();
-            if of_family.peek().is_some() {
+            if self.networks.values().any(|n| n.subnet(v6).is_some()) {
                 world.insert(Key::DockerAccept(family), Value::Present);
-            }
-            if of_family.any(|n| !n.internal) {
-                let setting = if v6 { Setting::Forward6 } else { Setting::Forward4 };
-                world.insert(Key::Setting(setting), Value::Number(1));
             }
         }
     }

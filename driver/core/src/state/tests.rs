@@ -4,7 +4,7 @@ use super::*;
 use crate::kinds::Spec;
 use crate::kinds::options::Options;
 use crate::model::{Published, Subnet};
-use crate::world::diff;
+use crate::world::{Setting, diff};
 
 /// A state together with the surroundings of its commands.
 struct Scene {
@@ -212,6 +212,10 @@ fn the_link_stays_from_joining_until_the_endpoint_is_deleted() {
     let (network, id): (NetworkId, EndpointId) = ("n".parse().unwrap(), "e".parse().unwrap());
     let link = Key::Link(id.host_link());
     assert!(!scene.state.world().contains_key(&link));
+    assert!(
+        !scene.state.world().contains_key(&Key::Setting(Setting::Forward4)),
+        "no router before the first container"
+    );
     let join = |sandbox: &str| Command::Join {
         network: network.clone(),
         endpoint: id.clone(),
@@ -258,7 +262,6 @@ fn an_internal_network_has_a_guard_and_no_way_out() {
     let bridge = NetworkId::bridge_name(&"n".parse().unwrap());
     assert!(world.contains_key(&Key::Guard(bridge.clone())));
     assert!(!world.contains_key(&Key::Masquerade(bridge)));
-    assert!(!world.contains_key(&Key::Setting(Setting::Forward4)));
     let join = Command::Join {
         network: "n".parse().unwrap(),
         endpoint: "e".parse().unwrap(),
@@ -268,6 +271,7 @@ fn an_internal_network_has_a_guard_and_no_way_out() {
         panic!("not joined")
     };
     assert_eq!((joined.gateway, joined.gateway_v6), (None, None));
+    assert!(!scene.state.world().contains_key(&Key::Setting(Setting::Forward4)));
 }
 
 #[test]
