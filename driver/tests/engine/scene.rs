@@ -16,6 +16,11 @@ use tombolo_core::model::{Network, Subnet};
 use tombolo_core::state::{Command, Reply, State};
 use tombolo_core::world::{Step, World, diff};
 
+/// Something that another task does.
+type Elsewhere = Box<dyn FnOnce() + Send>;
+/// Values by table and key.
+type Rows = BTreeMap<(String, String), Vec<u8>>;
+
 /// A kernel that outlives the engine, and may see it die in the middle of something.
 #[derive(Clone)]
 pub struct Mortal {
@@ -23,7 +28,7 @@ pub struct Mortal {
     /// Steps until the process dies; the step itself is done.
     pub dies_in: Arc<Mutex<Option<usize>>>,
     /// What happens elsewhere while the next step is made.
-    pub meanwhile: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    pub meanwhile: Arc<Mutex<Option<Elsewhere>>>,
 }
 
 impl Kernel for Mortal {
@@ -64,7 +69,7 @@ impl Kernel for Mortal {
 /// A disk made of memory that may be full.
 #[derive(Clone, Default)]
 pub struct Disk {
-    rows: Arc<Mutex<BTreeMap<(String, String), Vec<u8>>>>,
+    rows: Arc<Mutex<Rows>>,
     pub full: Arc<Mutex<bool>>,
 }
 
