@@ -17,10 +17,7 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tombolo_core::kinds::Spec;
-use tombolo_core::kinds::options::Options;
-use tombolo_core::model::{Endpoint, EndpointId, Mac, Network, NetworkId, Published, Subnet};
-use tombolo_core::world::{Key, Value, World};
+use tombolo_core::model::{EndpointId, Mac, NetworkId};
 
 use crate::engine::Ask;
 use crate::engine::reconcile::is_driver;
@@ -111,57 +108,10 @@ pub struct EndpointView {
     pub id: EndpointId,
     /// The container's name.
     pub name: String,
-    /// The container's sandbox, where it was asked for.
-    pub sandbox: Option<String>,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
     /// Its hardware address.
     pub mac: Option<Mac>,
-}
-
-impl NetworkView {
-    /// The network's record, as its creation would have made it.
-    ///
-    /// # Errors
-    /// When its options are none of this version's.
-    pub fn record(&self, driver: &str) -> Result<Network, tombolo_core::kinds::options::Error> {
-        let ours = is_driver(&self.ipam_driver, driver);
-        let subnet = |s: &SubnetView| Subnet {
-            pool: s.pool,
-            gateway: s.gateway.and_then(|g| IpNet::new(g, s.pool.prefix_len()).ok()),
-            aux: s.aux.clone(),
-            ours,
-        };
-        let mut subnets: Vec<Subnet> = self.subnets.iter().map(subnet).collect();
-        subnets.sort_by_key(|s| s.pool.addr().is_ipv6());
-        let spec = Spec::read(Options::new(self.options.clone()), self.v6)?;
-        Ok(Network {
-            id: self.id.clone(),
-            spec,
-            internal: self.internal,
-            subnets,
-            released: false,
-        })
-    }
-}
-
-impl EndpointView {
-    /// The ports that the kernel has published for the endpoint: the engine doesn't know those that we chose.
-    pub fn published(&self, endpoint: &Endpoint, world: &World) -> Vec<Published> {
-        let ours = |address: &IpAddr| endpoint.addresses.iter().any(|a| a.addr() == *address);
-        let found = world.iter().filter_map(|(key, value)| match (key, value) {
-            (Key::Publish(proto, host, host_port), Value::To(address, port)) if ours(address) => {
-                Some(Published {
-                    proto: *proto,
-                    host: *host,
-                    host_port: *host_port,
-                    port: *port,
-                })
-            }
-            _ => None,
-        });
-        found.collect()
-    }
 }
 
 #[derive(Deserialize)]
@@ -316,7 +266,6 @@ fn network_view(json: NetworkJson) -> Option<NetworkView> {
         Some(EndpointView {
             id: c.endpoint_id.parse().ok()?,
             name: c.name.clone(),
-            sandbox: None,
             addresses,
             mac,
         })

@@ -96,6 +96,7 @@ struct Loaded {
     state: State,
     meta: BTreeMap<String, String>,
     recovered: Option<String>,
+    fresh: bool,
     lost: bool,
 }
 
@@ -200,7 +201,7 @@ fn run_engine(
     };
     runtime.block_on(async {
         let mut engine = Engine::new(loaded.state, loaded.meta, loaded.lost, Real::new(), store, setup);
-        engine.settle("start").await;
+        engine.settle_first(loaded.fresh).await;
         ready.send(()).ok();
         let store = engine.run(queue).await;
         if let Err(error) = store.backup() {
@@ -217,6 +218,7 @@ fn load(store: &Store, opened: Opened) -> Result<Loaded, store::Error> {
     for problem in unreadable.iter().chain(&misfits) {
         tracing::error!(%problem, "a record is not used");
     }
+    let fresh = opened == Opened::Fresh;
     let (recovered, lost) = match opened {
         Opened::Fresh | Opened::Whole => (None, false),
         Opened::Recovered { how, lost } => (Some(how), lost),
@@ -229,6 +231,7 @@ fn load(store: &Store, opened: Opened) -> Result<Loaded, store::Error> {
         state,
         meta,
         recovered,
+        fresh,
         lost,
     })
 }

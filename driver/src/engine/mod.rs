@@ -393,6 +393,18 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
+    /// Takes an empty store for a lost one if the kernel holds links of ours: a first start finds none.
+    pub async fn settle_first(&mut self, fresh: bool) {
+        if fresh {
+            self.keep_unknown |= match self.kernel.observe().await {
+                Ok(found) => found.keys().any(|key| matches!(key, Key::Link(_))),
+                // Not knowing is reason enough to keep what may be there.
+                Err(_) => true,
+            };
+        }
+        self.settle("start").await;
+    }
+
     /// Looks at the kernel, notes endpoints whose links are gone, and repairs what differs. One object that won't settle
     /// doesn't stop the others; it is a problem that `status` shows, and tried again on the next look.
     pub async fn settle(&mut self, why: &str) {
@@ -411,6 +423,16 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.believed = observed;
         self.problems
             .retain(|about, _| about.starts_with(reconcile::PROBLEM));
+        let kept = steps
+            .iter()
+            .filter(|step| step.removes() && self.keep_unknown)
+            .count();
+        if kept > 0 {
+            let why = format!(
+                "{kept} objects that no record asks for are kept until Docker has been asked about them"
+            );
+            self.problems.insert("records were lost".to_owned(), why);
+        }
         for step in steps {
             if step.removes() && self.keep_unknown {
                 continue;

@@ -17,13 +17,16 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use serde_json::{Value, json};
-use tombolo_core::model::{EndpointId, NetworkId};
+use serde_json::json;
+use tombolo_core::kinds::Spec;
+use tombolo_core::kinds::options::{self, Options};
+use tombolo_core::model::{Endpoint, EndpointId, Network, NetworkId, Published, Subnet};
 use tombolo_core::state::{Command, Edit};
+use tombolo_core::world::{Key, Value};
 use tombolo_ipam::{PoolId, Slot, Space, Use};
 
 use super::{Engine, Journal};
-use crate::docker::{NetworkView, View};
+use crate::docker::{EndpointView, NetworkView, SubnetView, View};
 use crate::kernel::Kernel;
 use crate::records;
 
@@ -93,7 +96,7 @@ impl Docker {
     }
 
     /// For `tombolo status`.
-    pub fn status(&self) -> Value {
+    pub fn status(&self) -> serde_json::Value {
         json!({
             "reachable": self.serves(),
             "version": self.version,
@@ -262,28 +265,30 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         (pools, addresses)
     }
 
-    /// Fills lost records from Docker's lists and the links that are there.
+    /// Fills lost records from Docker's lists and what the kernel holds. Only when all of it is there again, what is left
+    /// over is swept; otherwise the next look tries again.
     async fn rebuild(&mut self, view: &View) {
         let driver = self.setup.driver.clone();
-        let mut problems = Vec::new();
+        self.problems.retain(|about, _| !about.starts_with(PROBLEM));
         for network in &view.networks {
-            if is_driver(&network.ipam_driver, &driver) {
-                self.rebuild_leases(network).await;
+            let leases = match is_driver(&network.ipam_driver, &driver) {
+                true => self.rebuild_leases(network).await,
+                false => Ok(()),
+            };
+            let rebuilt = match leases {
+                Ok(()) if is_driver(&network.driver, &driver) => self.rebuild_network(network).await,
+                other => other,
+            };
+            if let Err(error) = rebuilt {
+                tracing::error!(network = network.name, %error, "not rebuilt from what Docker says; tried again");
+                self.problems
+                    .insert(format!("{PROBLEM}: rebuilding network {}", network.name), error);
             }
-            if is_driver(&network.driver, &driver) {
-                match network.record(&driver) {
-                    Ok(record) => self.by_ourselves(&Command::CreateNetwork(record)).await,
-                    Err(error) => problems.push(format!("network {}: {error}", network.name)),
-                }
-                self.rebuild_endpoints(network).await;
-            }
-        }
-        for problem in &problems {
-            tracing::error!(%problem, "could not be rebuilt from what Docker says");
-            self.problems
-                .insert(format!("{PROBLEM}: rebuild"), problem.clone());
         }
         let (networks, endpoints) = (self.state.networks().count(), self.state.endpoints().count());
+        if self.problems.keys().any(|about| about.starts_with(PROBLEM)) {
+            return;
+        }
         tracing::warn!(
             networks,
             endpoints,
@@ -296,12 +301,17 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.settle("records rebuilt").await;
     }
 
-    async fn rebuild_leases(&mut self, network: &NetworkView) {
+    async fn rebuild_one(&mut self, command: &Command) -> Result<(), String> {
+        let deadline = Instant::now() + crate::http::DEADLINE;
+        let done = self.carry_out(command, &[], deadline).await;
+        done.map(drop).map_err(|error| crate::http::chain(&error))
+    }
+
+    async fn rebuild_leases(&mut self, network: &NetworkView) -> Result<(), String> {
         for subnet in &network.subnets {
-            let Ok(id) = PoolId::new(Space::Local, subnet.pool, subnet.range) else {
-                continue;
-            };
-            let inside = |address: &IpAddr| subnet.pool.contains(address);
+            let id =
+                PoolId::new(Space::Local, subnet.pool, subnet.range).map_err(|error| error.to_string())?;
+            let gateway = self.gateway(network, subnet);
             let of_endpoints = network.endpoints.iter().flat_map(|e| {
                 e.addresses.iter().map(|a| {
                     (
@@ -312,40 +322,120 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     )
                 })
             });
-            let held = subnet.gateway.map(|g| (g, Use::Gateway)).into_iter();
+            let held = gateway.map(|g| (g.addr(), Use::Gateway)).into_iter();
             let held = held
                 .chain(subnet.aux.iter().map(|a| (*a, Use::Aux)))
                 .chain(of_endpoints);
-            let held: Vec<(IpAddr, Use)> = held.filter(|(address, _)| inside(address)).collect();
+            let held: Vec<(IpAddr, Use)> = held
+                .filter(|(address, _)| subnet.pool.contains(address))
+                .collect();
             let edits = self.state.adopt_leases(id, &held);
-            self.by_ourselves(&Command::Adopt(edits)).await;
+            self.rebuild_one(&Command::Adopt(edits)).await?;
         }
+        Ok(())
     }
 
-    async fn rebuild_endpoints(&mut self, network: &NetworkView) {
-        for seen in &network.endpoints {
-            let create = Command::CreateEndpoint {
-                id: seen.id.clone(),
-                network: network.id.clone(),
-                addresses: seen.addresses.clone(),
-                mac: seen.mac,
-            };
-            self.by_ourselves(&create).await;
-            let Some(made) = self.state.endpoint(&seen.id) else {
-                continue;
-            };
-            let mut joined = made.clone();
-            let host_link = tombolo_core::world::Key::Link(seen.id.host_link());
-            joined.linked = self.believed.contains_key(&host_link);
-            joined.sandbox = joined.linked.then(|| seen.sandbox.clone().unwrap_or_default());
-            if joined.linked {
-                joined.published = seen.published(&joined, &self.believed);
-            }
-            self.by_ourselves(&Command::Adopt(vec![Edit::Endpoint(
-                seen.id.clone(),
-                Some(joined),
-            )]))
-            .await;
+    /// The gateway of a subnet. An engine lists one only where the user named it, or where it chose the subnet as well;
+    /// otherwise the bridge tells, and if that is gone, the rule by which a gateway is chosen.
+    fn gateway(&self, network: &NetworkView, subnet: &SubnetView) -> Option<IpNet> {
+        let on_bridge = || {
+            let kind = Spec::read(Options::new(network.options.clone()), network.v6).ok()?;
+            let bridge = kind.kind().links(&network.id).into_iter().next()?;
+            self.believed.keys().find_map(|key| match key {
+                Key::Address(link, address) if *link == bridge && subnet.pool.contains(&address.addr()) => {
+                    Some(*address)
+                }
+                _ => None,
+            })
+        };
+        let by_rule = || PoolId::new(Space::Local, subnet.pool, None).ok()?.first_usable();
+        let prefixed = |address| IpNet::new(address, subnet.pool.prefix_len()).ok();
+        subnet
+            .gateway
+            .and_then(prefixed)
+            .or_else(on_bridge)
+            .or_else(|| by_rule().and_then(prefixed))
+    }
+
+    async fn rebuild_network(&mut self, network: &NetworkView) -> Result<(), String> {
+        let record = self.record(network).map_err(|error| error.to_string())?;
+        self.rebuild_one(&Command::CreateNetwork(record)).await?;
+        for endpoint in &network.endpoints {
+            self.rebuild_endpoint(network, endpoint).await?;
         }
+        Ok(())
+    }
+
+    /// A network's record, as its creation would have made it.
+    fn record(&self, network: &NetworkView) -> Result<Network, options::Error> {
+        let ours = is_driver(&network.ipam_driver, &self.setup.driver);
+        let subnet = |s: &SubnetView| Subnet {
+            pool: s.pool,
+            gateway: self.gateway(network, s),
+            aux: s.aux.clone(),
+            ours,
+        };
+        let mut subnets: Vec<Subnet> = network.subnets.iter().map(subnet).collect();
+        subnets.sort_by_key(|s| s.pool.addr().is_ipv6());
+        let spec = Spec::read(Options::new(network.options.clone()), network.v6)?;
+        Ok(Network {
+            id: network.id.clone(),
+            spec,
+            internal: network.internal,
+            subnets,
+            released: false,
+        })
+    }
+
+    async fn rebuild_endpoint(&mut self, network: &NetworkView, seen: &EndpointView) -> Result<(), String> {
+        if self.state.endpoint(&seen.id).is_some_and(|e| e.linked) {
+            return Ok(());
+        }
+        let create = Command::CreateEndpoint {
+            id: seen.id.clone(),
+            network: network.id.clone(),
+            addresses: seen.addresses.clone(),
+            mac: seen.mac,
+        };
+        self.rebuild_one(&create).await?;
+        let host_link = Key::Link(seen.id.host_link());
+        let made = self
+            .state
+            .endpoint(&seen.id)
+            .filter(|_| self.believed.contains_key(&host_link));
+        // Without a link there is no container that runs; Docker will say so, or join it.
+        let Some(made) = made.cloned() else { return Ok(()) };
+        let published = self.published(&made);
+        let joined = Endpoint {
+            linked: true,
+            sandbox: Some(String::new()),
+            published,
+            ..made
+        };
+        self.rebuild_one(&Command::Adopt(vec![Edit::Endpoint(
+            seen.id.clone(),
+            Some(joined),
+        )]))
+        .await
+    }
+
+    /// The ports that the kernel has published for an endpoint: Docker doesn't know those that we chose.
+    fn published(&self, endpoint: &Endpoint) -> Vec<Published> {
+        let ours = |address: &IpAddr| endpoint.addresses.iter().any(|a| a.addr() == *address);
+        let found = self
+            .believed
+            .iter()
+            .filter_map(|(key, value)| match (key, value) {
+                (Key::Publish(proto, host, host_port), Value::To(address, port)) if ours(address) => {
+                    Some(Published {
+                        proto: *proto,
+                        host: *host,
+                        host_port: *host_port,
+                        port: *port,
+                    })
+                }
+                _ => None,
+            });
+        found.collect()
     }
 }

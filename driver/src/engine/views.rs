@@ -76,7 +76,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             "network_id": network.id,
             "name": self.docker.network_name(&network.id),
             "kind": kind.name(),
-            "bridge": kind.links(network).first(),
+            "bridge": kind.links(&network.id).first(),
             "internal": network.internal,
             "ipv4": subnet(false),
             "ipv6": subnet(true),

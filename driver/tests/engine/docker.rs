@@ -17,7 +17,6 @@ fn net(n: u8, endpoints: &[(&str, &str)]) -> NetworkView {
     let endpoint = |(id, address): &(&str, &str)| EndpointView {
         id: id.parse().unwrap(),
         name: format!("container-{id}"),
-        sandbox: None,
         addresses: vec![address.parse().unwrap()],
         mac: Some("02:7b:00:00:00:09".parse().unwrap()),
     };

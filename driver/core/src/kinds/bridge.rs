@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::options::{self, Options};
 use super::{Joined, Kind};
-use crate::model::{Endpoint, IfName, Mac, Network};
+use crate::model::{Endpoint, IfName, Mac, Network, NetworkId};
 use crate::world::{Key, Setting, Value, World};
 
 /// The options of a bridge network.
@@ -77,8 +77,8 @@ impl Bridge {
     }
 
     /// The name of the network's bridge.
-    pub fn link(&self, network: &Network) -> IfName {
-        self.name.clone().unwrap_or_else(|| network.id.bridge_name())
+    pub fn link(&self, network: &NetworkId) -> IfName {
+        self.name.clone().unwrap_or_else(|| network.bridge_name())
     }
 }
 
@@ -87,7 +87,7 @@ impl Kind for Bridge {
         "bridge"
     }
 
-    fn links(&self, network: &Network) -> Vec<IfName> {
+    fn links(&self, network: &NetworkId) -> Vec<IfName> {
         vec![self.link(network)]
     }
 
@@ -100,7 +100,7 @@ impl Kind for Bridge {
     }
 
     fn network_facts(&self, network: &Network, world: &mut World) {
-        let link = self.link(network);
+        let link = self.link(&network.id);
         let (v4, v6) = (network.subnet(false).is_some(), network.subnet(true).is_some());
         let value = Value::Bridge {
             mtu: self.mtu,
@@ -153,7 +153,7 @@ impl Kind for Bridge {
             world.insert(Key::Setting(setting), Value::Number(1));
         }
         world.insert(Key::Link(host.clone()), pair);
-        world.insert(Key::Port(host), Value::On(self.link(network)));
+        world.insert(Key::Port(host), Value::On(self.link(&network.id)));
         for published in &endpoint.published {
             let key = Key::Publish(published.proto, published.host, published.host_port);
             if let Some(to) = endpoint.address(published.host.is_ipv6()) {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Endpoint, IfName, Network};
+use crate::model::{Endpoint, IfName, Network, NetworkId};
 use crate::world::World;
 use bridge::Bridge;
 use options::Options;
@@ -19,7 +19,7 @@ pub trait Kind {
     /// The word for the kind: what `-o type=` takes.
     fn name(&self) -> &'static str;
     /// The links that belong to the network itself, the one that containers hang on first.
-    fn links(&self, network: &Network) -> Vec<IfName>;
+    fn links(&self, network: &NetworkId) -> Vec<IfName>;
     /// Largest packet, in bytes, where it isn't the kernel's own choice.
     fn mtu(&self) -> Option<u32>;
     /// The host's address that ports are published on where the user names none.

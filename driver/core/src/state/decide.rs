@@ -231,7 +231,7 @@ impl State {
                 .iter()
                 .any(|edit| matches!(edit, Edit::Network(id, None) if *holder == format!("network {id}")))
         };
-        for link in network.spec.kind().links(network) {
+        for link in network.spec.kind().links(&network.id) {
             if let Some(holder) = self.links.get(&link).filter(|holder| !leaves(holder)) {
                 return Err(Refusal::LinkTaken {
                     link,

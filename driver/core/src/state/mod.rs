@@ -389,7 +389,7 @@ impl State {
     }
 
     fn index_network(&mut self, network: &Network) {
-        for link in network.spec.kind().links(network) {
+        for link in network.spec.kind().links(&network.id) {
             self.links.insert(link, format!("network {}", network.id));
         }
         for subnet in &network.subnets {
@@ -399,7 +399,7 @@ impl State {
     }
 
     fn unindex_network(&mut self, network: &Network) {
-        for link in network.spec.kind().links(network) {
+        for link in network.spec.kind().links(&network.id) {
             self.links.remove(&link);
         }
         for subnet in &network.subnets {
@@ -498,10 +498,8 @@ impl State {
             return;
         }
         world.insert(Key::Table, Value::Present);
-        for (family, v6) in [(Family::V4, false), (Family::V6, true)] {
-            if self.networks.values().any(|n| n.subnet(v6).is_some()) {
-                world.insert(Key::DockerAccept(family), Value::Present);
-            }
+        for family in [Family::V4, Family::V6] {
+            world.insert(Key::DockerAccept(family), Value::Present);
         }
     }
 }
