@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
@@ -201,8 +202,9 @@ async fn follow_once(socket: &Path, driver: &str, asks: &mpsc::Sender<Ask>) -> R
     // The events first, so that nothing slips in between them and the first look.
     let filters = "%7B%22type%22%3A%5B%22network%22%2C%22container%22%5D%7D";
     let mut events = get(socket, &format!("/events?filters={filters}")).await?;
+    let info: Info = get_json(socket, "/info").await?;
     loop {
-        let view = look(socket, driver).await?;
+        let view = look(socket, driver, &info).await?;
         if asks.send(Ask::Docker(Ok(view))).await.is_err() {
             return Ok(());
         }
@@ -213,23 +215,22 @@ async fn follow_once(socket: &Path, driver: &str, asks: &mpsc::Sender<Ask>) -> R
                     return Err(Error::Answer { call: "/events".to_owned(), why });
                 }
                 tokio::time::sleep(SETTLE).await;
+                // One look serves all events that have come meanwhile.
+                while let Some(Some(Ok(_))) = events.frame().now_or_never() {}
             }
             () = tokio::time::sleep(QUIET) => {}
         }
     }
 }
 
-/// Asks the engine for all that concerns us.
-///
-/// # Errors
-/// [`Error`], when one of the calls fails: half a view would look like things missing.
-pub async fn look(socket: &Path, driver: &str) -> Result<View, Error> {
-    let info: Info = get_json(socket, "/info").await?;
+/// Asks the engine for all that concerns us. An error when one of the calls fails: half a view would look like things
+/// missing.
+async fn look(socket: &Path, driver: &str, info: &Info) -> Result<View, Error> {
     let networks: Vec<NetworkJson> = get_json(socket, "/networks").await?;
     let ours = |n: &NetworkJson| is_driver(&n.driver, driver) || is_driver(&n.ipam.driver, driver);
     let mut view = View {
-        engine: info.id,
-        version: info.server_version,
+        engine: info.id.clone(),
+        version: info.server_version.clone(),
         networks: Vec::new(),
     };
     for network in networks.into_iter().filter(ours) {

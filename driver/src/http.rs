@@ -24,7 +24,7 @@ use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use serde_json::Value;
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tombolo_core::state::{Command, Reply};
 use tombolo_core::wire::{self, Call};
 use tombolo_ipam::Want;
@@ -151,9 +151,13 @@ fn no_method(method: &str) -> Response {
 pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output = ()>) {
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let (cut_off, _) = watch::channel(());
     let mut http = hyper::server::conn::http1::Builder::new();
+    // One request a connection: the end of an idle one could meet Docker's next request on it, which Docker would then
+    // repeat without its body. A new connection costs microseconds.
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(false)
         .half_close(true);
     tokio::pin!(stop);
     loop {
@@ -177,9 +181,14 @@ pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output
         let app = within(app.clone());
         let connection =
             graceful.watch(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
+        let mut cut = cut_off.subscribe();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended early");
+                },
+                // Nothing is ever sent: it ends with the sender, below.
+                _ = cut.changed() => {}
             }
             drop(place);
         });
@@ -188,6 +197,7 @@ pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output
     if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests that did not end in time are cut off");
     }
+    drop(cut_off);
 }
 
 /// The service with a limit on the time from a request's head to its answer, so that a body which never comes ends too.

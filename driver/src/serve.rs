@@ -111,8 +111,8 @@ pub fn run(config: Config) -> Result<(), Error> {
 }
 
 async fn serve(config: Config) -> Result<(), Error> {
-    let plugin_socket = plugin_listener(&config.plugin_socket)?;
-    let control_socket = bind(&config.control_socket)?;
+    let (plugin_socket, _plugin_name) = plugin_listener(&config.plugin_socket)?;
+    let (control_socket, _control_name) = bind(&config.control_socket)?;
     let state = |source| Error::State {
         dir: config.state_dir.clone(),
         source,
@@ -180,9 +180,6 @@ async fn serve(config: Config) -> Result<(), Error> {
     watch.abort();
     follow.abort();
     tokio::task::spawn_blocking(move || engine.join()).await.ok();
-    for socket in [&config.plugin_socket, &config.control_socket] {
-        unlink_own(socket);
-    }
     tracing::info!("ended; networks and containers go on as they are");
     Ok(())
 }
@@ -289,8 +286,18 @@ fn driver_name(socket: &Path) -> String {
     )
 }
 
-/// The plug-in's socket: systemd's, if it holds it for us, else our own.
-fn plugin_listener(path: &Path) -> Result<UnixListener, Error> {
+/// The name of a socket that we made; it goes with us.
+struct Name(PathBuf);
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        // Whoever took it away meanwhile did our work.
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+/// The plug-in's socket: systemd's, if it holds it for us (and keeps its name), else our own.
+fn plugin_listener(path: &Path) -> Result<(UnixListener, Option<Name>), Error> {
     let fault = |source| Error::Bind {
         path: path.to_owned(),
         source,
@@ -301,15 +308,15 @@ fn plugin_listener(path: &Path) -> Result<UnixListener, Error> {
     match handed {
         Some(listener) => {
             listener.set_nonblocking(true).map_err(fault)?;
-            UnixListener::from_std(listener).map_err(fault)
+            Ok((UnixListener::from_std(listener).map_err(fault)?, None))
         }
-        None => bind(path),
+        None => bind(path).map(|(listener, name)| (listener, Some(name))),
     }
 }
 
 /// A socket that only root may speak to, in place of what an earlier run left. The lock on the state directory keeps
 /// two daemons apart; a socket that still answers is another's all the same.
-fn bind(path: &Path) -> Result<UnixListener, Error> {
+fn bind(path: &Path) -> Result<(UnixListener, Name), Error> {
     let fault = |source| Error::Bind {
         path: path.to_owned(),
         source,
@@ -326,15 +333,9 @@ fn bind(path: &Path) -> Result<UnixListener, Error> {
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(fault)?;
+    let name = Name(path.to_owned());
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fault)?;
-    Ok(listener)
-}
-
-/// Takes our socket's name away. With socket activation the name is systemd's and stays.
-fn unlink_own(path: &Path) {
-    if std::env::var_os("LISTEN_FDS").is_none() {
-        std::fs::remove_file(path).ok();
-    }
+    Ok((listener, name))
 }
 
 async fn tick(asks: mpsc::Sender<Ask>) {
