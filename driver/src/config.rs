@@ -104,7 +104,9 @@ impl Setting {
             Self::PluginSocket | Self::ControlSocket => "an absolute path of at most 107 bytes",
             Self::StateDir => "an absolute path",
             Self::DockerHost => "unix:// and the absolute path of the engine's socket",
-            Self::AddressPools => "BASE/PREFIX:SIZE, several separated by commas, such as 10.208.0.0/12:24",
+            Self::AddressPools => {
+                "BASE/PREFIX:SIZE (the size may be left out: 24, or 64 for IPv6), several separated by commas, such as 10.208.0.0/12:24"
+            }
             Self::Log => {
                 "a level (off, error, warn, info, debug, trace) and TARGET=LEVEL pairs, such as info,tombolo=debug"
             }

@@ -69,20 +69,29 @@ fn parse_all<'a>(texts: impl Iterator<Item = &'a str>) -> Parsed<Vec<AddressPool
     if wrongs.is_empty() { Ok(pools) } else { Err(wrongs) }
 }
 
+/// The size of networks where none is given: /24 or /64, or the whole range where that is smaller.
+fn usual_size(base: &IpNet) -> u8 {
+    let usual = if base.addr().is_ipv6() { 64 } else { 24 };
+    usual.max(base.prefix_len())
+}
+
 fn parse_one(text: &str) -> Result<AddressPool, String> {
     // The colon before the size is the one behind the slash: an IPv6 range has others.
-    let slash = text.find('/').unwrap_or(0);
-    let colon = text[slash..]
-        .find(':')
-        .ok_or("the size of the networks is missing")?
-        + slash;
-    let (base, size) = (&text[..colon], &text[colon + 1..]);
+    let slash = text.find('/').unwrap_or(text.len());
+    let colon = text[slash..].find(':').map(|at| at + slash);
+    let (base, size) = match colon {
+        Some(colon) => (&text[..colon], Some(&text[colon + 1..])),
+        None => (text, None),
+    };
     let base: IpNet = base
         .parse()
         .map_err(|_| format!("'{base}' is no range of addresses with a prefix length"))?;
-    let size: u8 = size
-        .parse()
-        .map_err(|_| format!("'{size}' is no prefix length"))?;
+    let size: u8 = match size {
+        Some(size) => size
+            .parse()
+            .map_err(|_| format!("'{size}' is no prefix length"))?,
+        None => usual_size(&base),
+    };
     if base != base.trunc() {
         return Err(format!(
             "bits are set beyond the prefix, did you mean {}:{size}?",

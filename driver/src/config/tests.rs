@@ -279,11 +279,17 @@ fn pools_in_the_file_are_a_list_or_one_text() {
 }
 
 #[test]
+fn a_pool_without_a_size_is_cut_as_is_usual() {
+    assert_eq!(pools("10.9.0.0/16,fd00::/48"), "10.9.0.0/16:24,fd00::/48:64");
+    assert_eq!(pools("10.9.0.0/26"), "10.9.0.0/26:26");
+}
+
+#[test]
 fn a_pool_that_could_hold_no_network_is_refused() {
     let refused = [
-        ("", "size of the networks is missing"),
-        ("10.0.0.0/8", "size of the networks is missing"),
-        ("10.0.0.0:24", "'10.0.0.0' is no range"),
+        ("", "'' is no range of addresses"),
+        ("10.0.0.0/8:", "'' is no prefix length"),
+        ("10.0.0.0:24", "is no range"),
         ("10.0.0.0/33:24", "'10.0.0.0/33' is no range"),
         ("10.0.0.0/8:x", "'x' is no prefix length"),
         ("10.0.0.1/8:24", "did you mean 10.0.0.0/8:24?"),
@@ -291,7 +297,6 @@ fn a_pool_that_could_hold_no_network_is_refused() {
         ("10.0.0.0/8:31", "sizes 8 to 30"),
         ("10.0.0.0/31:31", "too small"),
         ("fd00::/48:127", "sizes 48 to 126"),
-        ("fd00::/48", "size of the networks is missing"),
         ("127.0.0.0/16:24", "loopback"),
         ("169.254.0.0/16:24", "link-local"),
         ("224.0.0.0/8:24", "multicast"),

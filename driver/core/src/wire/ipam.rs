@@ -87,16 +87,12 @@ pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error
 }
 
 fn request_pool(request: RequestPool) -> Result<PoolRequest, Error> {
-    let space = match request.address_space.as_str() {
-        SPACE_LOCAL | "" => Space::Local,
-        SPACE_GLOBAL => Space::Global,
-        other => {
-            let why = format!("'{}' is not {SPACE_LOCAL} or {SPACE_GLOBAL}", cut(other));
-            return Err(Error::Field {
-                field: "AddressSpace",
-                why,
-            });
-        }
+    // An engine keeps the name it was told when a network was made, and says it for ever. One that we don't know is
+    // from another version; the engine has no other spaces of ours than these two.
+    let space = if request.address_space == SPACE_GLOBAL {
+        Space::Global
+    } else {
+        Space::Local
     };
     Options::new(request.options.unwrap_or_default()).finish("tombolo (IPAM)")?;
     let subnet = "a subnet such as 10.208.0.0/24";
