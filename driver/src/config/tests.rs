@@ -137,7 +137,7 @@ fn all_faults_of_all_sources_come_together() {
     let environment = [("TOMBOLO_STATE_DIR", "var/lib"), ("TOMBOLO_LOG_FORMAT", "xml")];
     let flags = [
         (Setting::DockerHost, "tcp://10.0.0.1:2375"),
-        (Setting::AddressPools, "10.0.0.0/8,10.0.0.1/8:24"),
+        (Setting::AddressPools, "10.0.0.0/8:,10.0.0.1/8:24"),
     ];
     let faults = read(&flags, &environment, Some(file)).unwrap_err();
     let heads = [
@@ -145,7 +145,7 @@ fn all_faults_of_all_sources_come_together() {
         "'log_fromat' (from /etc/tombolo/tombolo.toml line 1) is no setting, did you mean 'log_format'?",
         "state_dir (from environment TOMBOLO_STATE_DIR): 'var/lib'",
         "docker_host (from flag --docker-host): 'tcp://10.0.0.1:2375': tcp:// is refused",
-        "address_pools (from flag --address-pools): '10.0.0.0/8'",
+        "address_pools (from flag --address-pools): '10.0.0.0/8:'",
         "address_pools (from flag --address-pools): '10.0.0.1/8:24'",
         "log_format (from environment TOMBOLO_LOG_FORMAT): 'xml'",
     ];
