@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tombolo_ipam::{Edit as IpamEdit, Pool, PoolId, PoolRequest, Slot, Space, Use, Want, Wish};
 
-use super::{Command, Edit, Refusal, Reply, State, Surroundings};
-use crate::model::{Endpoint, EndpointId, Mac, Network, NetworkId, PortWish};
+use super::{Command, Edit, Owner, Refusal, Reply, State, Surroundings};
+use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish};
 
 /// What a command comes to.
 type Decision = Result<(Vec<Edit>, Reply), Refusal>;
@@ -225,21 +225,27 @@ impl State {
         Ok(())
     }
 
-    fn links_free(&self, network: &Network, going: &[Edit]) -> Result<(), Refusal> {
-        let leaves = |holder: &String| {
-            going
-                .iter()
-                .any(|edit| matches!(edit, Edit::Network(id, None) if *holder == format!("network {id}")))
+    fn links_free(&self, network: &Network, edits: &[Edit]) -> Result<(), Refusal> {
+        let links = network.spec.kind().links(&network.id);
+        links.into_iter().try_for_each(|link| self.link_free(link, edits))
+    }
+
+    /// Whether nobody has a link of that name, or whoever has it goes with these edits.
+    fn link_free(&self, link: IfName, edits: &[Edit]) -> Result<(), Refusal> {
+        let goes = |holder: &Owner| {
+            edits.iter().any(|edit| match (edit, holder) {
+                (Edit::Network(id, None), Owner::Network(holder)) => id == holder,
+                (Edit::Endpoint(id, None), Owner::Endpoint(holder)) => id == holder,
+                _ => false,
+            })
         };
-        for link in network.spec.kind().links(&network.id) {
-            if let Some(holder) = self.links.get(&link).filter(|holder| !leaves(holder)) {
-                return Err(Refusal::LinkTaken {
-                    link,
-                    holder: holder.clone(),
-                });
-            }
+        match self.links.get(&link).filter(|holder| !goes(holder)) {
+            Some(holder) => Err(Refusal::LinkTaken {
+                link,
+                holder: holder.clone(),
+            }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// A network's subnet that shares an address with `pool`. Subnets never overlap each other, so only the nearest one
@@ -290,18 +296,7 @@ impl State {
             .map(|old| Edit::Endpoint(old.clone(), None))
             .collect();
         edits.dedup();
-        let link = id.host_link();
-        let going = |holder: &String| {
-            edits
-                .iter()
-                .any(|e| matches!(e, Edit::Endpoint(old, None) if *holder == format!("endpoint {old}")))
-        };
-        if let Some(holder) = self.links.get(&link).filter(|holder| !going(holder)) {
-            return Err(Refusal::LinkTaken {
-                link,
-                holder: holder.clone(),
-            });
-        }
+        self.link_free(id.host_link(), &edits)?;
         let chosen = endpoint.mac_chosen.then_some(endpoint.mac);
         edits.extend(self.mend_leases(network, addresses));
         edits.push(Edit::Endpoint(id.clone(), Some(endpoint)));

@@ -14,6 +14,7 @@ mod ports;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -206,7 +207,7 @@ pub enum Refusal {
         /// The name.
         link: IfName,
         /// Whose it is.
-        holder: String,
+        holder: Owner,
     },
     /// The endpoint is in a sandbox already.
     #[error("endpoint {endpoint} has joined sandbox {sandbox} and must leave it first")]
@@ -250,7 +251,7 @@ pub struct State {
     members: BTreeMap<NetworkId, BTreeSet<EndpointId>>,
     addresses: BTreeMap<(NetworkId, IpAddr), EndpointId>,
     subnets: BTreeMap<IpAddr, (IpNet, NetworkId)>,
-    links: BTreeMap<IfName, String>,
+    links: BTreeMap<IfName, Owner>,
     ports: BTreeMap<(Proto, u16, IpAddr), EndpointId>,
     owed: BTreeMap<PoolId, u32>,
 }
@@ -264,6 +265,16 @@ pub enum Owner {
     Network(NetworkId),
     /// An endpoint.
     Endpoint(EndpointId),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("the host"),
+            Self::Network(id) => write!(f, "network {id}"),
+            Self::Endpoint(id) => write!(f, "endpoint {id}"),
+        }
+    }
 }
 
 impl State {
@@ -390,7 +401,7 @@ impl State {
 
     fn index_network(&mut self, network: &Network) {
         for link in network.spec.kind().links(&network.id) {
-            self.links.insert(link, format!("network {}", network.id));
+            self.links.insert(link, Owner::Network(network.id.clone()));
         }
         for subnet in &network.subnets {
             self.subnets
@@ -419,7 +430,7 @@ impl State {
             .or_default()
             .insert(endpoint.id.clone());
         self.links
-            .insert(endpoint.id.host_link(), format!("endpoint {}", endpoint.id));
+            .insert(endpoint.id.host_link(), Owner::Endpoint(endpoint.id.clone()));
         for address in &endpoint.addresses {
             self.addresses
                 .insert((endpoint.network.clone(), address.addr()), endpoint.id.clone());
