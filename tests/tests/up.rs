@@ -1,0 +1,81 @@
+//! The first of the two commands: `make up` on a host where nothing runs, and `make down` after it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use system_tests::Host;
+use system_tests::command::{Output, run};
+
+/// A build from nothing takes minutes; where the release binary is there already, a second.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Runs `make TARGET` in the project's folder on the host.
+fn make(host: &Host, target: &str) -> Output {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate is in the project");
+    let path = std::env::var("PATH").expect("a PATH, by which cargo is found");
+    let mut command = Command::new("env");
+    command
+        .arg(format!("PATH={path}"))
+        .arg("make")
+        .arg("-C")
+        .arg(project)
+        .arg(target);
+    run(host.spaces(), command, None, LIMIT)
+}
+
+fn pids(host: &Host) -> String {
+    host.sh("cat /run/tombolo/tombolo.pid /run/docker.pid")
+}
+
+#[test]
+fn up_makes_docker_have_tombolo_and_down_undoes_it() {
+    let host = Host::new();
+    // Other tests have the binary there from the start.
+    host.sh("umount /usr/local/bin/tombolo; rm -f /usr/local/bin/tombolo");
+    // The root of this host is in memory, where Docker's usual way to keep images does not work.
+    host.write("/etc/docker/daemon.json", "{ \"storage-driver\": \"vfs\" }");
+
+    let up = make(&host, "up").must();
+    for line in [
+        "docker network create -d tombolo --ipam-driver tombolo demo",
+        "docker run",
+        "tombolo status",
+    ] {
+        assert!(
+            up.stdout.contains(line),
+            "{line} is not among the lines to try:\n{}",
+            up.stdout
+        );
+    }
+    host.run(
+        "docker",
+        &[
+            "network",
+            "create",
+            "-d",
+            "tombolo",
+            "--ipam-driver",
+            "tombolo",
+            "demo",
+        ],
+    );
+
+    let before = pids(&host);
+    make(&host, "up").must();
+    assert_eq!(pids(&host), before, "run twice it changes nothing");
+
+    host.run("docker", &["network", "rm", "demo"]);
+    make(&host, "down").must();
+    let left = host.try_run(
+        "sh",
+        &[
+            "-c",
+            "pgrep -x 'tombolo|dockerd'; find /run/docker/plugins /run/tombolo -type s -o -name '*.pid'",
+        ],
+    );
+    assert_eq!(left.stdout, "", "down leaves nothing that up started");
+    make(&host, "down").must();
+}
