@@ -201,6 +201,11 @@ pub fn put(edit: &Edit) -> Put {
     }
 }
 
+/// Something about this host to keep no longer, as a row to write.
+pub fn forget_meta(key: &str) -> Put {
+    Put::remove(META, key)
+}
+
 /// Something to keep about this host, as a row to write.
 pub fn put_meta(key: &str, value: &str) -> Put {
     Put::set(META, key, json(&value))

@@ -36,6 +36,9 @@ use crate::store::{self, Put, Row};
 /// How many requests may wait for the engine: more than the sockets let in at a time.
 pub const QUEUE: usize = 1024;
 
+/// Under what it is kept that records were lost and Docker was not asked yet.
+const LOST: &str = "lost";
+
 /// Where changes are made durable.
 pub trait Journal: Send {
     /// Writes a change; when it returns, the change survives a power cut.
@@ -395,12 +398,20 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     /// Takes an empty store for a lost one if the kernel holds links of ours: a first start finds none.
     pub async fn settle_first(&mut self, fresh: bool) {
+        self.keep_unknown |= self.meta.contains_key(LOST);
         if fresh {
             self.keep_unknown |= match self.kernel.observe().await {
                 Ok(found) => found.keys().any(|key| matches!(key, Key::Link(_))),
                 // Not knowing is reason enough to keep what may be there.
                 Err(_) => true,
             };
+        }
+        if self.keep_unknown {
+            // The next start must know it too, if Docker can't be asked before.
+            self.meta.insert(LOST.to_owned(), "yes".to_owned());
+            if let Err(error) = self.journal.commit(&[records::put_meta(LOST, "yes")]) {
+                tracing::warn!(%error, "that records were lost could not be noted");
+            }
         }
         self.settle("start").await;
     }

@@ -9,8 +9,9 @@
 //! 3. no record of ours stands for it (an address of a known endpoint is in use whatever the list says);
 //! 4. the engine could be asked at all: no answer frees nothing.
 //!
-//! The other way round, a lost store is filled again from the same lists: networks, endpoints, leases. Links that are
-//! there already are recognised by their names, so running containers don't notice.
+//! The other way round, what Docker has and we have not is noted from the same lists: networks, endpoints, leases. At once
+//! if records were lost, after the same patience otherwise. Links that are there already are recognised by their
+//! names, so running containers don't notice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -47,18 +48,8 @@ enum Suspect {
     Network(NetworkId),
     Lease(PoolId, IpAddr),
     Pool(PoolId),
-}
-
-impl Suspect {
-    /// What frees it.
-    fn command(&self) -> Command {
-        match self.clone() {
-            Self::Endpoint(id) => Command::DeleteEndpoint(id),
-            Self::Network(id) => Command::DeleteNetwork(id),
-            Self::Lease(pool, address) => Command::ReleaseAddress(pool, address),
-            Self::Pool(pool) => Command::ReleasePool(pool),
-        }
-    }
+    /// The other way round: Docker lists a network with our driver or our IPAM of which there is no record.
+    Unnoted(NetworkId),
 }
 
 /// What is known of the Docker engine.
@@ -169,11 +160,25 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         let missing = self.missing_from(&view);
         for suspect in self.docker.ripe(missing, now) {
-            tracing::warn!(?suspect, "Docker has forgotten it; freed");
-            self.docker.freed += 1;
             self.docker.suspects.remove(&suspect);
-            self.by_ourselves(&suspect.command()).await;
+            match suspect {
+                Suspect::Endpoint(id) => self.free(Command::DeleteEndpoint(id)).await,
+                Suspect::Network(id) => self.free(Command::DeleteNetwork(id)).await,
+                Suspect::Lease(pool, address) => self.free(Command::ReleaseAddress(pool, address)).await,
+                Suspect::Pool(pool) => self.free(Command::ReleasePool(pool)).await,
+                Suspect::Unnoted(id) => {
+                    for network in view.networks.iter().filter(|n| n.id == id) {
+                        self.note_again(network).await;
+                    }
+                }
+            }
         }
+    }
+
+    async fn free(&mut self, command: Command) {
+        tracing::warn!(?command, "Docker has forgotten it; freed");
+        self.docker.freed += 1;
+        self.by_ourselves(&command).await;
     }
 
     /// Whether the view is of the engine that we serve.
@@ -181,10 +186,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         if self.meta.get(ENGINE) == Some(&view.engine) {
             return true;
         }
-        let ours = view.networks.iter().any(|n| {
-            self.state.network(&n.id).is_some()
-                || (self.keep_unknown && is_driver(&n.driver, &self.setup.driver))
-        });
+        // All networks in the view have our driver or our IPAM. Who has no network can only gain by believing it.
+        let none = self.state.networks().next().is_none();
+        let ours = view
+            .networks
+            .iter()
+            .any(|n| none || self.state.network(&n.id).is_some());
         if ours {
             match self.journal.commit(&[records::put_meta(ENGINE, &view.engine)]) {
                 Ok(()) => drop(self.meta.insert(ENGINE.to_owned(), view.engine.clone())),
@@ -209,6 +216,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         let mut missing: BTreeSet<Suspect> = gone.map(|n| Suspect::Network(n.id.clone())).collect();
         let gone = self.state.endpoints().filter(|e| !endpoints.contains(&e.id));
         missing.extend(gone.map(|e| Suspect::Endpoint(e.id.clone())));
+        let unnoted = view.networks.iter().filter(|n| self.lacks(n));
+        missing.extend(unnoted.map(|n| Suspect::Unnoted(n.id.clone())));
         for id in ipam.pools().keys() {
             if !pools.contains(&id.cidr()) {
                 missing.insert(Suspect::Pool(*id));
@@ -223,6 +232,15 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
         }
         missing
+    }
+
+    /// Whether there is no record of a network, or of one of its pools.
+    fn lacks(&self, network: &NetworkView) -> bool {
+        let driver = &self.setup.driver;
+        let pool = |s: &SubnetView| PoolId::new(Space::Local, s.pool, s.range);
+        let noted = |s: &SubnetView| pool(s).is_ok_and(|id| self.state.ipam().pool(&id).is_some());
+        (is_driver(&network.driver, driver) && self.state.network(&network.id).is_none())
+            || (is_driver(&network.ipam_driver, driver) && !network.subnets.iter().all(noted))
     }
 
     /// The pools and the addresses of our IPAM that something stands for, there or here.
@@ -268,22 +286,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Fills lost records from Docker's lists and what the kernel holds. Only when all of it is there again, what is left
     /// over is swept; otherwise the next look tries again.
     async fn rebuild(&mut self, view: &View) {
-        let driver = self.setup.driver.clone();
-        self.problems.retain(|about, _| !about.starts_with(PROBLEM));
         for network in &view.networks {
-            let leases = match is_driver(&network.ipam_driver, &driver) {
-                true => self.rebuild_leases(network).await,
-                false => Ok(()),
-            };
-            let rebuilt = match leases {
-                Ok(()) if is_driver(&network.driver, &driver) => self.rebuild_network(network).await,
-                other => other,
-            };
-            if let Err(error) = rebuilt {
-                tracing::error!(network = network.name, %error, "not rebuilt from what Docker says; tried again");
-                self.problems
-                    .insert(format!("{PROBLEM}: rebuilding network {}", network.name), error);
-            }
+            self.note_again(network).await;
         }
         let (networks, endpoints) = (self.state.networks().count(), self.state.endpoints().count());
         if self.problems.keys().any(|about| about.starts_with(PROBLEM)) {
@@ -295,10 +299,24 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             "records rebuilt from what Docker and the kernel hold"
         );
         self.keep_unknown = false;
-        if let Err(error) = self.journal.rebuilt() {
+        self.meta.remove(super::LOST);
+        let forgotten = self.journal.commit(&[records::forget_meta(super::LOST)]);
+        if let Err(error) = forgotten.and_then(|()| self.journal.rebuilt()) {
             tracing::warn!(%error, "the next start will rebuild the records again");
         }
         self.settle("records rebuilt").await;
+    }
+
+    /// Notes a network that Docker has, with its leases and endpoints, as far as there are no records of them.
+    async fn note_again(&mut self, network: &NetworkView) {
+        let about = format!("{PROBLEM}: network {}", network.name);
+        match self.rebuild_network(network).await {
+            Ok(()) => drop(self.problems.remove(&about)),
+            Err(error) => {
+                tracing::error!(network = network.name, %error, "not noted from what Docker says; tried again");
+                self.problems.insert(about, error);
+            }
+        }
     }
 
     async fn rebuild_one(&mut self, command: &Command) -> Result<(), String> {
@@ -358,6 +376,13 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     }
 
     async fn rebuild_network(&mut self, network: &NetworkView) -> Result<(), String> {
+        let driver = self.setup.driver.clone();
+        if is_driver(&network.ipam_driver, &driver) {
+            self.rebuild_leases(network).await?;
+        }
+        if !is_driver(&network.driver, &driver) {
+            return Ok(());
+        }
         let record = self.record(network).map_err(|error| error.to_string())?;
         self.rebuild_one(&Command::CreateNetwork(record)).await?;
         for endpoint in &network.endpoints {

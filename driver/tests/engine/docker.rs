@@ -234,6 +234,53 @@ fn a_network_whose_creation_docker_never_heard_of_is_freed_with_its_pool() {
 }
 
 #[test]
+fn a_network_that_docker_has_and_we_have_not_is_noted_after_two_looks() {
+    let mut scene = Scene::new();
+    let seen = view(vec![
+        net(1, &[]),
+        NetworkView {
+            driver: "bridge".to_owned(),
+            ..net(2, &[("x", "10.2.0.7/24")])
+        },
+    ]);
+    let start = Instant::now();
+    scene.hear(&seen, start);
+    assert_eq!(scene.engine.state().networks().count(), 0);
+    scene.hear(&seen, start + PATIENCE);
+    let networks: Vec<&str> = scene.engine.state().networks().map(|n| n.id.as_str()).collect();
+    assert_eq!(networks, ["n1"]);
+    let pool = PoolId::new(Space::Local, "10.2.0.0/24".parse().unwrap(), None).unwrap();
+    assert_eq!(scene.leases(&pool), ["10.2.0.1", "10.2.0.7", "10.2.0.200"]);
+    assert_eq!(scene.undone(), []);
+}
+
+#[test]
+fn that_records_were_lost_is_known_after_another_restart() {
+    let mut scene = Scene::new();
+    scene.with_container(1);
+    let before = scene.found();
+    scene.disk.rows.lock().unwrap().clear();
+    scene.first_start();
+    scene.restart();
+    assert_eq!(scene.found(), before, "nothing is swept before Docker was asked");
+    scene.hear(&view(vec![net(1, &[("e1", "10.1.0.2/24")])]), Instant::now());
+    assert_eq!(scene.undone(), []);
+    assert_eq!(scene.engine.state().endpoints().filter(|e| e.linked).count(), 1);
+    let orphan = tombolo_core::world::Key::Allow("tb-orphan".parse().unwrap());
+    scene
+        .kernel
+        .kernel
+        .lock()
+        .unwrap()
+        .plant(orphan.clone(), tombolo_core::world::Value::Present);
+    scene.restart();
+    assert!(
+        !scene.found().contains_key(&orphan),
+        "once Docker was asked, what nobody wants is swept again"
+    );
+}
+
+#[test]
 fn lost_records_are_filled_again_and_no_link_is_touched() {
     let mut scene = Scene::new();
     let pool = scene.with_container(1);

@@ -69,7 +69,7 @@ impl Kernel for Mortal {
 /// A disk made of memory that may be full.
 #[derive(Clone, Default)]
 pub struct Disk {
-    rows: Arc<Mutex<Rows>>,
+    pub rows: Arc<Mutex<Rows>>,
     pub full: Arc<Mutex<bool>>,
 }
 
@@ -162,15 +162,26 @@ impl Scene {
 
     pub fn restart(&mut self) {
         *self.kernel.dies_in.lock().unwrap() = None;
-        self.engine = start(&self.kernel, &self.disk, false);
-        self.engine.settle("start").now_or_never().expect("nothing waits");
+        self.begin(false, false);
+    }
+
+    /// A start that finds an empty disk.
+    pub fn first_start(&mut self) {
+        self.begin(false, true);
+    }
+
+    fn begin(&mut self, lost: bool, fresh: bool) {
+        self.engine = start(&self.kernel, &self.disk, lost);
+        self.engine
+            .settle_first(fresh)
+            .now_or_never()
+            .expect("nothing waits");
     }
 
     /// The next start finds no records, and knows that there were some.
     pub fn lose_records(&mut self) {
         self.disk.rows.lock().unwrap().clear();
-        self.engine = start(&self.kernel, &self.disk, true);
-        self.engine.settle("start").now_or_never().expect("nothing waits");
+        self.begin(true, false);
     }
 
     /// The reply, if the command was granted. A death is followed by the next start.
