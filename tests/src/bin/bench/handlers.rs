@@ -1,0 +1,294 @@
+//! How long tombolo takes to answer each method, with few endpoints and with many: two hosts with a tombolo each, asked
+//! in turns, one connection each that is kept open.
+//!
+//! No engine takes part: requests are as one sends them, and the host moves the containers' ends of links away as one
+//! does. What is measured is from the first byte of a request to the last of its answer.
+
+use std::collections::BTreeMap;
+use std::io::{BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use system_tests::plugin::{Client, refusal};
+use system_tests::{Host, Tombolo, http, json as look, say};
+
+use crate::disk;
+use crate::samples::Samples;
+
+/// A method for which tombolo has nothing to do: what it takes is the cost of asking.
+pub const NOTHING: &str = "NetworkDriver.EndpointOperInfo";
+
+/// Methods in the order of a container's life, then of a network's.
+pub const METHODS: [&str; 13] = [
+    "IpamDriver.RequestAddress",
+    "NetworkDriver.CreateEndpoint",
+    "NetworkDriver.Join",
+    "NetworkDriver.ProgramExternalConnectivity",
+    NOTHING,
+    "NetworkDriver.RevokeExternalConnectivity",
+    "NetworkDriver.Leave",
+    "NetworkDriver.DeleteEndpoint",
+    "IpamDriver.ReleaseAddress",
+    "IpamDriver.RequestPool",
+    "NetworkDriver.CreateNetwork",
+    "NetworkDriver.DeleteNetwork",
+    "IpamDriver.ReleasePool",
+];
+
+/// On how many networks the endpoints are.
+const NETWORKS: usize = 4;
+
+/// The network namespace that stands for the sandboxes of the endpoints that stay.
+const SANDBOX: &str = "sandbox";
+
+/// The first host port of the endpoints that stay; the one that comes and goes has the one before.
+const PORT: usize = 10_000;
+
+/// How many links are moved by one call of `ip`.
+const BATCH: usize = 100;
+
+/// A network as a tombolo knows it.
+struct Network {
+    id: String,
+    pool: String,
+}
+
+/// An endpoint as a tombolo knows it.
+struct Endpoint {
+    network: usize,
+    id: String,
+    address: String,
+    link: String,
+}
+
+/// A host with a tombolo and its endpoints.
+pub struct Place {
+    host: Arc<Host>,
+    tombolo: Tombolo,
+    line: BufReader<UnixStream>,
+    networks: Vec<Network>,
+    next: u64,
+    /// How many endpoints stay.
+    pub endpoints: usize,
+    /// What was measured.
+    pub times: BTreeMap<&'static str, Samples>,
+    /// The file of the host's disk.
+    pub image: PathBuf,
+}
+
+impl Place {
+    /// A host with this many endpoints, each joined and with a published port.
+    pub fn with(endpoints: usize) -> Self {
+        let host = Arc::new(Host::new());
+        let image = disk::give(&host);
+        let tombolo = Tombolo::start_with(&host, &[("TOMBOLO_STATE_DIR", disk::STATE)]);
+        let mut place = Self {
+            line: line(&host),
+            tombolo,
+            networks: Vec::new(),
+            next: 0,
+            endpoints,
+            times: BTreeMap::new(),
+            image,
+            host,
+        };
+        place.populate();
+        place
+    }
+
+    fn populate(&mut self) {
+        // An engine switches IPv6 off in containers whose network has none.
+        self.host.sh(&format!(
+            "ip netns add {SANDBOX}; ip netns exec {SANDBOX} sh -c 'echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6'"
+        ));
+        for number in 0..NETWORKS {
+            let network = self.network(&format!("10.{}.0.0/16", 100 + number));
+            self.networks.push(network);
+        }
+        for first in (0..self.endpoints).step_by(BATCH) {
+            let numbers = first..self.endpoints.min(first + BATCH);
+            let made: Vec<Endpoint> = numbers.map(|n| self.join(n % NETWORKS, PORT + n)).collect();
+            self.move_away(&made);
+            say(&format!(
+                "handlers: {} of {} endpoints",
+                first + made.len(),
+                self.endpoints
+            ));
+            // tombolo closes a connection on which nothing is said for some seconds.
+            self.reconnect();
+        }
+        self.times.clear();
+    }
+
+    /// Does with the containers' ends of links what an engine does.
+    fn move_away(&self, endpoints: &[Endpoint]) {
+        let lines = |line: &dyn Fn(&Endpoint) -> String| endpoints.iter().map(line).collect::<String>();
+        let move_all = lines(&|e| format!("link set dev {} netns {SANDBOX}\n", e.link));
+        let set_up = lines(&|e| format!("link set dev {} up\n", e.link));
+        self.host.write("/tmp/move", &move_all);
+        self.host.write("/tmp/up", &set_up);
+        self.host.run("ip", &["-batch", "/tmp/move"]);
+        self.host.run("ip", &["-n", SANDBOX, "-batch", "/tmp/up"]);
+    }
+
+    /// Opens a connection anew; one on which nothing was said for a while has been closed.
+    pub fn reconnect(&mut self) {
+        self.line = line(&self.host);
+    }
+
+    /// Calls a method, which must not refuse, and notes how long that took.
+    fn call(&mut self, method: &'static str, request: &Value) -> Value {
+        let body = request.to_string();
+        let bytes = [http::head("POST", &format!("/{method}"), body.len()), body].concat();
+        let begin = Instant::now();
+        let answer = self
+            .line
+            .get_mut()
+            .write_all(bytes.as_bytes())
+            .and_then(|()| http::read_answer(&mut self.line));
+        let took = begin.elapsed();
+        let answer = answer.unwrap_or_else(|e| panic!("no answer to {method} {request}: {e}"));
+        assert_eq!(answer.status, 200, "{method}: {}", answer.text());
+        let answer = look::parse(&answer.text());
+        assert_eq!(refusal(&answer), None, "{method} refused {request}");
+        self.times.entry(method).or_default().add(took);
+        answer
+    }
+
+    /// An identifier such as an engine draws. It follows from a count, but links are named after its first digits, so those
+    /// are spread over the whole range, as drawn ones are.
+    fn id(&mut self) -> String {
+        self.next += 1;
+        let digits = self.next.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        format!("{digits:016x}{:048x}", self.next)
+    }
+
+    fn network(&mut self, subnet: &str) -> Network {
+        let space = "tombolo-local";
+        let request =
+            json!({ "AddressSpace": space, "Pool": subnet, "SubPool": "", "Options": {}, "V6": false });
+        let answer = self.call("IpamDriver.RequestPool", &request);
+        let pool = look::text(&answer, "/PoolID").to_owned();
+        let options = json!({ "RequestAddressType": "com.docker.network.gateway" });
+        let request = json!({ "PoolID": pool, "Address": "", "Options": options });
+        let gateway = self.call("IpamDriver.RequestAddress", &request);
+        let id = self.id();
+        let request = json!({
+            "NetworkID": id,
+            "Options": { "com.docker.network.enable_ipv6": false, "com.docker.network.generic": {} },
+            "IPv4Data": [{ "AddressSpace": space, "Gateway": gateway["Address"], "Pool": subnet }],
+            "IPv6Data": []
+        });
+        self.call("NetworkDriver.CreateNetwork", &request);
+        Network { id, pool }
+    }
+
+    /// What an engine asks when a container starts.
+    fn join(&mut self, network: usize, host_port: usize) -> Endpoint {
+        let (network_id, pool) = (
+            self.networks[network].id.clone(),
+            self.networks[network].pool.clone(),
+        );
+        let request = json!({ "PoolID": pool, "Address": "", "Options": {} });
+        let answer = self.call("IpamDriver.RequestAddress", &request);
+        let address = look::text(&answer, "/Address").to_owned();
+        let id = self.id();
+        let ports = json!([{
+            "Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": host_port, "HostPortEnd": host_port
+        }]);
+        let options = json!({
+            "com.docker.network.endpoint.exposedports": [{ "Proto": 6, "Port": 80 }], "com.docker.network.portmap": ports
+        });
+        let interface = json!({ "Address": address, "AddressIPv6": "", "MacAddress": "" });
+        let mut request =
+            json!({ "NetworkID": network_id, "EndpointID": id, "Options": options, "Interface": interface });
+        self.call("NetworkDriver.CreateEndpoint", &request);
+        let fields = request.as_object_mut().expect("an object");
+        fields.remove("Interface");
+        fields.insert(
+            "SandboxKey".to_owned(),
+            json!(format!("/var/run/docker/netns/{}", &id[..12])),
+        );
+        let joined = self.call("NetworkDriver.Join", &request);
+        self.call("NetworkDriver.ProgramExternalConnectivity", &request);
+        self.call(NOTHING, &json!({ "NetworkID": network_id, "EndpointID": id }));
+        Endpoint {
+            network,
+            id,
+            address,
+            link: look::text(&joined, "/InterfaceName/SrcName").to_owned(),
+        }
+    }
+
+    /// What an engine asks when a container ends.
+    fn leave(&mut self, endpoint: &Endpoint) {
+        let network = &self.networks[endpoint.network];
+        let request = json!({ "NetworkID": network.id, "EndpointID": endpoint.id });
+        let address = endpoint.address.split('/').next().unwrap_or_default();
+        let release = json!({ "PoolID": network.pool, "Address": address });
+        self.call("NetworkDriver.RevokeExternalConnectivity", &request);
+        self.call("NetworkDriver.Leave", &request);
+        self.call("NetworkDriver.DeleteEndpoint", &request);
+        self.call("IpamDriver.ReleaseAddress", &release);
+    }
+
+    /// One container and one network come and go.
+    pub fn round(&mut self, number: usize) {
+        let endpoint = self.join(number % NETWORKS, PORT - 1);
+        self.leave(&endpoint);
+        let network = self.network("10.200.0.0/24");
+        self.call("NetworkDriver.DeleteNetwork", &json!({ "NetworkID": network.id }));
+        self.call("IpamDriver.ReleasePool", &json!({ "PoolID": network.pool }));
+    }
+
+    /// The times of all methods for which there is something to do.
+    pub fn all(&self) -> Samples {
+        let mut all = Samples::default();
+        let busy = self.times.iter().filter(|(method, _)| **method != NOTHING);
+        busy.for_each(|(_, times)| all.extend(times));
+        all
+    }
+
+    /// The memory of tombolo in MiB: what it holds, and the most that it has held.
+    pub fn memory(&self) -> [f64; 2] {
+        let pid = &self.tombolo.cli(&["status"])["pid"];
+        let path = self.host.path(&format!("/proc/{pid}/status"));
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("reading {}: {e}", path.display()));
+        ["VmRSS:", "VmHWM:"].map(|name| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            let kib: Option<f64> = kib.and_then(|kib| kib.parse().ok());
+            kib.unwrap_or_else(|| panic!("no {name} in {text}")) / 1024.0
+        })
+    }
+
+    /// What it costs to make something durable on this host's disk.
+    pub fn cost_of_sync(&self) -> Samples {
+        disk::cost_of_sync(&self.host)
+    }
+
+    /// Panics unless tombolo has just those endpoints that stay, and nothing is wrong.
+    pub fn must_be_well(&self) {
+        let endpoints = self.tombolo.cli(&["endpoints"]);
+        let joined = look::rows(&endpoints)
+            .iter()
+            .filter(|e| e["joined"] == true)
+            .count();
+        assert_eq!(
+            joined,
+            self.endpoints,
+            "joined endpoints; tombolo's log:\n{}",
+            self.tombolo.log()
+        );
+        let networks = self.tombolo.cli(&["networks"]);
+        assert_eq!(look::rows(&networks).len(), NETWORKS, "{networks:#}");
+    }
+}
+
+fn line(host: &Host) -> BufReader<UnixStream> {
+    BufReader::new(Client::new(host).connect())
+}

@@ -1,0 +1,205 @@
+//! What tombolo costs, measured on one machine in one run: the network's share of a `docker run`, tombolo's own answers
+//! with few and with many endpoints, and its memory. Prints a table in Markdown; progress goes to standard error.
+//!
+//! What is compared is measured in turns, so that whatever else the machine does hits all alike. Nothing depends on how
+//! fast it is: the exit code tells whether everything worked. `TOMBOLO_BENCH_ROUNDS` (default 30) is how many rounds of
+//! containers there are, `TOMBOLO_BENCH_CALLS` (default 300) how many times each method is called,
+//! `TOMBOLO_TEST_ENGINE` which engine is used, as for the tests.
+
+mod disk;
+mod handlers;
+mod runs;
+mod samples;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use system_tests::say;
+
+use handlers::{METHODS, NOTHING, Place};
+use runs::{PAIRS, Runs};
+
+/// How many endpoints the two hosts have.
+const FEW: usize = 10;
+const MANY: usize = 1000;
+
+/// After this time no further call is made: on a busy machine fewer calls say more than a long wait.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What we aim at: the time that 99 of 100 answers do not exceed, in milliseconds, and how much longer they may take with
+/// many endpoints than with few.
+const AIM_MS: f64 = 15.0;
+const AIM_RATIO: f64 = 2.0;
+
+fn main() {
+    let begin = load();
+    let runs = runs::measure(number_from("TOMBOLO_BENCH_ROUNDS", 30));
+    let [few, many] = ask_in_turns(number_from("TOMBOLO_BENCH_CALLS", 300));
+    let memory = [few.memory(), many.memory()];
+    let mut sync = few.cost_of_sync();
+    sync.extend(&many.cost_of_sync());
+    let lines = [
+        how_made(&runs, &few, &begin, &sync),
+        table_of_runs(&runs),
+        table_of_handlers(&few, &many),
+        table_of_memory(memory),
+    ];
+    let images = [&runs.images[..], &[few.image.clone(), many.image.clone()]].concat();
+    drop((few, many));
+    disk::must_be_gone(&images);
+    print(&lines.concat().join("\n"));
+}
+
+/// A number of at least one from the environment.
+fn number_from(variable: &str, default: usize) -> usize {
+    let number = std::env::var(variable).map_or(default, |text| {
+        text.parse().unwrap_or_else(|e| panic!("{variable}={text}: {e}"))
+    });
+    assert!(number > 0, "{variable} must be at least 1");
+    number
+}
+
+/// Has both hosts answer each method this many times, or as many as fit into [`LONGEST`].
+fn ask_in_turns(rounds: usize) -> [Place; 2] {
+    let mut places = [FEW, MANY].map(Place::with);
+    for place in &mut places {
+        place.reconnect();
+        // Nothing is done for the first time while we measure.
+        place.round(0);
+        place.times.clear();
+    }
+    let begun = Instant::now();
+    for round in 0..rounds {
+        if round > 0 && begun.elapsed() > LONGEST {
+            say("handlers: this machine is slow or busy, so there are fewer rounds");
+            break;
+        }
+        for turn in 0..2 {
+            places[(round + turn) % 2].round(round);
+        }
+        if (round + 1) % 50 == 0 {
+            say(&format!("handlers: {} of {rounds} rounds", round + 1));
+        }
+    }
+    places.iter().for_each(Place::must_be_well);
+    places
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("reading {path}: {e}"))
+}
+
+/// How many processes wanted a processor in the last minute, on average.
+fn load() -> String {
+    let text = read("/proc/loadavg");
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+fn how_made(runs: &Runs, few: &Place, load_before: &str, sync: &samples::Samples) -> Vec<String> {
+    let cores = std::thread::available_parallelism().expect("the number of processors");
+    let rounds = runs.difference(0).len();
+    let calls = few.times["NetworkDriver.Join"].len();
+    vec![
+        format!(
+            "One run of `make bench`: Docker {}, Linux {}, {cores} processors, load average {load_before} before (the \
+             machine's other work) and {} after. What is compared was measured in turns. Docker's \
+             data and tombolo's state were on ext4 on a loop device, where a write of 500 bytes with fsync takes \
+             {:.2} ms (p99 {:.2} ms).",
+            runs.version,
+            read("/proc/sys/kernel/osrelease").trim(),
+            load(),
+            sync.median(),
+            sync.p99()
+        ),
+        String::new(),
+        format!(
+            "`docker run --rm busybox true`, from the command to its end, {rounds} rounds; the share is the time with a \
+             network less the time with `--network none` in the same round. Answers to Docker's calls: {calls} of each \
+             method through one connection, {FEW} or {MANY} endpoints on four networks, each with a published port."
+        ),
+        String::new(),
+    ]
+}
+
+fn table_of_runs(runs: &Runs) -> Vec<String> {
+    let mut lines = vec![
+        "| `docker run --rm` | median | quartiles |".to_owned(),
+        "|---|---|---|".to_owned(),
+    ];
+    lines.extend(runs.rows());
+    lines.push(String::new());
+    for (pair, (.., what)) in PAIRS.iter().enumerate() {
+        let difference = runs.difference(pair).median();
+        lines.push(aim(
+            &format!("a share no larger than Docker's bridge{what}"),
+            &format!("{difference:+.0} ms"),
+            difference <= 0.0,
+        ));
+    }
+    lines.push(String::new());
+    lines
+}
+
+fn table_of_handlers(few: &Place, many: &Place) -> Vec<String> {
+    let mut lines = vec![
+        format!(
+            "| answers, in ms | p50, {FEW} | p99 | longest | p50, {MANY} | p99 | longest | p50 {MANY}/{FEW} | p99 {MANY}/{FEW} |"
+        ),
+        "|---|---|---|---|---|---|---|---|---|".to_owned(),
+    ];
+    let row = |name: &str, [few, many]: [&samples::Samples; 2]| {
+        let ratios = [many.median() / few.median(), many.p99() / few.p99()];
+        format!(
+            "| {name} | {few} | {many} | {:.2} | {:.2} |",
+            ratios[0], ratios[1]
+        )
+    };
+    lines.extend(METHODS.map(|method| {
+        let name = method.split('.').next_back().unwrap_or(method);
+        let what = if method == NOTHING { " (nothing to do)" } else { "" };
+        row(
+            &format!("`{name}`{what}"),
+            [&few.times[method], &many.times[method]],
+        )
+    }));
+    let all = [few.all(), many.all()];
+    lines.push(row("all but `EndpointOperInfo`", [&all[0], &all[1]]));
+    lines.push(String::new());
+    let worst = all[0].p99().max(all[1].p99());
+    let ratio = all[1].p99() / all[0].p99();
+    lines.push(aim(
+        &format!("99 of 100 answers within {AIM_MS} ms"),
+        &format!("{worst:.2} ms"),
+        worst < AIM_MS,
+    ));
+    lines.push(aim(
+        &format!("with {MANY} endpoints at most {AIM_RATIO} times that with {FEW}"),
+        &format!("{ratio:.2}"),
+        ratio <= AIM_RATIO,
+    ));
+    lines.push(String::new());
+    lines
+}
+
+fn table_of_memory(memory: [[f64; 2]; 2]) -> Vec<String> {
+    let mut lines = vec![
+        "| memory of tombolo (RSS) | now | at most |".to_owned(),
+        "|---|---|---|".to_owned(),
+    ];
+    for (endpoints, [now, most]) in [FEW, MANY].iter().zip(memory) {
+        lines.push(format!(
+            "| {endpoints} endpoints | {now:.1} MiB | {most:.1} MiB |"
+        ));
+    }
+    lines
+}
+
+fn aim(what: &str, found: &str, met: bool) -> String {
+    let verdict = if met { "met" } else { "not met" };
+    format!("- Aim: {what}. Found: {found}, {verdict}.")
+}
+
+#[allow(clippy::print_stdout, reason = "the table is what this program is for")]
+fn print(text: &str) {
+    println!("{text}");
+}
