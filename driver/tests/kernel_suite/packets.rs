@@ -9,9 +9,16 @@
 //! ```
 //! IPv6 likewise: 2001:db8::/64 on the wire, fd00:1::/64 and so on.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket,
+    sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use tombolo::kernel::Real;
 use tombolo_core::model::{Mac, Proto};
 use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
@@ -162,6 +169,20 @@ impl Lab {
     }
 }
 
+/// A server's socket. The one before it on the same port is closed, but a process that another test is just starting may
+/// still hold it, from its fork to its exec.
+fn bound<T: Send>(server: &Namespace, bind: impl Fn() -> std::io::Result<T> + Sync) -> T {
+    let start = Instant::now();
+    loop {
+        match server.within(&bind) {
+            Err(e) if e.kind() == ErrorKind::AddrInUse && start.elapsed() < PATIENCE => {
+                std::thread::yield_now()
+            }
+            other => return other.unwrap(),
+        }
+    }
+}
+
 /// Whom a server on a port of a namespace takes a client for, if the client reaches it at an address and hears back in
 /// time.
 fn ask(
@@ -175,7 +196,7 @@ fn ask(
     let any: SocketAddr = SocketAddr::new("::".parse().unwrap(), port);
     match proto {
         Proto::Tcp => {
-            let listener = server.within(|| TcpListener::bind(any)).unwrap();
+            let listener = bound(server, || TcpListener::bind(any));
             // The server's kernel answers; the connection then waits to be accepted.
             let stream = client.within(|| TcpStream::connect_timeout(&to, patience)).ok()?;
             listener.set_nonblocking(true).unwrap();
@@ -189,7 +210,7 @@ fn ask(
             // Bound to the address that was asked, where no table comes between: a server at all addresses would answer
             // from the one nearest to the client.
             let here = if to.port() == port { to } else { any };
-            let listener = server.within(|| UdpSocket::bind(here)).unwrap();
+            let listener = bound(server, || UdpSocket::bind(here));
             let unspecified = if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
             let socket = client.within(|| UdpSocket::bind(unspecified)).unwrap();
             // Connected: an answer from another address than asked does not count.
@@ -203,6 +224,22 @@ fn ask(
             heard.then_some(from.ip().to_canonical())
         }
     }
+}
+
+/// Whether a single datagram arrives, whatever becomes of an answer.
+fn arrives(
+    client: &Namespace,
+    from: &str,
+    to: SocketAddr,
+    server: &Namespace,
+    port: u16,
+    patience: Duration,
+) -> bool {
+    let listener = bound(server, || UdpSocket::bind(("0.0.0.0", port)));
+    let socket = client.within(|| UdpSocket::bind(from)).unwrap();
+    socket.send_to(b"ask", to).unwrap();
+    listener.set_read_timeout(Some(patience)).unwrap();
+    listener.recv(&mut [0; 16]).is_ok()
 }
 
 /// What else filters on the host.
@@ -250,6 +287,7 @@ fn wrong_ways(lab: &Lab, v6: bool, proto: Proto, Filters { others_pass, bridged 
         ("outside to published, at the gateway's address", outside, to(a(1), 8080), a1, 80, Some(out)),
         ("published on one address, at another", outside, to(a(1), 8081), a1, 80, None),
         ("host to published, its own address", host, to(eth, 8080), a1, 80, Some(eth)),
+        ("host to published, one address", host, to(eth, 8081), a1, 80, Some(eth)),
         ("host to published, loopback", host, to(loopback, 8080), a1, 80, at_loopback),
         ("another network to published", b1, to(eth, 8080), a1, 80, Some(b(2))),
         ("another network to published, its own gateway", b1, to(b(1), 8080), a1, 80, Some(b(2))),
@@ -369,11 +407,20 @@ fn nothing_passes_before_a_network_is_complete() {
         let published = SocketAddr::new(wire(false, 1), 8080);
         assert_eq!(ask(Proto::Tcp, &lab.a1, out, &lab.outside, 80, DOUBT), None);
         assert_eq!(ask(Proto::Tcp, &lab.outside, published, &lab.a1, 80, DOUBT), None);
+        assert!(!arrives(&lab.outside, "0.0.0.0:0", published, &lab.a1, 80, DOUBT));
         // Nor does it while the table has just been loaded again.
         apply(&mut lab.kernel, Step::Add(Key::Table, Value::Present)).await;
         assert_eq!(ask(Proto::Tcp, &lab.i1, out, &lab.outside, 80, DOUBT), None);
         assert_eq!(ask(Proto::Tcp, &lab.b1, out, &lab.outside, 80, DOUBT), None);
         settle(&mut lab.kernel, &lab.world).await;
+        assert!(arrives(
+            &lab.outside,
+            "0.0.0.0:0",
+            published,
+            &lab.a1,
+            80,
+            PATIENCE
+        ));
         assert_eq!(
             ask(Proto::Tcp, &lab.a1, out, &lab.outside, 80, PATIENCE),
             Some(wire(false, 1))
@@ -398,5 +445,75 @@ fn a_container_cannot_reach_the_hosts_loopback() {
             ask(Proto::Tcp, &lab.a1, to, &lab.host, 99, PATIENCE),
             Some(at(false, 1, 2))
         );
+    });
+}
+
+#[test]
+fn nothing_leads_into_an_internal_network() {
+    in_namespace(async || {
+        let mut lab = Lab::new().await;
+        let key = Key::Publish(Proto::Udp, "0.0.0.0".parse().unwrap(), 8082);
+        apply(&mut lab.kernel, Step::Add(key, Value::To(at(false, 3, 2), 80))).await;
+        let to = SocketAddr::new(wire(false, 1), 8082);
+        assert!(!arrives(&lab.outside, "0.0.0.0:0", to, &lab.i1, 80, DOUBT));
+        apply(
+            &mut lab.kernel,
+            Step::Remove(Key::Guard(name("tb-i")), Value::Present),
+        )
+        .await;
+        assert!(arrives(&lab.outside, "0.0.0.0:0", to, &lab.i1, 80, PATIENCE));
+    });
+}
+
+/// A socket for ICMP messages, in a namespace.
+fn icmp(namespace: &Namespace) -> OwnedFd {
+    let kind = (
+        AddressFamily::Inet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::Icmp,
+    );
+    namespace
+        .within(|| socket(kind.0, kind.1, kind.2, kind.3))
+        .unwrap()
+}
+
+#[test]
+fn nothing_leaves_with_an_address_that_should_have_been_masqueraded() {
+    in_namespace(async || {
+        let lab = Lab::new().await;
+        let (inside, outside) = (icmp(&lab.a1), icmp(&lab.outside));
+        // An answer that nobody asked for: connection tracking cannot place it.
+        let echo_reply = [0, 0, 0xff, 0xff, 0, 0, 0, 0];
+        let to = SockaddrIn::new(192, 0, 2, 2, 0);
+        let arrives = |patience: Duration| {
+            setsockopt(
+                &outside,
+                sockopt::ReceiveTimeout,
+                &TimeVal::milliseconds(patience.as_millis() as i64),
+            )
+            .unwrap();
+            sendto(inside.as_raw_fd(), &echo_reply, &to, MsgFlags::empty()).unwrap();
+            recv(outside.as_raw_fd(), &mut [0; 64], MsgFlags::empty()).is_ok()
+        };
+        assert!(!arrives(DOUBT));
+        let rule = "nft -a list chain inet tombolo forward | grep 'ct state invalid' | grep -o '[0-9]*$'";
+        run(&format!("nft delete rule inet tombolo forward handle $({rule})"));
+        assert!(arrives(PATIENCE));
+    });
+}
+
+#[test]
+fn a_container_cannot_speak_in_the_name_of_the_hosts_loopback() {
+    in_namespace(async || {
+        let lab = Lab::new().await;
+        lab.a1
+            .run("ip address add 127.0.0.9/32 dev lo && sysctl -w net.ipv4.conf.eth0.route_localnet=1");
+        // By itself the kernel refuses such a sender unless it is told to accept its own addresses from outside.
+        run("sysctl -w net.ipv4.conf.tb-a.accept_local=1");
+        let to = "10.1.0.1:99".parse().unwrap();
+        assert!(!arrives(&lab.a1, "127.0.0.9:0", to, &lab.host, 99, DOUBT));
+        run("nft flush chain inet tombolo raw");
+        assert!(arrives(&lab.a1, "127.0.0.9:0", to, &lab.host, 99, PATIENCE));
     });
 }
