@@ -276,7 +276,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             avoid,
             engine_serves: self.docker.serves(),
             engine_pools: self.docker.pools(),
-            ephemeral: (edge.ephemeral)(),
+            ephemeral: &edge.ephemeral,
             port_free: &edge.port_free,
         };
         let decision = self.state.decide(command, &around);

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, NetlinkMessage};
@@ -16,6 +17,7 @@ use netlink_packet_route::link::{
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use tokio::time::timeout;
 use tombolo_core::model::{IfName, Mac};
 use tombolo_core::world::{Key, LINK_GROUP, Value, World};
 
@@ -24,6 +26,9 @@ use super::socket::{Failure, Socket, unless};
 
 /// The MTU that the kernel gives a bridge, in bytes.
 const OWN_MTU: u32 = 1500;
+
+/// Between two looks whether a link that is being deleted is still there.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// The kernel's links and addresses.
 pub(super) struct Links {
@@ -271,9 +276,35 @@ impl Links {
         }
     }
 
+    /// Deletes a link; done when nobody sees it any more. After that the kernel waits for all its processors to have let
+    /// go of it (`rcu_barrier`), some 15 ms during which it holds the asker: a thread of its own, not this one.
     async fn delete(&mut self, index: u32) -> Result<(), Failure> {
+        let mut deletion = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|e| Failure::Broken(format!("making a runtime: {e}")))?;
+            runtime.block_on(Self::new().delete_and_wait(index))
+        });
+        loop {
+            if let Ok(ended) = timeout(GLANCE, &mut deletion).await {
+                return ended.unwrap_or_else(|e| Err(Failure::Broken(format!("deleting a link: {e}"))));
+            }
+            if !self.is_there(index).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn delete_and_wait(&mut self, index: u32) -> Result<(), Failure> {
         let message = RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(index).build());
         unless(self.change(message, 0).await, &[libc::ENODEV])
+    }
+
+    async fn is_there(&mut self, index: u32) -> Result<bool, Failure> {
+        match self.socket.ask(get_link(LinkUnspec::new_with_index(index))).await {
+            Ok(_) => Ok(true),
+            Err(failure) if failure.errno() == Some(libc::ENODEV) => Ok(false),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Puts a link on a bridge, and up.

@@ -147,7 +147,7 @@ pub struct Surroundings<'a> {
     /// Pools of networks that the engine knows to use our IPAM, with the networks' names.
     pub engine_pools: &'a BTreeMap<IpNet, String>,
     /// Host ports to choose from (`net.ipv4.ip_local_port_range`).
-    pub ephemeral: (u16, u16),
+    pub ephemeral: &'a dyn Fn() -> (u16, u16),
     /// Whether no process of this host listens on a port.
     pub port_free: &'a dyn Fn(Proto, IpAddr, u16) -> bool,
 }

@@ -53,7 +53,7 @@ impl State {
         around: &Surroundings<'_>,
     ) -> Result<u16, Refusal> {
         let (first, last) = if wish.first == 0 {
-            around.ephemeral
+            (around.ephemeral)()
         } else {
             (wish.first, wish.last)
         };

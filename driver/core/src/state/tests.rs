@@ -34,7 +34,7 @@ impl Scene {
             avoid: &[],
             engine_serves: self.serves,
             engine_pools: &BTreeMap::new(),
-            ephemeral: (32768, 32770),
+            ephemeral: &|| (32768, 32770),
             port_free: &|_, _, port| Some(port) != busy,
         };
         let decision = self.state.decide(&command, &around);
