@@ -394,7 +394,7 @@ impl State {
             .filter(|(cidr, _)| *cidr == id.cidr());
         let network = bound
             .and_then(|(_, id)| self.networks.get(id))
-            .filter(|n| n.ours());
+            .filter(|n| n.ours() && self.stands_on(n, id));
         match network {
             // Docker removes a network only when nothing is attached, so this is not the end of this network but the undoing
             // of another one that was refused the same pool.
@@ -412,6 +412,16 @@ impl State {
             }
             None => of_ipam(self.ipam.release_pool(id)),
         }
+    }
+
+    /// Whether a pool on a network's subnet is the network's own. Of several, which have a range each, it is the one that
+    /// gave the network its gateway.
+    fn stands_on(&self, network: &Network, id: &PoolId) -> bool {
+        let others = |other: &&PoolId| other.cidr() == id.cidr() && *other != id;
+        let alone = !self.ipam.pools().keys().any(|other| others(&other));
+        let gateway = network.subnet(id.cidr().addr().is_ipv6()).and_then(|s| s.gateway);
+        let giver = gateway.and_then(|g| self.ipam.slot(id.space(), g.addr()));
+        alone || giver.is_some_and(|slot| slot.pool() == id)
     }
 
     fn request_address(&self, pool: &PoolId, wish: Wish, now_s: u64) -> Decision {

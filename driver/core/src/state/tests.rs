@@ -394,6 +394,39 @@ fn undoing_a_refused_second_network_takes_nothing_from_the_first() {
 }
 
 #[test]
+fn giving_back_one_range_of_a_subnet_leaves_the_network_of_the_other_alone() {
+    let mut scene = Scene::new();
+    let mut pool = |range: &str| {
+        let request = PoolRequest {
+            space: Space::Local,
+            want: ipam::Want::Exactly("10.1.0.0/24".parse().unwrap()),
+            range: Some(range.parse().unwrap()),
+            v6: false,
+            repeat: true,
+        };
+        match scene.ask(Command::RequestPool(request)).unwrap() {
+            Reply::Pool(pool) => pool,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (first, second) = (pool("10.1.0.0/25"), pool("10.1.0.128/25"));
+    let gateway = Command::RequestAddress {
+        pool: first,
+        address: Some("10.1.0.1".parse().unwrap()),
+        usage: Use::Gateway,
+        repeat: false,
+    };
+    scene.ask(gateway).unwrap();
+    scene.network("n1", "10.1.0.0/24").unwrap();
+
+    scene.ask(Command::ReleasePool(second)).unwrap();
+    let refused = scene.network("n2", "10.1.0.0/24").unwrap_err();
+    assert!(refused.contains("overlaps"), "{refused}");
+    scene.ask(Command::ReleasePool(first)).unwrap();
+    scene.network("n2", "10.1.0.0/24").unwrap();
+}
+
+#[test]
 fn what_is_left_of_a_creation_whose_answer_was_lost_gives_way() {
     let mut scene = Scene::new();
     let pool = scene.with_pool("lost", "10.1.0.0/24").unwrap();
