@@ -265,7 +265,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     .flat_map(|e| e.addresses.iter().map(IpNet::addr)),
             );
         }
-        for subnet in self.state.networks().flat_map(|n| &n.subnets).filter(|s| s.ours) {
+        // A network that the engine doesn't list vouches for nothing: its pools are waited for as long as itself.
+        let listed: BTreeSet<&NetworkId> = view.networks.iter().map(|n| &n.id).collect();
+        let there = self.state.networks().filter(|n| listed.contains(&n.id));
+        for subnet in there.flat_map(|n| &n.subnets).filter(|s| s.ours) {
             pools.insert(subnet.pool);
             addresses.extend(
                 subnet

@@ -224,7 +224,7 @@ fn a_network_whose_creation_docker_never_heard_of_is_freed_with_its_pool() {
     scene.with_network(2);
     let seen = view(vec![net(1, &[("e1", "10.1.0.2/24")])]);
     let start = Instant::now();
-    for look in 0..4 {
+    for look in 0..2 {
         scene.hear(&seen, start + look * PATIENCE);
     }
     let networks: Vec<&str> = scene.engine.state().networks().map(|n| n.id.as_str()).collect();
