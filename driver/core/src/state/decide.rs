@@ -417,8 +417,13 @@ impl State {
     /// Whether a pool on a network's subnet is the network's own. Of several, which have a range each, it is the one that
     /// gave the network its gateway.
     fn stands_on(&self, network: &Network, id: &PoolId) -> bool {
-        let others = |other: &&PoolId| other.cidr() == id.cidr() && *other != id;
-        let alone = !self.ipam.pools().keys().any(|other| others(&other));
+        let of_subnet =
+            PoolId::new(id.space(), id.cidr(), None).map(|least| self.ipam.pools().range(least..));
+        let of_subnet = of_subnet
+            .into_iter()
+            .flatten()
+            .take_while(|(other, _)| other.cidr() == id.cidr());
+        let alone = of_subnet.count() == 1;
         let gateway = network.subnet(id.cidr().addr().is_ipv6()).and_then(|s| s.gateway);
         let giver = gateway.and_then(|g| self.ipam.slot(id.space(), g.addr()));
         alone || giver.is_some_and(|slot| slot.pool() == id)
