@@ -517,3 +517,26 @@ fn a_container_cannot_speak_in_the_name_of_the_hosts_loopback() {
         assert!(arrives(&lab.a1, "127.0.0.9:0", to, &lab.host, 99, PATIENCE));
     });
 }
+
+#[test]
+fn a_port_of_the_hosts_loopback_is_not_reached_from_the_wire() {
+    in_namespace(async || {
+        let mut lab = Lab::new().await;
+        let (host, proto) = ("127.0.0.7".parse().unwrap(), Proto::Tcp);
+        let publish = Key::Publish(proto, host, 8082);
+        apply(
+            &mut lab.kernel,
+            Step::Add(publish, Value::To(at(false, 1, 2), 80)),
+        )
+        .await;
+        let to = "127.0.0.7:8082".parse().unwrap();
+        let masqueraded = Some(at(false, 1, 1));
+        assert_eq!(ask(proto, &lab.host, to, &lab.a1, 80, PATIENCE), masqueraded);
+        // A neighbour whose own 127.0.0.0/8 is out of the way sends to the host's.
+        lab.outside.run(
+            "ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local;
+             ip address flush dev lo; sysctl -w net.ipv4.conf.all.route_localnet=1 && ip route add 127.0.0.7/32 via 192.0.2.1",
+        );
+        assert_eq!(ask(proto, &lab.outside, to, &lab.a1, 80, DOUBT), None);
+    });
+}
