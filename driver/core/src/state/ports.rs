@@ -153,6 +153,12 @@ fn hosts(network: &Network, endpoint: &Endpoint, wish: &PortWish) -> Result<Vec<
         IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     ];
+    let refused = |host, why| Refusal::Port {
+        proto: wish.proto,
+        host,
+        host_port: wish.first.to_string(),
+        why,
+    };
     // A binding of 0.0.0.0 means "everywhere" to Docker, IPv6 included; an address that the user names does not.
     let binding = network
         .spec
@@ -160,6 +166,11 @@ fn hosts(network: &Network, endpoint: &Endpoint, wish: &PortWish) -> Result<Vec<
         .host_binding()
         .filter(|host| !host.is_unspecified());
     match wish.host.or(binding) {
+        Some(host) if host.is_ipv6() && host.is_loopback() => {
+            let why =
+                "ports can't be published on ::1 in this version; publish on 127.0.0.1 or on another address";
+            Err(refused(host, why.to_owned()))
+        }
         None => Ok(any
             .into_iter()
             .filter(|host| endpoint.address(host.is_ipv6()).is_some())
@@ -167,13 +178,10 @@ fn hosts(network: &Network, endpoint: &Endpoint, wish: &PortWish) -> Result<Vec<
         Some(host) if endpoint.address(host.is_ipv6()).is_some() => Ok(vec![host]),
         Some(host) => {
             let family = if host.is_ipv6() { "IPv6" } else { "IPv4" };
-            let why = format!("the container has no {family} address on this network");
-            Err(Refusal::Port {
-                proto: wish.proto,
+            Err(refused(
                 host,
-                host_port: wish.first.to_string(),
-                why,
-            })
+                format!("the container has no {family} address on this network"),
+            ))
         }
     }
 }

@@ -317,6 +317,14 @@ fn ports_are_published_once_and_ephemeral_ones_kept() {
             .unwrap_err()
             .contains("on 127.0.0.1")
     );
+    let mut unreachable = wish(Proto::Tcp, 90, 80);
+    unreachable.host = Some("::1".parse().unwrap());
+    assert!(
+        scene
+            .publish("n", "b", vec![unreachable])
+            .unwrap_err()
+            .contains("on ::1: ports can't be published on ::1")
+    );
     let mut range = wish(Proto::Tcp, 80, 80);
     range.last = 82;
     assert_eq!(scene.publish("n", "b", vec![range]).unwrap()[0].host_port, 81);
