@@ -63,7 +63,6 @@ fn number_from(variable: &str, default: usize) -> usize {
 fn ask_in_turns(rounds: usize) -> [Place; 2] {
     let mut places = [FEW, MANY].map(Place::with);
     for place in &mut places {
-        place.reconnect();
         // Nothing is done for the first time while we measure.
         place.round(0);
         place.times.clear();
@@ -115,7 +114,7 @@ fn how_made(runs: &Runs, few: &Place, load_before: &str, sync: &samples::Samples
         format!(
             "`docker run --rm busybox true`, from the command to its end, {rounds} rounds; the share is the time with a \
              network less the time with `--network none` in the same round. Answers to Docker's calls: {calls} of each \
-             method through one connection, {FEW} or {MANY} endpoints on four networks, each with a published port."
+             method, a connection each, {FEW} or {MANY} endpoints on four networks, each with a published port."
         ),
         String::new(),
     ]
