@@ -45,11 +45,26 @@ need_cargo() {
         "  . \"\$HOME/.cargo/env\""
 }
 
+# What cargo needs beside Rust: a C compiler that links. Debian's gcc alone does not: libc6-dev is only recommended by it.
+# shellcheck disable=SC2034  # read by those who source this
+BUILD_PROGRAMS=(cc:gcc cc:libc6-dev)
+
+links() { printf 'int main(void) { return 0; }\n' | cc -x c -o /dev/null - 2>/dev/null; }
+
+# Ends where cargo could not link. For the targets that are not root's and so install nothing.
+need_linker() {
+    links || die "cargo needs a C compiler to link with, and there is none that works" \
+        "Get it, as root, with: apt-get install --no-install-recommends gcc libc6-dev"
+}
+
 # is_there PROGRAM PACKAGE: whether a program is there, and is the right one where there are two.
 is_there() {
     have "$1" || return 1
+    case $2 in
+    libc6-dev) links ;;
     # Many a machine has a busybox that needs libraries, which an image of nothing else cannot use.
-    [ "$2" != busybox-static ] || ! ldd "$(command -v "$1")" >/dev/null 2>&1
+    busybox-static) ! ldd "$(command -v "$1")" >/dev/null 2>&1 ;;
+    esac
 }
 
 # install_missing PROGRAM:PACKAGE...: installs the packages whose programs are missing, in one go.

@@ -15,9 +15,12 @@ engine_answers() { have docker && timeout 10 docker -H "$DOCKER_HOST_USED" versi
 tombolo_answers() { timeout 10 "$BINARY" status >/dev/null 2>&1; }
 
 install_packages() {
-    local wanted=(nft:nftables ip:iproute2 iptables:iptables cc:gcc)
+    local wanted=("${BUILD_PROGRAMS[@]}" nft:nftables ip:iproute2 iptables:iptables)
     if ! engine_answers && ! have dockerd; then
-        wanted+=(dockerd:docker.io)
+        # Debian's engine merely recommends what it cannot pull an image without, and on a kernel with AppArmor not start
+        # a container without.
+        wanted+=(dockerd:docker.io update-ca-certificates:ca-certificates)
+        ! grep -qs Y /sys/module/apparmor/parameters/enabled || wanted+=(apparmor_parser:apparmor)
     fi
     install_missing "${wanted[@]}"
     # Debian 13 and later have the client in a package of its own.
@@ -33,7 +36,7 @@ build() {
     fi
     "${as[@]}" cargo build --release --locked -p tombolo </dev/null ||
         die "tombolo could not be built; cargo's own words are above." \
-            "An old toolchain is a usual cause: \`rustup update stable\` helps."
+            "Usual causes are an old toolchain (\`rustup update stable\` helps) and no way to crates.io."
 }
 
 # install_file MODE FROM TO: puts a file in its place at once; succeeds without a word where it is there already.

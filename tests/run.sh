@@ -14,7 +14,7 @@ step() {
 
 # The programs that tests call, and Debian's packages that hold them.
 TEST_PROGRAMS=(
-    cc:gcc dockerd:docker.io docker-compose:docker-compose
+    "${BUILD_PROGRAMS[@]}" dockerd:docker.io docker-compose:docker-compose
     nft:nftables ip:iproute2 iptables:iptables sysctl:procps unshare:util-linux setsid:util-linux
     debootstrap:debootstrap busybox:busybox-static mkfs.ext4:e2fsprogs tar:tar shellcheck:shellcheck
 )
@@ -31,6 +31,14 @@ format_and_lints() {
     fi
     step "format" cargo fmt --all --check
     step "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
+}
+
+release_build() { step "release build" cargo build --locked --release -p tombolo; }
+
+build() {
+    need_cargo
+    need_linker
+    release_build
 }
 
 # The wall of ARCHITECTURE.md: what decides knows no runtime, no database and no kernel.
@@ -50,6 +58,7 @@ unit_tests() {
 
 check() {
     need_cargo
+    need_linker
     format_and_lints
     step "core is pure" core_is_pure
     unit_tests
@@ -70,7 +79,7 @@ everything() {
     step "core is pure" core_is_pure
     unit_tests
     step "kernel, store and command line" cargo test --locked -p tombolo --test '*'
-    step "release build" cargo build --locked --release -p tombolo
+    release_build
     step "system tests" cargo test --locked -p system-tests
     say "" && say "All tests passed."
 }
@@ -79,7 +88,7 @@ engines() {
     need_root test-engines
     need_cargo
     install_test_programs
-    step "release build" cargo build --locked --release -p tombolo
+    release_build
     local release
     for release in trixie sid; do
         step "Docker engine of Debian $release" \
@@ -92,12 +101,12 @@ bench() {
     need_root bench
     need_cargo
     install_test_programs
-    step "release build" cargo build --locked --release -p tombolo
+    release_build
     step "bench" cargo run --locked --release -p system-tests --bin bench
 }
 
 case "${1:-}" in
-build) need_cargo && step "release build" cargo build --locked --release -p tombolo ;;
+build) build ;;
 check) check ;;
 test) everything ;;
 engines) engines ;;
