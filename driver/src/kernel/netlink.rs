@@ -51,7 +51,56 @@ pub(super) struct Veth<'a> {
     pub(super) mtu: Option<u32>,
 }
 
+/// The link that a step asks for.
+pub(super) enum Asked<'a> {
+    Bridge(Bridge<'a>),
+    Veth(Veth<'a>),
+}
+
+impl<'a> Asked<'a> {
+    /// None where the value is no link's, or none that can be asked for.
+    pub(super) fn of(name: &'a IfName, value: &'a Value) -> Option<Self> {
+        match value {
+            Value::Bridge { mtu, mac } => Some(Self::Bridge(Bridge {
+                name,
+                mac: *mac,
+                mtu: *mtu,
+            })),
+            Value::Veth {
+                peer,
+                peer_mac,
+                mac,
+                mtu,
+            } => {
+                let (mac, peer_mac, mtu) = (*mac, *peer_mac, *mtu);
+                Some(Self::Veth(Veth {
+                    name,
+                    mac,
+                    peer,
+                    peer_mac,
+                    mtu,
+                }))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Links {
+    pub(super) async fn add(&mut self, asked: &Asked<'_>) -> Result<(), Failure> {
+        match asked {
+            Asked::Bridge(bridge) => self.add_bridge(bridge).await,
+            Asked::Veth(veth) => self.add_veth(veth).await,
+        }
+    }
+
+    pub(super) async fn change(&mut self, asked: &Asked<'_>) -> Result<(), Failure> {
+        match asked {
+            Asked::Bridge(bridge) => self.change_bridge(bridge).await,
+            Asked::Veth(veth) => self.change_veth(veth).await,
+        }
+    }
+
     pub(super) fn new() -> Self {
         Self {
             socket: Socket::new(NETLINK_ROUTE),
@@ -163,18 +212,18 @@ impl Links {
         }
     }
 
-    async fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Failure> {
+    async fn tell(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Failure> {
         let mut message = NetlinkMessage::from(message);
         message.header.flags = flags;
         self.socket.ask(message).await.map(drop)
     }
 
     async fn create(&mut self, message: LinkMessage) -> Result<(), Failure> {
-        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+        self.tell(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
             .await
     }
 
-    pub(super) async fn add_bridge(&mut self, bridge: &Bridge<'_>) -> Result<(), Failure> {
+    async fn add_bridge(&mut self, bridge: &Bridge<'_>) -> Result<(), Failure> {
         // An MTU in the message that makes a bridge lasts until its first port, from then on the bridge follows its ports.
         // One that is changed later is kept. So where an MTU is asked for, the bridge begins with another one.
         let first = bridge.mtu.filter(|mtu| *mtu == OWN_MTU).map(|mtu| mtu - 1);
@@ -189,14 +238,14 @@ impl Links {
         made?;
         let Some(mtu) = bridge.mtu else { return Ok(()) };
         let message = LinkUnspec::new_with_name(bridge.name.as_str()).mtu(mtu).build();
-        let set = self.change(RouteNetlinkMessage::SetLink(message), 0).await;
+        let set = self.tell(RouteNetlinkMessage::SetLink(message), 0).await;
         if let Err(Failure::Refused { .. }) = set {
             self.remove(bridge.name).await?;
         }
         set
     }
 
-    pub(super) async fn add_veth(&mut self, veth: &Veth<'_>) -> Result<(), Failure> {
+    async fn add_veth(&mut self, veth: &Veth<'_>) -> Result<(), Failure> {
         let end = LinkUnspec::new_with_name(veth.peer.as_str())
             .link_group(LINK_GROUP)
             .address(veth.peer_mac.bytes().to_vec());
@@ -240,7 +289,7 @@ impl Links {
     }
 
     /// Mends a bridge: its MTU and MAC, up, without spanning tree. A link of ours of another kind is replaced.
-    pub(super) async fn change_bridge(&mut self, bridge: &Bridge<'_>) -> Result<(), Failure> {
+    async fn change_bridge(&mut self, bridge: &Bridge<'_>) -> Result<(), Failure> {
         let found = self.ours(bridge.name).await?;
         if !found.is_bridge() {
             self.delete(found.index).await?;
@@ -249,10 +298,10 @@ impl Links {
         // The MTU alone and first: it is what the kernel may refuse, and it would keep what it had done before that.
         if let Some(mtu) = bridge.mtu.filter(|mtu| *mtu != found.mtu) {
             let message = LinkUnspec::new_with_index(found.index).mtu(mtu).build();
-            self.change(RouteNetlinkMessage::SetLink(message), 0).await?;
+            self.tell(RouteNetlinkMessage::SetLink(message), 0).await?;
         }
         let mac = Some(bridge.mac).filter(|mac| found.mac != Some(*mac));
-        self.change(
+        self.tell(
             RouteNetlinkMessage::NewLink(bridge_message(mac).index(found.index).build()),
             0,
         )
@@ -260,7 +309,7 @@ impl Links {
     }
 
     /// Makes a pair in the place of a link of ours that is none.
-    pub(super) async fn change_veth(&mut self, veth: &Veth<'_>) -> Result<(), Failure> {
+    async fn change_veth(&mut self, veth: &Veth<'_>) -> Result<(), Failure> {
         let found = self.ours(veth.name).await?;
         if found.is_veth() && !found.is_container_end() {
             return Ok(());
@@ -296,7 +345,7 @@ impl Links {
 
     async fn delete_and_wait(&mut self, index: u32) -> Result<(), Failure> {
         let message = RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(index).build());
-        unless(self.change(message, 0).await, &[libc::ENODEV])
+        unless(self.tell(message, 0).await, &[libc::ENODEV])
     }
 
     async fn is_there(&mut self, index: u32) -> Result<bool, Failure> {
@@ -315,7 +364,7 @@ impl Links {
             .controller(bridge.index)
             .up()
             .build();
-        self.change(RouteNetlinkMessage::SetLink(message), 0).await
+        self.tell(RouteNetlinkMessage::SetLink(message), 0).await
     }
 
     pub(super) async fn remove_port(&mut self, name: &IfName) -> Result<(), Failure> {
@@ -324,7 +373,7 @@ impl Links {
         };
         let message = LinkUnspec::new_with_index(link.index).nocontroller().build();
         unless(
-            self.change(RouteNetlinkMessage::SetLink(message), 0).await,
+            self.tell(RouteNetlinkMessage::SetLink(message), 0).await,
             &[libc::ENODEV],
         )
     }
@@ -335,7 +384,7 @@ impl Links {
         }
         let link = self.ours(name).await?;
         let message = RouteNetlinkMessage::NewAddress(address_message(link.index, address));
-        let made = self.change(message, NLM_F_CREATE | NLM_F_EXCL).await;
+        let made = self.tell(message, NLM_F_CREATE | NLM_F_EXCL).await;
         if made.as_ref().err().and_then(Failure::errno) != Some(libc::EEXIST) {
             return made;
         }
@@ -349,10 +398,7 @@ impl Links {
             return Ok(());
         };
         let message = RouteNetlinkMessage::DelAddress(address_message(link.index, address));
-        unless(
-            self.change(message, 0).await,
-            &[libc::EADDRNOTAVAIL, libc::ENODEV],
-        )
+        unless(self.tell(message, 0).await, &[libc::EADDRNOTAVAIL, libc::ENODEV])
     }
 }
 

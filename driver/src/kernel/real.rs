@@ -7,7 +7,7 @@ use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
 
 use super::docker_accept::{DockerAccept, Place};
 use super::elements::Element;
-use super::netlink::{Bridge, Links, Veth};
+use super::netlink::{Asked, Links};
 use super::nft::{Nftables, Table};
 use super::socket::Failure;
 use super::{Error, Kernel, settings};
@@ -39,33 +39,10 @@ impl Real {
     async fn add(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
         match (key, value) {
             (Key::Table, Value::Present) => self.nft.load().await,
-            (Key::Link(name), Value::Bridge { mtu, mac }) => {
-                self.links
-                    .add_bridge(&Bridge {
-                        name,
-                        mac: *mac,
-                        mtu: *mtu,
-                    })
-                    .await
-            }
-            (
-                Key::Link(name),
-                Value::Veth {
-                    peer,
-                    peer_mac,
-                    mac,
-                    mtu,
-                },
-            ) => {
-                let veth = Veth {
-                    name,
-                    mac: *mac,
-                    peer,
-                    peer_mac: *peer_mac,
-                    mtu: *mtu,
-                };
-                self.links.add_veth(&veth).await
-            }
+            (Key::Link(name), value) => match Asked::of(name, value) {
+                Some(asked) => self.links.add(&asked).await,
+                None => Failure::ours(format!("no such link can be made: {value:?}")),
+            },
             (Key::Setting(setting), Value::Number(number)) => self.set(setting, *number).await,
             (Key::Port(link), Value::On(bridge)) => self.links.add_port(link, bridge).await,
             (Key::Address(link, address), Value::Present) => self.links.add_address(link, *address).await,
@@ -93,33 +70,10 @@ impl Real {
 
     async fn change(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
         match (key, value) {
-            (Key::Link(name), Value::Bridge { mtu, mac }) => {
-                self.links
-                    .change_bridge(&Bridge {
-                        name,
-                        mac: *mac,
-                        mtu: *mtu,
-                    })
-                    .await
-            }
-            (
-                Key::Link(name),
-                Value::Veth {
-                    peer,
-                    peer_mac,
-                    mac,
-                    mtu,
-                },
-            ) => {
-                let veth = Veth {
-                    name,
-                    mac: *mac,
-                    peer,
-                    peer_mac: *peer_mac,
-                    mtu: *mtu,
-                };
-                self.links.change_veth(&veth).await
-            }
+            (Key::Link(name), value) => match Asked::of(name, value) {
+                Some(asked) => self.links.change(&asked).await,
+                None => Failure::ours(format!("no link can become that: {value:?}")),
+            },
             (Key::Publish(..), _) => match Element::of(key, value) {
                 Some(element) => self.nft.change(&element).await,
                 None => Failure::ours("a published port and its endpoint must be of one family"),
