@@ -4,7 +4,7 @@
 //! an interface name, a hardware address or an identifier.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -29,6 +29,14 @@ pub enum Malformed {
         "'{got}' is no interface name: 1 to 15 bytes without '/', ':', blanks or '%', and not '.' or '..'"
     )]
     IfName {
+        /// The text, cut to a readable length.
+        got: String,
+    },
+    /// No published port.
+    #[error(
+        "'{got}' is no published port: ADDRESS:PORT->PORT/PROTOCOL is allowed, such as 0.0.0.0:8080->80/tcp"
+    )]
+    Published {
         /// The text, cut to a readable length.
         got: String,
     },
@@ -395,7 +403,11 @@ impl Endpoint {
 }
 
 /// A port of the host whose traffic goes to a port of an endpoint.
+///
+/// As a text it reads as in `docker ps`: `0.0.0.0:8080->80/tcp`. A container may have thousands, and their record must
+/// stay small.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Published {
     /// The protocol.
     pub proto: Proto,
@@ -405,6 +417,47 @@ pub struct Published {
     pub host_port: u16,
     /// The endpoint's port, never 0.
     pub port: u16,
+}
+
+impl fmt::Display for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = SocketAddr::new(self.host, self.host_port);
+        write!(f, "{host}->{}/{}", self.port, self.proto)
+    }
+}
+
+impl FromStr for Published {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let read = || {
+            let (host, rest) = text.split_once("->")?;
+            let (port, proto) = rest.split_once('/')?;
+            let host: SocketAddr = host.parse().ok()?;
+            let proto = [Proto::Tcp, Proto::Udp, Proto::Sctp]
+                .into_iter()
+                .find(|p| p.to_string() == proto)?;
+            Some(Self {
+                proto,
+                host: host.ip(),
+                host_port: host.port(),
+                port: port.parse().ok()?,
+            })
+        };
+        read().ok_or_else(|| Malformed::Published { got: cut(text) })
+    }
+}
+
+impl TryFrom<String> for Published {
+    type Error = Malformed;
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl From<Published> for String {
+    fn from(published: Published) -> Self {
+        published.to_string()
+    }
 }
 
 /// A wish to publish: what Docker sends for `-p`, parsed.
@@ -420,4 +473,30 @@ pub struct PortWish {
     pub last: u16,
     /// The endpoint's port.
     pub port: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_published_port_is_written_as_docker_does_and_reads_back() {
+        for text in [
+            "0.0.0.0:8080->80/tcp",
+            "[::]:53->53/udp",
+            "127.0.0.1:1->65535/sctp",
+        ] {
+            let published: Published = text.parse().unwrap();
+            assert_eq!(published.to_string(), text);
+        }
+        for text in [
+            "",
+            "0.0.0.0->80/tcp",
+            "0.0.0.0:8080->80",
+            "0.0.0.0:8080->80/icmp",
+            "0.0.0.0:8080->99999/tcp",
+        ] {
+            assert!(text.parse::<Published>().is_err(), "{text}");
+        }
+    }
 }

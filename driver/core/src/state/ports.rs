@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{Refusal, State, Surroundings};
 use crate::model::{Endpoint, EndpointId, Network, PortWish, Proto, Published, fnv1a};
 
+/// How many ports an endpoint can have, so that its record fits the store.
+const PORTS_MAX: usize = 2000;
+
 impl State {
     /// The ports to publish for an endpoint. An ephemeral port that it has already is kept, so that a repeated request
     /// changes nothing.
@@ -39,6 +42,17 @@ impl State {
         }
         published.sort();
         published.dedup();
+        if published.len() > PORTS_MAX {
+            let (got, allowed) = (
+                published.len().to_string(),
+                "an endpoint has at most 2000, each family counted",
+            );
+            return Err(Refusal::Unfit {
+                field: "published ports",
+                got,
+                allowed,
+            });
+        }
         Ok(published)
     }
 
