@@ -50,12 +50,19 @@ pub enum Malformed {
     },
 }
 
-/// A text cut to a length that fits a message.
+/// A text cut to a length that fits a message, on one line: what a terminal or a log would obey is escaped.
 pub fn cut(text: &str) -> String {
     const SHOWN: usize = 80;
+    let plain = |text: &str| -> String {
+        let escape = |c: char| match c.is_control() {
+            true => c.escape_debug().to_string(),
+            false => c.to_string(),
+        };
+        text.chars().map(escape).collect()
+    };
     match text.char_indices().nth(SHOWN) {
-        Some((at, _)) => format!("{}… ({} bytes)", &text[..at], text.len()),
-        None => text.to_owned(),
+        Some((at, _)) => format!("{}… ({} bytes)", plain(&text[..at]), text.len()),
+        None => plain(text),
     }
 }
 
@@ -478,6 +485,14 @@ pub struct PortWish {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_shown_is_short_and_has_no_control_characters() {
+        assert_eq!(cut("plain ünï"), "plain ünï");
+        assert_eq!(cut("a\nb\0\u{1b}[31m"), "a\\nb\\0\\u{1b}[31m");
+        let long = cut(&"\n".repeat(100));
+        assert!(long.ends_with("… (100 bytes)") && !long.contains('\n'), "{long}");
+    }
 
     #[test]
     fn a_published_port_is_written_as_docker_does_and_reads_back() {

@@ -204,7 +204,18 @@ impl State {
                 let allowed = "a bridge network needs addresses; --ipam-driver null has none to give";
                 return unfit("Pool", subnet.pool.to_string(), allowed);
             }
+            if special(subnet.pool.network()) || special(subnet.pool.broadcast()) {
+                let allowed = "loopback, link-local and multicast addresses are no container's";
+                return unfit("Pool", subnet.pool.to_string(), allowed);
+            }
             match subnet.gateway {
+                Some(gateway) if gateway.prefix_len() != subnet.pool.prefix_len() => {
+                    return unfit(
+                        "Gateway",
+                        gateway.to_string(),
+                        "it must have its subnet's prefix length",
+                    );
+                }
                 Some(gateway) if !subnet.pool.contains(&gateway.addr()) => {
                     return unfit(
                         "Gateway",
@@ -524,6 +535,15 @@ fn make_endpoint(
         linked: false,
         published: Vec::new(),
     })
+}
+
+/// Whether an address is none that a container can have.
+fn special(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    link_local || address.is_loopback() || address.is_multicast()
 }
 
 /// A repeat of a creation must ask for the same.

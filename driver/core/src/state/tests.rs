@@ -165,6 +165,34 @@ fn networks_that_overlap_are_refused_with_both_subnets() {
 }
 
 #[test]
+fn subnets_and_gateways_that_cannot_be_are_refused() {
+    let mut scene = Scene::new();
+    for pool in [
+        "127.0.0.0/8",
+        "169.254.7.0/24",
+        "224.0.0.0/24",
+        "fe80::/64",
+        "ff05::/64",
+    ] {
+        assert!(
+            scene
+                .network("n", pool)
+                .unwrap_err()
+                .contains("are no container's"),
+            "{pool}"
+        );
+    }
+    let mut wrong = network("n", "10.1.0.0/24");
+    wrong.subnets[0].gateway = Some("10.1.0.1/8".parse().unwrap());
+    assert!(
+        scene
+            .ask(Command::CreateNetwork(wrong))
+            .unwrap_err()
+            .contains("its subnet's prefix length")
+    );
+}
+
+#[test]
 fn two_networks_or_endpoints_with_one_link_name_are_refused() {
     let mut scene = Scene::new();
     let same = "0123456789abcdef";
