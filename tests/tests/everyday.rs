@@ -326,6 +326,31 @@ fn two_networks_are_apart() {
 }
 
 #[test]
+fn dockers_own_networks_are_reached_through_published_ports_only() {
+    let (scene, _) = scene();
+    scene.network("ours", &["--subnet", "10.60.0.0/24"]);
+    scene.docker(&[
+        "network",
+        "create",
+        "-d",
+        "bridge",
+        "--subnet",
+        "10.62.0.0/24",
+        "theirs",
+    ]);
+    let one = scene.container("one", &["--network", "ours"]);
+    let two = scene.container("two", &["--network", "theirs", "-p", "8085:80"]);
+    let _ours = Answerer::tcp(&one.spaces(), "[::]:80");
+    let _theirs = [80, 81].map(|port| Answerer::tcp(&two.spaces(), &format!("[::]:{port}")));
+    ask_tcp(&one.spaces(), &format!("{}:81", two.ip("theirs")))
+        .expect_err("from ours straight into Docker's");
+    ask_tcp(&two.spaces(), &format!("{}:80", one.ip("ours"))).expect_err("from Docker's straight into ours");
+    ask_tcp(&one.spaces(), "192.0.2.2:8085").expect("a port that Docker has published");
+    ask_tcp(scene.outside.spaces(), "192.0.2.2:8085").expect("the same from outside");
+    scene.clear();
+}
+
+#[test]
 fn our_addresses_serve_dockers_own_bridge() {
     let (scene, before) = scene();
     scene.docker(&[

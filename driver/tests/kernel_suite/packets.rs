@@ -429,6 +429,32 @@ fn nothing_passes_before_a_network_is_complete() {
 }
 
 #[test]
+fn what_goes_to_dockers_own_bridges_is_left_to_dockers_rules() {
+    in_namespace(async || {
+        let lab = Lab::new().await;
+        run("iptables -P FORWARD DROP");
+        let out = SocketAddr::new(wire(false, 2), 80);
+        for bridge in ["docker0", "docker_gwbridge", "br-0123456789ab"] {
+            let uplink = "ip -o route get 192.0.2.2 | grep -o 'dev [^ ]*' | cut -d' ' -f2";
+            run(&format!(
+                "link=$({uplink}); ip link set $link down; ip link set $link name {bridge}; ip link set {bridge} up"
+            ));
+            assert_eq!(
+                ask(Proto::Tcp, &lab.a1, out, &lab.outside, 80, DOUBT),
+                None,
+                "{bridge}"
+            );
+            run("iptables -A FORWARD -j ACCEPT");
+            assert!(
+                ask(Proto::Tcp, &lab.a1, out, &lab.outside, 80, PATIENCE).is_some(),
+                "{bridge}"
+            );
+            run("iptables -D FORWARD -j ACCEPT");
+        }
+    });
+}
+
+#[test]
 fn a_container_cannot_reach_the_hosts_loopback() {
     in_namespace(async || {
         let lab = Lab::new().await;
