@@ -205,7 +205,7 @@ impl State {
                 return unfit("Pool", subnet.pool.to_string(), allowed);
             }
             if special(subnet.pool.network()) || special(subnet.pool.broadcast()) {
-                let allowed = "loopback, link-local and multicast addresses are no container's";
+                let allowed = "loopback, multicast and IPv6 link-local addresses are no container's";
                 return unfit("Pool", subnet.pool.to_string(), allowed);
             }
             match subnet.gateway {
@@ -539,11 +539,9 @@ fn make_endpoint(
 
 /// Whether an address is none that a container can have.
 fn special(address: IpAddr) -> bool {
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    link_local || address.is_loopback() || address.is_multicast()
+    // IPv4 link-local addresses are used on purpose, for services that clouds have there.
+    let one_wire = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    one_wire || address.is_loopback() || address.is_multicast()
 }
 
 /// A repeat of a creation must ask for the same.

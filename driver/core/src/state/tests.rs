@@ -169,7 +169,7 @@ fn subnets_and_gateways_that_cannot_be_are_refused() {
     let mut scene = Scene::new();
     for pool in [
         "127.0.0.0/8",
-        "169.254.7.0/24",
+        "0.0.0.0/1",
         "224.0.0.0/24",
         "fe80::/64",
         "ff05::/64",
@@ -182,6 +182,7 @@ fn subnets_and_gateways_that_cannot_be_are_refused() {
             "{pool}"
         );
     }
+    scene.network("metadata", "169.254.170.0/24").unwrap();
     let mut wrong = network("n", "10.1.0.0/24");
     wrong.subnets[0].gateway = Some("10.1.0.1/8".parse().unwrap());
     assert!(
