@@ -18,6 +18,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -44,6 +45,8 @@ pub enum Setting {
     DockerHost,
     /// The ranges that networks without a subnet are cut from.
     AddressPools,
+    /// The host's address that ports are published on where nobody names one.
+    HostBinding,
     /// Which log lines are wanted.
     Log,
     /// What log lines look like.
@@ -52,12 +55,13 @@ pub enum Setting {
 
 impl Setting {
     /// All settings, in the order in which they are listed.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PluginSocket,
         Self::ControlSocket,
         Self::StateDir,
         Self::DockerHost,
         Self::AddressPools,
+        Self::HostBinding,
         Self::Log,
         Self::LogFormat,
     ];
@@ -70,6 +74,7 @@ impl Setting {
             Self::StateDir => "state_dir",
             Self::DockerHost => "docker_host",
             Self::AddressPools => "address_pools",
+            Self::HostBinding => "host_binding",
             Self::Log => "log",
             Self::LogFormat => "log_format",
         }
@@ -93,6 +98,7 @@ impl Setting {
             Self::StateDir => "/var/lib/tombolo",
             Self::DockerHost => "unix:///var/run/docker.sock",
             Self::AddressPools => "10.208.0.0/12:24,198.18.0.0/15:24",
+            Self::HostBinding => "0.0.0.0",
             Self::Log => "info",
             Self::LogFormat => "human",
         }
@@ -107,6 +113,7 @@ impl Setting {
             Self::AddressPools => {
                 "BASE/PREFIX:SIZE (the size may be left out: 24, or 64 for IPv6), several separated by commas, such as 10.208.0.0/12:24"
             }
+            Self::HostBinding => "an address of this host, or 0.0.0.0 for all of both families",
             Self::Log => {
                 "a level (off, error, warn, info, debug, trace) and TARGET=LEVEL pairs, such as info,tombolo=debug"
             }
@@ -146,6 +153,8 @@ pub struct Config {
     /// The ranges that networks without a subnet are cut from, in the order in which they are tried. There is always
     /// one of IPv4; where there is none of IPv6 the daemon makes a range of its own once, and keeps it.
     pub address_pools: Vec<AddressPool>,
+    /// The host's address that ports are published on where neither user nor network names one.
+    pub host_binding: IpAddr,
     /// Which log lines are wanted: a filter that [`tracing_subscriber::EnvFilter`] takes.
     pub log: String,
     /// What log lines look like.
@@ -202,6 +211,7 @@ impl Config {
             Setting::StateDir => self.state_dir.display().to_string(),
             Setting::DockerHost => self.docker_host.to_string(),
             Setting::AddressPools => pools::list(&self.address_pools),
+            Setting::HostBinding => self.host_binding.to_string(),
             Setting::Log => self.log.clone(),
             Setting::LogFormat => self.log_format.to_string(),
         }
@@ -240,6 +250,7 @@ impl Reader {
         let state_dir = self.take(Setting::StateDir, parse::directory);
         let docker_host = self.take(Setting::DockerHost, parse::docker_host);
         let address_pools = self.take(Setting::AddressPools, pools::parse);
+        let host_binding = self.take(Setting::HostBinding, parse::address);
         let log = self.take(Setting::Log, parse::filter);
         let log_format = self.take(Setting::LogFormat, parse::log_format);
         let origins = self
@@ -253,6 +264,7 @@ impl Reader {
             state_dir: state_dir?,
             docker_host: docker_host?,
             address_pools: address_pools?,
+            host_binding: host_binding?,
             log: log?,
             log_format: log_format?,
             origins,

@@ -15,10 +15,10 @@ use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tombolo_core::model::{EndpointId, Mac, NetworkId};
+use tombolo_core::model::{EndpointId, IfName, Mac, NetworkId};
 
 use crate::engine::Ask;
 use crate::engine::reconcile::is_driver;
@@ -55,6 +55,9 @@ pub enum Error {
     },
 }
 
+/// The engine's option that names a bridge.
+const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+
 /// What the engine has, as far as it concerns us.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
@@ -64,6 +67,8 @@ pub struct View {
     pub version: String,
     /// Networks with our network driver or our IPAM.
     pub networks: Vec<NetworkView>,
+    /// Bridges of the engine's own that bear names of a user's choice.
+    pub bridges: BTreeSet<IfName>,
 }
 
 /// A network as the engine sees it.
@@ -100,6 +105,8 @@ pub struct SubnetView {
     pub gateway: Option<IpAddr>,
     /// Kept for other things.
     pub aux: Vec<IpAddr>,
+    /// The containers' way out, where it isn't the gateway.
+    pub way_out: Option<IpAddr>,
 }
 
 /// An endpoint as the engine sees it.
@@ -228,10 +235,16 @@ async fn follow_once(socket: &Path, driver: &str, asks: &mpsc::Sender<Ask>) -> R
 async fn look(socket: &Path, driver: &str, info: &Info) -> Result<View, Error> {
     let networks: Vec<NetworkJson> = get_json(socket, "/networks").await?;
     let ours = |n: &NetworkJson| is_driver(&n.driver, driver) || is_driver(&n.ipam.driver, driver);
+    let bridge = |n: &NetworkJson| n.options.as_ref()?.get(BRIDGE_NAME)?.parse().ok();
     let mut view = View {
         engine: info.id.clone(),
         version: info.server_version.clone(),
         networks: Vec::new(),
+        bridges: networks
+            .iter()
+            .filter(|n| n.driver == "bridge")
+            .filter_map(bridge)
+            .collect(),
     };
     for network in networks.into_iter().filter(ours) {
         match get_json::<NetworkJson>(socket, &format!("/networks/{}", network.id)).await {
@@ -257,6 +270,10 @@ fn network_view(json: NetworkJson) -> Option<NetworkView> {
             range,
             gateway,
             aux,
+            way_out: s.auxiliary_addresses.iter().flatten().find_map(|(name, text)| {
+                let names = ["DefaultGatewayIPv4", "DefaultGatewayIPv6"];
+                names.contains(&name.as_str()).then(|| address(text))?
+            }),
         })
     };
     let endpoint = |c: &ContainerJson| {

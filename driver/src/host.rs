@@ -39,6 +39,52 @@ pub fn port_free(proto: Proto, host: IpAddr, port: u16) -> bool {
     !matches!(taken, Err(error) if error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
+/// Which process of this host has a port, as `name (pid 123)`; none if it can't be told.
+pub fn port_holder(proto: Proto, host: IpAddr, port: u16) -> Option<String> {
+    let table = match proto {
+        Proto::Tcp => "tcp",
+        Proto::Udp => "udp",
+        Proto::Sctp => return None,
+    };
+    // A socket of IPv6 may have the port for IPv4 as well.
+    let files = match host {
+        IpAddr::V4(_) => vec![table.to_owned(), format!("{table}6")],
+        IpAddr::V6(_) => vec![format!("{table}6")],
+    };
+    let inodes: Vec<String> = files
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok())
+        .flat_map(|text| sockets(&text, port, proto == Proto::Tcp))
+        .collect();
+    let links: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    let numbered = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    let processes = std::fs::read_dir("/proc").ok()?.flatten().filter_map(numbered);
+    let holder = |pid: u32| {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let mut targets = files
+            .flatten()
+            .filter_map(|file| std::fs::read_link(file.path()).ok());
+        targets.find(|target| links.iter().any(|link| target.as_os_str() == link.as_str()))?;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some(format!("{} (pid {pid})", tombolo_core::model::cut(name.trim())))
+    };
+    processes.filter(|_| !links.is_empty()).find_map(holder)
+}
+
+/// The inodes of the sockets that have a local port, from a table as `/proc/net/tcp`; of TCP those only that listen.
+fn sockets(table: &str, port: u16, listening: bool) -> Vec<String> {
+    const LISTEN: &str = "0A";
+    let suffix = format!(":{port:04X}");
+    let row = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, local, _, state, _, _, _, _, _, inode, ..] = words[..] else {
+            return None;
+        };
+        (local.ends_with(&suffix) && (!listening || state == LISTEN)).then(|| inode.to_owned())
+    };
+    table.lines().skip(1).filter_map(row).collect()
+}
+
 /// Routes shorter than this say where most traffic goes (a default route, or the two halves by which VPNs replace it),
 /// not which addresses a network has.
 const ROUTE_LEAST: u8 = 4;
@@ -90,6 +136,11 @@ mod tests {
         let address = listener.local_addr().unwrap();
         assert!(!port_free(Proto::Tcp, address.ip(), address.port()));
         assert!(!port_free(Proto::Tcp, "0.0.0.0".parse().unwrap(), address.port()));
+        let holder = port_holder(Proto::Tcp, address.ip(), address.port()).unwrap();
+        assert!(
+            holder.ends_with(&format!("(pid {})", std::process::id())),
+            "{holder}"
+        );
         drop(listener);
         assert!(port_free(Proto::Tcp, address.ip(), address.port()));
     }

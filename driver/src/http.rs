@@ -21,7 +21,6 @@ use axum::routing::post;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use ipnet::IpNet;
 use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -29,7 +28,8 @@ use tombolo_core::state::{Command, Reply};
 use tombolo_core::wire::{self, Call};
 use tombolo_ipam::Want;
 
-use crate::engine::{Ask, Error};
+use crate::engine::{Ask, Error, Looked};
+use crate::kernel::routes;
 
 /// How long a request of Docker's may take; then it is refused and what it began is taken back. Docker itself would wait
 /// for ever, holding the container's lock.
@@ -90,11 +90,11 @@ async fn call(
 async fn carry_out(asks: &mpsc::Sender<Ask>, command: Command) -> Result<Reply, String> {
     let deadline = Instant::now() + DEADLINE;
     let granted = async {
-        let avoid = avoid(&command).await?;
+        let looked = look(&command).await?;
         let (answer, answered) = oneshot::channel();
         let ask = Ask::Do {
             command,
-            avoid,
+            looked,
             deadline,
             answer,
         };
@@ -110,13 +110,26 @@ async fn carry_out(asks: &mpsc::Sender<Ask>, command: Command) -> Result<Reply, 
         .map_err(|_| chain(&Error::Late(DEADLINE)))?
 }
 
-/// What the host's own networks use, looked up only where a pool is to be chosen.
-async fn avoid(command: &Command) -> Result<Vec<IpNet>, String> {
+/// Looks up on the host what a command depends on.
+async fn look(command: &Command) -> Result<Looked, String> {
+    let why = |error: crate::kernel::Error| chain(&error);
     match command {
-        Command::RequestPool(request) if !matches!(request.want, Want::Exactly(_)) => {
-            crate::host::avoid().await
-        }
-        _ => Ok(Vec::new()),
+        Command::RequestPool(request) if !matches!(request.want, Want::Exactly(_)) => Ok(Looked {
+            avoid: crate::host::avoid().await?,
+            ..Looked::default()
+        }),
+        Command::CreateNetwork(network) => Ok(Looked {
+            path_mtu: match network.internal {
+                true => None,
+                false => routes::path_mtu().await.map_err(why)?,
+            },
+            link_exists: match network.spec.named_link() {
+                Some(link) => routes::has_link(link).await.map_err(why)?,
+                None => false,
+            },
+            ..Looked::default()
+        }),
+        _ => Ok(Looked::default()),
     }
 }
 

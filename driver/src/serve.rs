@@ -122,10 +122,12 @@ async fn serve(config: Config) -> Result<(), Error> {
     let carve = carve(&config, &store, &mut loaded.meta)?;
     let setup = Setup {
         carve,
+        host_binding: Some(config.host_binding),
         driver: driver_name(&config.plugin_socket),
         edge: Edge {
             now_s: host::now_s,
             port_free: host::port_free,
+            port_holder: host::port_holder,
             ephemeral: host::ephemeral,
         },
         settings: config

@@ -353,6 +353,9 @@ pub struct Subnet {
     pub gateway: Option<IpNet>,
     /// Addresses that the user keeps for things that aren't containers.
     pub aux: Vec<IpAddr>,
+    /// The containers' way out, where it isn't `gateway`: an aux address that bears Docker's name for it.
+    #[serde(default)]
+    pub way_out: Option<IpAddr>,
     /// Whether the pool is one of our own IPAM's. The engine tells by the address space.
     pub ours: bool,
 }
@@ -400,9 +403,18 @@ pub struct Endpoint {
     pub linked: bool,
     /// The ports that are published for it now.
     pub published: Vec<Published>,
+    /// What it is sent at most, in bits a second.
+    #[serde(default)]
+    pub rate: Option<u64>,
 }
 
 impl Endpoint {
+    /// Whether a port of the endpoint's is published at its own address: nothing of the host's is taken then.
+    pub fn opens(&self, published: &Published) -> bool {
+        self.address(published.host.is_ipv6())
+            .is_some_and(|own| own.addr() == published.host)
+    }
+
     /// The endpoint's address of one family.
     pub fn address(&self, v6: bool) -> Option<IpNet> {
         self.addresses.iter().copied().find(|a| a.addr().is_ipv6() == v6)
@@ -418,7 +430,8 @@ impl Endpoint {
 pub struct Published {
     /// The protocol.
     pub proto: Proto,
-    /// The host's address. An unspecified one (`0.0.0.0`, `::`) means all of its family.
+    /// The host's address. An unspecified one (`0.0.0.0`, `::`) means all of its family; the endpoint's own means that the
+    /// outside is let through to it there.
     pub host: IpAddr,
     /// The host's port, never 0.
     pub host_port: u16,

@@ -24,11 +24,24 @@ use crate::model::{IfName, Mac, Proto};
 /// is made, so there is no moment at which it is nobody's). `ip link show group 29807` lists them.
 pub const LINK_GROUP: u32 = 0x746f;
 
+/// The link group of a bridge that somebody else has made and that a network of ours uses. It is put back to 0 when the
+/// network goes; the bridge stays.
+pub const ADOPTED_GROUP: u32 = 0x7470;
+
+/// `IFA_PROTO` of the addresses that we give to such a bridge: by it they are known from its owner's (Linux 5.18).
+pub const ADDRESS_PROTO: u8 = 0x74;
+
+/// Metric of the routes of [`Key::Loopback`]: behind the one on `lo`, which has 0.
+pub const LOOPBACK_METRIC: u32 = 1024;
+
 /// Packet mark bit "tombolo lets this one pass", set and cleared by our table around the host's other forward rules.
 pub const MARK_ACCEPT: u32 = 0x0800_0000;
 
 /// Packet mark bit "masquerade this one", set in our forward chain, read and cleared in our postrouting chain.
 pub const MARK_MASQUERADE: u32 = 0x0400_0000;
+
+/// Packet mark bit "this one is for a published port", for the administrator's own chain.
+pub const MARK_PUBLISHED: u32 = 0x0200_0000;
 
 /// A kernel setting under `/proc/sys/net`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -45,13 +58,16 @@ pub enum Setting {
     /// `net.ipv4.conf.LINK.route_localnet`: 1 on bridges whose published ports are reached on 127.0.0.1. Our table drops
     /// what comes from a container for 127.0.0.0/8.
     RouteLocalnet(IfName),
+    /// `net.bridge.bridge-nf-call-ip6tables`: IPv6 frames between the ports of any bridge pass through the host's filters.
+    /// Only ever looked at. It is 0 where the kernel has no such filtering.
+    BridgeFilter6,
 }
 
 impl Setting {
     /// The link that the setting belongs to, if it is one link's.
     pub fn link(&self) -> Option<&IfName> {
         match self {
-            Self::Forward4 | Self::Forward6 => None,
+            Self::Forward4 | Self::Forward6 | Self::BridgeFilter6 => None,
             Self::DisableIpv6(link) | Self::AcceptRa(link) | Self::RouteLocalnet(link) => Some(link),
         }
     }
@@ -70,6 +86,7 @@ impl Setting {
         match self {
             Self::Forward4 => "/proc/sys/net/ipv4/ip_forward".into(),
             Self::Forward6 => "/proc/sys/net/ipv6/conf/all/forwarding".into(),
+            Self::BridgeFilter6 => "/proc/sys/net/bridge/bridge-nf-call-ip6tables".into(),
             Self::DisableIpv6(link) => format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"),
             Self::AcceptRa(link) => format!("/proc/sys/net/ipv6/conf/{link}/accept_ra"),
             Self::RouteLocalnet(link) => format!("/proc/sys/net/ipv4/conf/{link}/route_localnet"),
@@ -86,10 +103,28 @@ pub enum Family {
     V6,
 }
 
+impl fmt::Display for Family {
+    /// The digit that our sets' names end in.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "4",
+            Self::V6 => "6",
+        })
+    }
+}
+
 impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// IPv6 or IPv4.
+    pub fn of_v6(v6: bool) -> Self {
+        if v6 { Self::V6 } else { Self::V4 }
+    }
+
     /// The family of an address.
     pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv6() { Self::V6 } else { Self::V4 }
+        Self::of_v6(address.is_ipv6())
     }
 }
 
@@ -98,9 +133,16 @@ impl Family {
 pub enum Key {
     /// Our nftables table with its constant chains and rules and its empty sets and maps.
     Table,
+    /// Table `inet tombolo-user` with the administrator's own chain. It is made where it is missing, and from then on
+    /// it is the administrator's: what is in it is not looked at, and it is removed only if nothing was added.
+    UserTable,
     /// Element of set `internal`: nothing is forwarded from or to this bridge, but between its own ports.
     Guard(IfName),
-    /// A link of ours.
+    /// Element of set `apart`: nothing is forwarded between this bridge's own ports, published ports excepted.
+    Apart(IfName),
+    /// Element of set `restricted`: this bridge's published ports are for the senders of [`Key::Publisher`] only.
+    Restricted(IfName),
+    /// A link of ours, or one of somebody else's that a network of ours uses.
     Link(IfName),
     /// A kernel setting. It has no absence: a setting that nobody wants is left as it is.
     Setting(Setting),
@@ -108,14 +150,38 @@ pub enum Key {
     Port(IfName),
     /// An address of one of our links.
     Address(IfName, IpNet),
+    /// A route for ::1 on a bridge, behind the one on `lo`: answers to what this host sent to a published port on ::1
+    /// come in by the bridge, and an IPv6 loopback address is looked for on the link of arrival only
+    /// (`rt6_need_strict`, net/ipv6/route.c).
+    Loopback(IfName),
+    /// The limit of what the host sends through a link: a token bucket filter as its root queue discipline (tc-tbf).
+    Rate(IfName),
     /// Element of set `bridges`: frames between the ports of this bridge may pass.
     Allow(IfName),
     /// The one rule outside our table: an accept of packets with [`MARK_ACCEPT`] in the FORWARD chain that iptables
     /// manages, because a base chain of ours cannot overrule a drop in another one. Wanted as soon as there is a network;
     /// it counts as holding where that chain does not exist or where there is nothing to overrule.
     DockerAccept(Family),
-    /// Element of set `masqueraded`: what leaves the host from this bridge gets the host's address.
-    Masquerade(IfName),
+    /// Element of set `foreign`: a bridge of Docker's own. What goes there is left to Docker's rules.
+    Foreign(IfName),
+    /// Element of set `loopback`: published ports are reached on ::1 as well.
+    LoopbackPorts,
+    /// Element of set `masqueraded4` or `masqueraded6`: what leaves the host from this bridge gets the host's address.
+    Masquerade(IfName, Family),
+    /// Element of map `source4` or `source6`: the address that it gets, where that is not the kernel's own choice.
+    Source(IfName, Family),
+    /// Element of set `publishers4` or `publishers6`: these may use the published ports of a restricted bridge.
+    Publisher(IfName, IpNet),
+    /// Element of set `trusted`: what comes by the first link reaches any address and port behind the second, a bridge.
+    Trusted(IfName, IfName),
+    /// Element of set `routed4` or `routed6`: containers on this bridge are reached at their own addresses: ICMP, and the
+    /// ports of [`Key::Open`].
+    Routed(IfName, Family),
+    /// Element of set `unprotected4` or `unprotected6`: the outside reaches any port of this bridge's containers at their
+    /// own addresses.
+    Unprotected(IfName, Family),
+    /// Element of set `opened4` or `opened6`: a port of a container that is published at the container's own address.
+    Open(Proto, IpAddr, u16),
     /// Element of one of the maps `publish4`, `publish4_any`, `publish6`, `publish6_any`; the `_any` ones for an
     /// unspecified host address.
     Publish(Proto, IpAddr, u16),
@@ -124,8 +190,7 @@ pub enum Key {
 /// What a fact says. Each key has one variant that goes with it, named behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Value {
-    /// [`Key::Table`], [`Key::Guard`], [`Key::Address`], [`Key::Allow`], [`Key::DockerAccept`], [`Key::Masquerade`]: it is
-    /// there, and there is nothing more to say.
+    /// It is there, and there is nothing more to say. All keys without a variant of their own.
     Present,
     /// [`Key::Link`]: a bridge that is up, without spanning tree.
     Bridge {
@@ -134,6 +199,8 @@ pub enum Value {
         /// Its hardware address.
         mac: Mac,
     },
+    /// [`Key::Link`]: a bridge that somebody else has made. Only its link group is ours, [`ADOPTED_GROUP`].
+    Adopted,
     /// [`Key::Link`]: a veth pair, named by the host's end. It is compared by being there only: the other end is Docker's
     /// as soon as it is made, so it is never remade and never changed.
     Veth {
@@ -148,10 +215,25 @@ pub enum Value {
     },
     /// [`Key::Setting`].
     Number(u32),
-    /// [`Key::Port`]: the bridge.
-    On(IfName),
+    /// [`Key::Port`].
+    On {
+        /// The bridge.
+        bridge: IfName,
+        /// No frames from or to other isolated ports of the bridge (`IFLA_BRPORT_ISOLATED`).
+        isolated: bool,
+        /// Frames may go out where they came in (`IFLA_BRPORT_MODE`): a container that uses its own published port
+        /// needs it where frames between ports are filtered, because they are translated within the bridge then.
+        hairpin: bool,
+    },
+    /// [`Key::Rate`]: bits a second.
+    Rate(u64),
+    /// [`Key::Source`]: the address.
+    Ip(IpAddr),
     /// [`Key::Publish`]: the endpoint's address and port.
     To(IpAddr, u16),
+    /// Only ever found: an address that the owner of an adopted bridge has given it. It is as good as ours, and it is
+    /// never removed.
+    Theirs,
     /// Only ever found, never asked for: something of ours is there under this name, but not as it must be. It equals
     /// nothing that can be asked for, so it is changed if it is wanted and removed if it is not.
     Unfit(&'static str),
@@ -161,7 +243,7 @@ impl Value {
     /// Whether `found` in the kernel is what `self` asks for.
     pub fn holds_as(&self, found: &Self) -> bool {
         match (self, found) {
-            (Self::Veth { .. }, Self::Veth { .. }) => true,
+            (Self::Veth { .. }, Self::Veth { .. }) | (Self::Present, Self::Theirs) => true,
             (
                 Self::Bridge {
                     mtu: None,
@@ -205,10 +287,11 @@ impl Step {
 /// The steps from `observed` to `desired`: removals first, from the last key to the first, then additions and changes
 /// from the first to the last. It looks at the union of both, so what nobody wants is found.
 pub fn diff(desired: &World, observed: &World) -> Vec<Step> {
+    let ours = |key: &Key, value: &Value| !matches!(key, Key::Setting(_)) && *value != Value::Theirs;
     let unwanted = observed
         .iter()
         .rev()
-        .filter(|(key, _)| !desired.contains_key(*key) && !matches!(key, Key::Setting(_)))
+        .filter(|(key, value)| !desired.contains_key(*key) && ours(key, value))
         .map(|(key, value)| Step::Remove(key.clone(), value.clone()));
     let wanted = desired.iter().filter_map(|(key, value)| match observed.get(key) {
         None => Some(Step::Add(key.clone(), value.clone())),
@@ -237,9 +320,41 @@ impl fmt::Display for Step {
         match (self.key(), value) {
             (Key::Table, _) if self.removes() => f.write_str("nft delete table inet tombolo"),
             (Key::Table, _) => f.write_str("nft -f skeleton.nft"),
+            (Key::UserTable, _) if self.removes() => f.write_str("nft delete table inet tombolo-user"),
+            (Key::UserTable, _) => f.write_str("nft -f user.nft"),
             (Key::Guard(link), _) => element(f, "internal", format_args!("\"{link}\"")),
+            (Key::Apart(link), _) => element(f, "apart", format_args!("\"{link}\"")),
+            (Key::Restricted(link), _) => element(f, "restricted", format_args!("\"{link}\"")),
             (Key::Allow(link), _) => element(f, "bridges", format_args!("\"{link}\" . \"{link}\"")),
-            (Key::Masquerade(link), _) => element(f, "masqueraded", format_args!("\"{link}\"")),
+            (Key::Foreign(link), _) => element(f, "foreign", format_args!("\"{link}\"")),
+            (Key::LoopbackPorts, _) => element(f, "loopback", format_args!("::1")),
+            (Key::Masquerade(link, family), _) => {
+                element(f, &format!("masqueraded{family}"), format_args!("\"{link}\""))
+            }
+            (Key::Source(link, family), Value::Ip(address)) if !self.removes() => element(
+                f,
+                &format!("source{family}"),
+                format_args!("\"{link}\" : {address}"),
+            ),
+            (Key::Source(link, family), _) => {
+                element(f, &format!("source{family}"), format_args!("\"{link}\""))
+            }
+            (Key::Publisher(link, from), _) => {
+                let set = format!("publishers{}", Family::of(from.addr()));
+                element(f, &set, format_args!("\"{link}\" . {from}"))
+            }
+            (Key::Trusted(from, link), _) => element(f, "trusted", format_args!("\"{from}\" . \"{link}\"")),
+            (Key::Routed(link, family), _) => {
+                element(f, &format!("routed{family}"), format_args!("\"{link}\""))
+            }
+            (Key::Unprotected(link, family), _) => {
+                element(f, &format!("unprotected{family}"), format_args!("\"{link}\""))
+            }
+            (Key::Open(proto, address, port), _) => element(
+                f,
+                &format!("opened{}", Family::of(*address)),
+                format_args!("{proto} . {address} . {port}"),
+            ),
             (Key::Publish(proto, host, port), value) => {
                 let family = if host.is_ipv6() { 6 } else { 4 };
                 let (any, host) = match host.is_unspecified() {
@@ -255,6 +370,10 @@ impl fmt::Display for Step {
                     &format!("publish{family}{any}"),
                     format_args!("{proto}{host} . {port}{to}"),
                 )
+            }
+            (Key::Link(link), Value::Adopted) => {
+                let group = if self.removes() { 0 } else { ADOPTED_GROUP };
+                write!(f, "ip link set {link} group {group}")
             }
             (Key::Link(link), _) if self.removes() => write!(f, "ip link delete {link}"),
             (Key::Link(link), Value::Bridge { mtu, mac }) => {
@@ -288,11 +407,34 @@ impl fmt::Display for Step {
             (Key::Link(link), other) => write!(f, "ip link add {link} # {other:?}"),
             (Key::Setting(setting), Value::Number(number)) => write!(f, "sysctl -w {setting}={number}"),
             (Key::Setting(setting), _) => write!(f, "sysctl {setting}"),
-            (Key::Port(link), Value::On(bridge)) if !self.removes() => {
-                write!(f, "ip link set {link} master {bridge} up")
+            (
+                Key::Port(link),
+                Value::On {
+                    bridge,
+                    isolated,
+                    hairpin,
+                },
+            ) if !self.removes() => {
+                let on = |on: &bool| if *on { "on" } else { "off" };
+                write!(
+                    f,
+                    "ip link set {link} master {bridge} up type bridge_slave isolated {} hairpin {}",
+                    on(isolated),
+                    on(hairpin)
+                )
             }
             (Key::Port(link), _) => write!(f, "ip link set {link} nomaster"),
             (Key::Address(link, address), _) => write!(f, "ip address {verb} {address} dev {link}"),
+            (Key::Loopback(link), _) => {
+                write!(
+                    f,
+                    "ip -6 route {verb} local ::1 dev {link} table local metric {LOOPBACK_METRIC}"
+                )
+            }
+            (Key::Rate(link), Value::Rate(bits)) if !self.removes() => {
+                write!(f, "tc qdisc replace dev {link} root tbf rate {bits}bit")
+            }
+            (Key::Rate(link), _) => write!(f, "tc qdisc delete dev {link} root"),
             (Key::DockerAccept(family), _) => {
                 let tool = if *family == Family::V6 {
                     "ip6tables"
@@ -337,21 +479,46 @@ mod tests {
             mtu: Some(1400),
         };
         let public = "192.0.2.1".parse().unwrap();
+        let on = Value::On {
+            bridge: bridge.clone(),
+            isolated: true,
+            hairpin: false,
+        };
         vec![
             (Key::Table, Value::Present),
+            (Key::UserTable, Value::Present),
             (Key::Guard(bridge.clone()), Value::Present),
+            (Key::Apart(bridge.clone()), Value::Present),
+            (Key::Restricted(bridge.clone()), Value::Present),
+            (Key::Link(name("br0")), Value::Adopted),
             (Key::Link(bridge.clone()), Value::Bridge { mtu: Some(1400), mac }),
             (Key::Link(veth.clone()), pair),
             (Key::Setting(Setting::Forward4), Value::Number(1)),
             (Key::Setting(Setting::AcceptRa(bridge.clone())), Value::Number(0)),
-            (Key::Port(veth), Value::On(bridge.clone())),
+            (Key::Port(veth.clone()), on),
             (
                 Key::Address(bridge.clone(), "10.0.0.1/24".parse().unwrap()),
                 Value::Present,
             ),
+            (Key::Loopback(bridge.clone()), Value::Present),
+            (Key::Rate(veth), Value::Rate(10_000_000)),
             (Key::Allow(bridge.clone()), Value::Present),
             (Key::DockerAccept(Family::V4), Value::Present),
-            (Key::Masquerade(bridge), Value::Present),
+            (Key::Foreign(name("docker7")), Value::Present),
+            (Key::LoopbackPorts, Value::Present),
+            (Key::Masquerade(bridge.clone(), Family::V4), Value::Present),
+            (Key::Source(bridge.clone(), Family::V4), Value::Ip(public)),
+            (
+                Key::Publisher(bridge.clone(), "198.51.100.0/24".parse().unwrap()),
+                Value::Present,
+            ),
+            (Key::Trusted(name("eth1"), bridge.clone()), Value::Present),
+            (Key::Routed(bridge.clone(), Family::V6), Value::Present),
+            (Key::Unprotected(bridge, Family::V4), Value::Present),
+            (
+                Key::Open(Proto::Tcp, "fd00::2".parse().unwrap(), 80),
+                Value::Present,
+            ),
             (
                 Key::Publish(Proto::Tcp, public, 80),
                 Value::To("10.0.0.2".parse().unwrap(), 8080),
@@ -393,19 +560,44 @@ mod tests {
         let lines: Vec<String> = diff(&world, &World::new()).iter().map(Step::to_string).collect();
         let expected = [
             "nft -f skeleton.nft",
+            "nft -f user.nft",
             "nft add element inet tombolo internal { \"tb-1\" }",
+            "nft add element inet tombolo apart { \"tb-1\" }",
+            "nft add element inet tombolo restricted { \"tb-1\" }",
+            "ip link set br0 group 29808",
             "ip link add tb-1 address 02:7b:00:00:00:01 mtu 1400 group 29807 up type bridge",
             "ip link add tbh1 address 02:7b:00:00:00:01 mtu 1400 group 29807 type veth peer name tbc1 address 02:7b:00:00:00:01 mtu 1400",
             "sysctl -w net.ipv4.ip_forward=1",
             "sysctl -w net.ipv6.conf.tb-1.accept_ra=0",
-            "ip link set tbh1 master tb-1 up",
+            "ip link set tbh1 master tb-1 up type bridge_slave isolated on hairpin off",
             "ip address add 10.0.0.1/24 dev tb-1",
+            "ip -6 route add local ::1 dev tb-1 table local metric 1024",
+            "tc qdisc replace dev tbh1 root tbf rate 10000000bit",
             "nft add element inet tombolo bridges { \"tb-1\" . \"tb-1\" }",
             "iptables -I FORWARD -m mark --mark 0x8000000/0x8000000 -j ACCEPT",
-            "nft add element inet tombolo masqueraded { \"tb-1\" }",
+            "nft add element inet tombolo foreign { \"docker7\" }",
+            "nft add element inet tombolo loopback { ::1 }",
+            "nft add element inet tombolo masqueraded4 { \"tb-1\" }",
+            "nft add element inet tombolo source4 { \"tb-1\" : 192.0.2.1 }",
+            "nft add element inet tombolo publishers4 { \"tb-1\" . 198.51.100.0/24 }",
+            "nft add element inet tombolo trusted { \"eth1\" . \"tb-1\" }",
+            "nft add element inet tombolo routed6 { \"tb-1\" }",
+            "nft add element inet tombolo unprotected4 { \"tb-1\" }",
+            "nft add element inet tombolo opened6 { tcp . fd00::2 . 80 }",
             "nft add element inet tombolo publish4 { tcp . 192.0.2.1 . 80 : 10.0.0.2 . 8080 }",
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn what_somebody_else_gave_a_bridge_serves_and_stays() {
+        let key = Key::Address(name("br0"), "10.0.0.1/24".parse().unwrap());
+        let (ours, theirs) = (
+            World::from([(key.clone(), Value::Present)]),
+            World::from([(key, Value::Theirs)]),
+        );
+        assert!(diff(&ours, &theirs).is_empty());
+        assert!(diff(&World::new(), &theirs).is_empty());
     }
 
     #[test]

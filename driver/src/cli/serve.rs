@@ -38,6 +38,10 @@ pub struct Flags {
     /// [default: 10.208.0.0/12:24,198.18.0.0/15:24; for IPv6 a ULA /48 of this host's own]
     #[arg(long, value_name = "POOLS", verbatim_doc_comment)]
     address_pools: Option<String>,
+    /// Address of this host to publish ports on where neither user nor network names one [default: 0.0.0.0, which is all
+    /// of both families]
+    #[arg(long, value_name = "ADDRESS", verbatim_doc_comment)]
+    host_binding: Option<String>,
     /// Log lines to write: a level, or TARGET=LEVEL pairs separated by commas [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -60,6 +64,7 @@ impl Flags {
             (Setting::StateDir, &self.state_dir),
             (Setting::DockerHost, &self.docker_host),
             (Setting::AddressPools, &self.address_pools),
+            (Setting::HostBinding, &self.host_binding),
             (Setting::Log, &self.log),
             (Setting::LogFormat, &self.log_format),
         ];

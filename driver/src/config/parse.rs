@@ -1,6 +1,7 @@
 //! One setting's text to its value.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -83,6 +84,15 @@ pub fn directory(text: &str) -> Parsed<PathBuf> {
         return one(text, "it is not absolute: it does not begin with '/'");
     }
     Ok(path.to_owned())
+}
+
+/// An address of this host.
+pub fn address(text: &str) -> Parsed<IpAddr> {
+    match text.parse::<IpAddr>() {
+        Ok(address) if !address.is_multicast() => Ok(address),
+        Ok(_) => one(text, "it is a multicast address"),
+        Err(error) => one(text, error.to_string()),
+    }
 }
 
 /// The path of a Unix socket.

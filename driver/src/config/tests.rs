@@ -89,6 +89,7 @@ fn the_names_of_flags_and_variables_are_those_of_the_contract() {
         "--state-dir TOMBOLO_STATE_DIR",
         "--docker-host TOMBOLO_DOCKER_HOST",
         "--address-pools TOMBOLO_ADDRESS_POOLS",
+        "--host-binding TOMBOLO_HOST_BINDING",
         "--log TOMBOLO_LOG",
         "--log-format TOMBOLO_LOG_FORMAT",
     ];
@@ -114,6 +115,7 @@ fn flag_beats_environment_beats_file_beats_default() {
         "state_dir: flag --state-dir",
         "docker_host: /etc/tombolo/tombolo.toml line 4",
         "address_pools: default",
+        "host_binding: default",
         "log: environment TOMBOLO_LOG",
         "log_format: default",
     ];

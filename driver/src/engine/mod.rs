@@ -23,18 +23,22 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
+use tombolo_core::kinds::Found;
 use tombolo_core::model::{EndpointId, Proto};
 use tombolo_core::state::{Command, Edit, Owner, Refusal, Reply, State, Surroundings};
 use tombolo_core::world::{Key, Setting, Step, Value, World, diff};
 use tombolo_ipam::Carve;
 
 use crate::docker::View;
-use crate::kernel::{self, Kernel};
+use crate::kernel::{self, Flow, Kernel};
 use crate::records::{self, Records};
 use crate::store::{self, Put, Row};
 
 /// How many requests may wait for the engine: more than the sockets let in at a time.
 pub const QUEUE: usize = 1024;
+
+/// The MTU of Ethernet, which a bridge has by itself.
+const USUAL_MTU: u32 = 1500;
 
 /// Under what it is kept that records were lost and Docker was not asked yet.
 const LOST: &str = "lost";
@@ -92,8 +96,8 @@ pub enum Ask {
     Do {
         /// The command.
         command: Command,
-        /// What a pool that is chosen must not overlap; empty where no pool is chosen.
-        avoid: Vec<IpNet>,
+        /// What was looked up on the host for it.
+        looked: Looked,
         /// When the asker will have gone.
         deadline: Instant,
         /// Where the answer goes. If the asker has gone, what was granted is taken back.
@@ -114,6 +118,17 @@ pub enum Ask {
     Import(Records, oneshot::Sender<Result<(), String>>),
 }
 
+/// What was looked up on the host for one command, before the engine was asked.
+#[derive(Debug, Clone, Default)]
+pub struct Looked {
+    /// What a pool that is chosen must not overlap; empty where no pool is chosen.
+    pub avoid: Vec<IpNet>,
+    /// The MTU of the way to the outside, where a network is made and there is a way.
+    pub path_mtu: Option<u32>,
+    /// Whether a link has the name that the user chose for a network's bridge.
+    pub link_exists: bool,
+}
+
 /// What the engine takes from the host; functions, so that a test can take them from elsewhere.
 #[derive(Clone, Copy)]
 pub struct Edge {
@@ -121,6 +136,8 @@ pub struct Edge {
     pub now_s: fn() -> u64,
     /// Whether no process of this host has a port.
     pub port_free: fn(Proto, IpAddr, u16) -> bool,
+    /// Which process of this host has a port, in words.
+    pub port_holder: fn(Proto, IpAddr, u16) -> Option<String>,
     /// Ports to choose ephemeral ones from.
     pub ephemeral: fn() -> (u16, u16),
 }
@@ -129,6 +146,8 @@ pub struct Edge {
 pub struct Setup {
     /// Where pools are cut from.
     pub carve: Vec<Carve>,
+    /// The host's address that ports are published on where neither user nor network names one.
+    pub host_binding: Option<IpAddr>,
     /// The driver's name, as networks carry it.
     pub driver: String,
     /// What the host is asked for.
@@ -196,11 +215,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             match ask {
                 Ask::Do {
                     command,
-                    avoid,
+                    looked,
                     deadline,
                     answer,
                 } => {
-                    self.serve(&command, &avoid, deadline, answer).await;
+                    self.serve(&command, &looked, deadline, answer).await;
                 }
                 Ask::Show(show, answer) => {
                     // An asker that has gone needs no answer, here and below.
@@ -228,14 +247,14 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     async fn serve(
         &mut self,
         command: &Command,
-        avoid: &[IpNet],
+        looked: &Looked,
         deadline: Instant,
         answer: oneshot::Sender<Result<Reply, Error>>,
     ) {
         if answer.is_closed() {
             return;
         }
-        match self.carry_out(command, avoid, deadline).await {
+        match self.carry_out(command, looked, deadline).await {
             Ok((reply, taken)) => {
                 let unheard = answer.send(Ok(reply)).is_err();
                 if unheard && !command.shrinks() {
@@ -254,10 +273,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     pub async fn carry_out(
         &mut self,
         command: &Command,
-        avoid: &[IpNet],
+        looked: &Looked,
         deadline: Instant,
     ) -> Result<(Reply, Vec<Edit>), Error> {
-        let (edits, reply) = self.decide(command, avoid)?;
+        let (edits, reply) = self.decide(command, looked)?;
         if edits.is_empty() {
             return Ok((reply, Vec::new()));
         }
@@ -268,16 +287,21 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         Ok((reply, taken))
     }
 
-    fn decide(&mut self, command: &Command, avoid: &[IpNet]) -> Result<(Vec<Edit>, Reply), Refusal> {
+    fn decide(&mut self, command: &Command, looked: &Looked) -> Result<(Vec<Edit>, Reply), Refusal> {
         let edge = self.setup.edge;
+        let container_name = |id: &EndpointId| self.docker.container_name(id).map(str::to_owned);
         let around = Surroundings {
             now_s: (edge.now_s)(),
             carve: &self.setup.carve,
-            avoid,
+            avoid: &looked.avoid,
             engine_serves: self.docker.serves(),
             engine_pools: self.docker.pools(),
             ephemeral: &edge.ephemeral,
             port_free: &edge.port_free,
+            port_holder: &edge.port_holder,
+            container_name: &container_name,
+            host_binding: self.setup.host_binding,
+            found: self.found(command, looked),
         };
         let decision = self.state.decide(command, &around);
         match (command, &decision) {
@@ -286,6 +310,23 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             _ => {}
         }
         decision
+    }
+
+    /// What the record of a new network keeps of what was found. A link that we know is none of somebody else's, and an
+    /// adopted one stays that when records are rebuilt.
+    fn found(&self, command: &Command, looked: &Looked) -> Found {
+        let named = match command {
+            Command::CreateNetwork(network) => network.spec.named_link(),
+            _ => None,
+        };
+        let believed = named.and_then(|name| self.believed.get(&Key::Link(name.clone())));
+        Found {
+            path_mtu: looked.path_mtu.filter(|mtu| *mtu != USUAL_MTU),
+            bridge: match believed {
+                Some(value) => *value == Value::Adopted,
+                None => looked.link_exists,
+            },
+        }
     }
 
     async fn grow(&mut self, edits: Vec<Edit>, deadline: Instant) -> Result<Vec<Edit>, Error> {
@@ -361,7 +402,40 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 first.get_or_insert(error);
             }
         }
+        self.forget(&steps).await;
         first.map_or(Ok(()), Err)
+    }
+
+    /// Ends the flows that lead where the ports of some steps led before.
+    async fn forget(&mut self, steps: &[Step]) {
+        let mut flows: Vec<Flow> = Vec::new();
+        for step in steps {
+            let Key::Publish(proto, host, port) = *step.key() else {
+                continue;
+            };
+            if let Step::Remove(_, Value::To(old, _)) | Step::Change(_, Value::To(old, _), _) = step {
+                flows.push(Flow::Into(*old));
+            }
+            if let (
+                Step::Add(_, Value::To(to, to_port)) | Step::Change(_, _, Value::To(to, to_port)),
+                Proto::Udp,
+            ) = (step, proto)
+            {
+                flows.push(Flow::Udp {
+                    host,
+                    port,
+                    to: (*to, *to_port),
+                });
+            }
+        }
+        // All ports of a container lead to one or two addresses; each needs to be looked for once.
+        flows.dedup();
+        if flows.is_empty() {
+            return;
+        }
+        if let Err(error) = self.kernel.forget(&flows).await {
+            tracing::warn!(%error, "flows of before may go on to lead where the ports led");
+        }
     }
 
     /// Makes one step and keeps the belief true.
@@ -428,6 +502,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 return;
             }
         };
+        let filter6 = observed.get(&Key::Setting(Setting::BridgeFilter6));
+        self.state.note_bridge_filter6(filter6 == Some(&Value::Number(1)));
         self.note_lost(&observed).await;
         let desired = self.state.world();
         let steps = diff(&desired, &observed);
@@ -444,11 +520,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             );
             self.problems.insert("records were lost".to_owned(), why);
         }
-        for step in steps {
+        for step in &steps {
             if step.removes() && self.keep_unknown {
                 continue;
             }
-            match self.step(&step).await {
+            match self.step(step).await {
                 Ok(()) => {
                     *self.repairs.entry(sort(step.key())).or_default() += 1;
                     tracing::info!(%step, because = why, "repaired");
@@ -460,6 +536,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 }
             }
         }
+        self.forget(&steps).await;
         // Steps with an unknown outcome were just tried; trying again at once would only spin.
         self.in_doubt = false;
     }
@@ -484,7 +561,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Carries out a command that nobody waits for.
     async fn by_ourselves(&mut self, command: &Command) {
         let deadline = Instant::now() + crate::http::DEADLINE;
-        if let Err(error) = self.carry_out(command, &[], deadline).await {
+        if let Err(error) = self.carry_out(command, &Looked::default(), deadline).await {
             tracing::warn!(?command, %error, "not done; tried again later");
         }
     }
@@ -514,6 +591,18 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 fn sort(key: &Key) -> &'static str {
     match key {
         Key::Table => "table",
+        Key::UserTable => "user-table",
+        Key::Apart(_) => "apart",
+        Key::Restricted(_) | Key::Publisher(..) => "publish-from",
+        Key::Loopback(_) => "loopback-route",
+        Key::LoopbackPorts => "loopback",
+        Key::Rate(_) => "rate",
+        Key::Foreign(_) => "foreign",
+        Key::Source(..) => "source",
+        Key::Trusted(..) => "trusted",
+        Key::Routed(..) => "routed",
+        Key::Unprotected(..) => "unprotected",
+        Key::Open(..) => "open",
         Key::Guard(_) => "guard",
         Key::Link(_) => "link",
         Key::Setting(_) => "setting",
@@ -521,7 +610,7 @@ fn sort(key: &Key) -> &'static str {
         Key::Address(..) => "address",
         Key::Allow(_) => "allow",
         Key::DockerAccept(_) => "docker-accept",
-        Key::Masquerade(_) => "masquerade",
+        Key::Masquerade(..) => "masquerade",
         Key::Publish(..) => "publish",
     }
 }

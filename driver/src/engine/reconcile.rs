@@ -22,11 +22,11 @@ use serde_json::json;
 use tombolo_core::kinds::Spec;
 use tombolo_core::kinds::options::{self, Options};
 use tombolo_core::model::{Endpoint, EndpointId, Network, NetworkId, Published, Subnet};
-use tombolo_core::state::{Command, Edit};
-use tombolo_core::world::{Key, Value};
+use tombolo_core::state::{Command, Edit, Owner, State};
+use tombolo_core::world::{Key, Value, World};
 use tombolo_ipam::{PoolId, Slot, Space, Use};
 
-use super::{Engine, Journal};
+use super::{Engine, Journal, Looked};
 use crate::docker::{EndpointView, NetworkView, SubnetView, View};
 use crate::kernel::Kernel;
 use crate::records;
@@ -151,6 +151,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         };
         let driver = self.setup.driver.clone();
         self.docker.note(&view, &driver);
+        self.note_foreign(&view).await;
         if !self.serves_us(&view) {
             return;
         }
@@ -172,6 +173,23 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     }
                 }
             }
+        }
+    }
+
+    /// Leaves what goes to bridges of Docker's own to its rules, whatever names they have.
+    async fn note_foreign(&mut self, view: &View) {
+        let facts = |state: &State| {
+            let mut world = World::new();
+            state.facts(&Owner::Host, &mut world);
+            world
+        };
+        let before = facts(&self.state);
+        if !self.state.note_foreign(view.bridges.clone()) {
+            return;
+        }
+        let after = facts(&self.state);
+        if let Err(error) = self.reach(&before, &after, None).await {
+            tracing::warn!(%error, "Docker's own bridges are not all noted; the next full look does it");
         }
     }
 
@@ -324,7 +342,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     async fn rebuild_one(&mut self, command: &Command) -> Result<(), String> {
         let deadline = Instant::now() + crate::http::DEADLINE;
-        let done = self.carry_out(command, &[], deadline).await;
+        let done = self.carry_out(command, &Looked::default(), deadline).await;
         done.map(drop).map_err(|error| crate::http::chain(&error))
     }
 
@@ -401,6 +419,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             pool: s.pool,
             gateway: self.gateway(network, s),
             aux: s.aux.clone(),
+            way_out: s.way_out,
             ours,
         };
         let mut subnets: Vec<Subnet> = network.subnets.iter().map(subnet).collect();
@@ -424,6 +443,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             network: network.id.clone(),
             addresses: seen.addresses.clone(),
             mac: seen.mac,
+            rate: match self.believed.get(&Key::Rate(seen.id.host_link())) {
+                Some(Value::Rate(bits)) => Some(*bits),
+                _ => None,
+            },
         };
         self.rebuild_one(&create).await?;
         let host_link = Key::Link(seen.id.host_link());
@@ -454,6 +477,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             .believed
             .iter()
             .filter_map(|(key, value)| match (key, value) {
+                (Key::Open(proto, address, port), _) if ours(address) => Some(Published {
+                    proto: *proto,
+                    host: *address,
+                    host_port: *port,
+                    port: *port,
+                }),
                 (Key::Publish(proto, host, host_port), Value::To(address, port)) if ours(address) => {
                     Some(Published {
                         proto: *proto,

@@ -5,8 +5,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use tombolo_core::model::{IfName, Proto};
-use tombolo_core::world::{Key, Value};
+use tombolo_core::world::{Family, Key, Value};
 
 /// Length of an interface's name in a set, in bytes.
 const IFNAME: usize = 16;
@@ -15,66 +16,124 @@ const IFNAME: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Set {
     Internal,
+    Apart,
+    Restricted,
     Bridges,
-    Masqueraded,
-    /// A map of published ports: of IPv6 or not, of all addresses of the host or of one.
+    Foreign,
+    Loopback,
+    Trusted,
+    Masqueraded(Family),
+    Source(Family),
+    Publishers(Family),
+    Routed(Family),
+    Unprotected(Family),
+    Opened(Family),
+    /// A map of published ports: of all addresses of the host or of one.
     Publish {
-        v6: bool,
+        family: Family,
         any: bool,
     },
 }
 
 impl Set {
     /// All of them.
-    pub(super) const ALL: [Self; 7] = [
-        Self::Internal,
-        Self::Bridges,
-        Self::Masqueraded,
-        Self::Publish {
-            v6: false,
-            any: false,
-        },
-        Self::Publish { v6: false, any: true },
-        Self::Publish { v6: true, any: false },
-        Self::Publish { v6: true, any: true },
-    ];
+    pub(super) fn all() -> Vec<Self> {
+        let mut all = vec![
+            Self::Internal,
+            Self::Apart,
+            Self::Restricted,
+            Self::Bridges,
+            Self::Foreign,
+            Self::Loopback,
+            Self::Trusted,
+        ];
+        for family in Family::ALL {
+            all.extend([
+                Self::Masqueraded(family),
+                Self::Source(family),
+                Self::Publishers(family),
+                Self::Routed(family),
+                Self::Unprotected(family),
+                Self::Opened(family),
+                Self::Publish { family, any: false },
+                Self::Publish { family, any: true },
+            ]);
+        }
+        all
+    }
 
     /// Its name in the table.
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> String {
         match self {
-            Self::Internal => "internal",
-            Self::Bridges => "bridges",
-            Self::Masqueraded => "masqueraded",
-            Self::Publish {
-                v6: false,
-                any: false,
-            } => "publish4",
-            Self::Publish { v6: false, any: true } => "publish4_any",
-            Self::Publish { v6: true, any: false } => "publish6",
-            Self::Publish { v6: true, any: true } => "publish6_any",
+            Self::Internal => "internal".to_owned(),
+            Self::Apart => "apart".to_owned(),
+            Self::Restricted => "restricted".to_owned(),
+            Self::Bridges => "bridges".to_owned(),
+            Self::Foreign => "foreign".to_owned(),
+            Self::Loopback => "loopback".to_owned(),
+            Self::Trusted => "trusted".to_owned(),
+            Self::Masqueraded(family) => format!("masqueraded{family}"),
+            Self::Source(family) => format!("source{family}"),
+            Self::Publishers(family) => format!("publishers{family}"),
+            Self::Routed(family) => format!("routed{family}"),
+            Self::Unprotected(family) => format!("unprotected{family}"),
+            Self::Opened(family) => format!("opened{family}"),
+            Self::Publish { family, any: false } => format!("publish{family}"),
+            Self::Publish { family, any: true } => format!("publish{family}_any"),
         }
     }
 }
 
-/// An element: its set, its key, and what the key leads to in a map.
+/// An element: its set, its key, the last key where it stands for a range, and what the key leads to in a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Element {
     pub(super) set: Set,
     pub(super) key: Vec<u8>,
+    pub(super) end: Option<Vec<u8>>,
     pub(super) data: Option<Vec<u8>>,
 }
 
 impl Element {
-    /// The element that a fact is; none if the fact is of another sort, or a published port of mixed families.
+    /// The element that a fact is; none if the fact is of another sort, or one of mixed families.
     pub(super) fn of(key: &Key, value: &Value) -> Option<Self> {
-        let member = |set, key| Some(Self { set, key, data: None });
+        let member = |set, key| {
+            Some(Self {
+                set,
+                key,
+                end: None,
+                data: None,
+            })
+        };
         match (key, value) {
             (Key::Guard(link), _) => member(Set::Internal, name(link)),
+            (Key::Apart(link), _) => member(Set::Apart, name(link)),
+            (Key::Restricted(link), _) => member(Set::Restricted, name(link)),
+            (Key::Foreign(link), _) => member(Set::Foreign, name(link)),
+            (Key::LoopbackPorts, _) => member(Set::Loopback, Ipv6Addr::LOCALHOST.octets().to_vec()),
             (Key::Allow(link), _) => member(Set::Bridges, [name(link), name(link)].concat()),
-            (Key::Masquerade(link), _) => member(Set::Masqueraded, name(link)),
+            (Key::Trusted(from, link), _) => member(Set::Trusted, [name(from), name(link)].concat()),
+            (Key::Masquerade(link, family), _) => member(Set::Masqueraded(*family), name(link)),
+            (Key::Routed(link, family), _) => member(Set::Routed(*family), name(link)),
+            (Key::Unprotected(link, family), _) => member(Set::Unprotected(*family), name(link)),
+            (Key::Source(link, family), Value::Ip(source)) if Family::of(*source) == *family => Some(Self {
+                set: Set::Source(*family),
+                key: name(link),
+                end: None,
+                data: Some(address(*source)),
+            }),
+            (Key::Publisher(link, from), _) => Some(Self {
+                set: Set::Publishers(Family::of(from.addr())),
+                key: [name(link), address(from.network())].concat(),
+                end: Some([name(link), address(from.broadcast())].concat()),
+                data: None,
+            }),
+            (Key::Open(proto, to, port), _) => member(
+                Set::Opened(Family::of(*to)),
+                [protocol(*proto), address(*to), number(*port)].concat(),
+            ),
             (Key::Publish(proto, host, port), Value::To(to, to_port)) if host.is_ipv6() == to.is_ipv6() => {
                 let set = Set::Publish {
-                    v6: host.is_ipv6(),
+                    family: Family::of(*host),
                     any: host.is_unspecified(),
                 };
                 let host = if host.is_unspecified() {
@@ -82,10 +141,10 @@ impl Element {
                 } else {
                     address(*host)
                 };
-                let key = [vec![proto.number(), 0, 0, 0], host, number(*port)].concat();
                 Some(Self {
                     set,
-                    key,
+                    key: [protocol(*proto), host, number(*port)].concat(),
+                    end: None,
                     data: Some([address(*to), number(*to_port)].concat()),
                 })
             }
@@ -96,25 +155,71 @@ impl Element {
     /// The fact that the element is; none if no fact is like it, so it cannot be of our making.
     pub(super) fn fact(&self) -> Option<(Key, Value)> {
         let mut key = Fields(&self.key);
+        let present = |key| (key, Value::Present);
         let fact = match self.set {
-            Set::Internal => (Key::Guard(key.name()?), Value::Present),
-            Set::Masqueraded => (Key::Masquerade(key.name()?), Value::Present),
+            Set::Internal => present(Key::Guard(key.name()?)),
+            Set::Apart => present(Key::Apart(key.name()?)),
+            Set::Restricted => present(Key::Restricted(key.name()?)),
+            Set::Foreign => present(Key::Foreign(key.name()?)),
+            Set::Loopback => {
+                let address = key.address(Family::V6)?;
+                present(Key::LoopbackPorts).and_if(address == Ipv6Addr::LOCALHOST)?
+            }
+            Set::Masqueraded(family) => present(Key::Masquerade(key.name()?, family)),
+            Set::Routed(family) => present(Key::Routed(key.name()?, family)),
+            Set::Unprotected(family) => present(Key::Unprotected(key.name()?, family)),
+            Set::Trusted => present(Key::Trusted(key.name()?, key.name()?)),
             Set::Bridges => {
                 let (from, to) = (key.name()?, key.name()?);
-                (Key::Allow(from.clone()), Value::Present).and_if(from == to)?
+                present(Key::Allow(from.clone())).and_if(from == to)?
             }
-            Set::Publish { v6, any } => {
+            Set::Source(family) => {
+                let mut data = Fields(self.data.as_deref()?);
+                let source = Value::Ip(data.address(family)?);
+                (Key::Source(key.name()?, family), source).and_if(data.0.is_empty())?
+            }
+            Set::Publishers(family) => {
+                let (link, first) = (key.name()?, key.address(family)?);
+                let mut end = Fields(self.end.as_deref()?);
+                let (same, last) = (end.name()?, end.address(family)?);
+                let net = ipnet_of(first, last)?;
+                present(Key::Publisher(link.clone(), net)).and_if(link == same && end.0.is_empty())?
+            }
+            Set::Opened(family) => {
+                let (proto, to, port) = (key.proto()?, key.address(family)?, key.number()?);
+                present(Key::Open(proto, to, port))
+            }
+            Set::Publish { family, any } => {
                 let proto = key.proto()?;
-                let host = if any { unspecified(v6) } else { key.address(v6)? };
+                let host = if any {
+                    unspecified(family)
+                } else {
+                    key.address(family)?
+                };
                 let port = key.number()?;
                 let mut data = Fields(self.data.as_deref()?);
-                let to = Value::To(data.address(v6)?, data.number()?);
+                let to = Value::To(data.address(family)?, data.number()?);
                 (Key::Publish(proto, host, port), to)
                     .and_if(data.0.is_empty() && any == host.is_unspecified())?
             }
         };
         fact.and_if(key.0.is_empty())
     }
+}
+
+/// The prefix that goes from one address to another, if there is one.
+fn ipnet_of(first: IpAddr, last: IpAddr) -> Option<IpNet> {
+    let same = match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => (first.to_bits() ^ last.to_bits()).leading_zeros(),
+        (IpAddr::V6(first), IpAddr::V6(last)) => (first.to_bits() ^ last.to_bits()).leading_zeros(),
+        _ => return None,
+    };
+    let net = IpNet::new(first, same as u8).ok()?;
+    (net.network() == first && net.broadcast() == last).then_some(net)
+}
+
+fn protocol(proto: Proto) -> Vec<u8> {
+    vec![proto.number(), 0, 0, 0]
 }
 
 trait AndIf: Sized {
@@ -126,11 +231,10 @@ trait AndIf: Sized {
 
 impl AndIf for (Key, Value) {}
 
-fn unspecified(v6: bool) -> IpAddr {
-    if v6 {
-        Ipv6Addr::UNSPECIFIED.into()
-    } else {
-        Ipv4Addr::UNSPECIFIED.into()
+fn unspecified(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
@@ -173,11 +277,10 @@ impl Fields<'_> {
         Proto::from_number(number)
     }
 
-    fn address(&mut self, v6: bool) -> Option<IpAddr> {
-        if v6 {
-            Some(Ipv6Addr::from(self.take::<16>()?).into())
-        } else {
-            Some(Ipv4Addr::from(self.take::<4>()?).into())
+    fn address(&mut self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => Some(Ipv4Addr::from(self.take::<4>()?).into()),
+            Family::V6 => Some(Ipv6Addr::from(self.take::<16>()?).into()),
         }
     }
 
@@ -207,7 +310,34 @@ mod tests {
         vec![
             (Key::Guard(link.clone()), Value::Present),
             (Key::Allow(link.clone()), Value::Present),
-            (Key::Masquerade(link), Value::Present),
+            (Key::Apart(link.clone()), Value::Present),
+            (Key::Restricted(link.clone()), Value::Present),
+            (Key::Foreign(link.clone()), Value::Present),
+            (Key::LoopbackPorts, Value::Present),
+            (
+                Key::Trusted("eth0".parse().unwrap(), link.clone()),
+                Value::Present,
+            ),
+            (Key::Masquerade(link.clone(), Family::V4), Value::Present),
+            (Key::Routed(link.clone(), Family::V6), Value::Present),
+            (Key::Unprotected(link.clone(), Family::V4), Value::Present),
+            (
+                Key::Source(link.clone(), Family::V6),
+                Value::Ip("2001:db8::7".parse().unwrap()),
+            ),
+            (
+                Key::Publisher(link.clone(), "198.51.100.0/24".parse().unwrap()),
+                Value::Present,
+            ),
+            (
+                Key::Publisher(link.clone(), "2001:db8::1/128".parse().unwrap()),
+                Value::Present,
+            ),
+            (Key::Publisher(link, "0.0.0.0/0".parse().unwrap()), Value::Present),
+            (
+                Key::Open(Proto::Sctp, "10.0.0.2".parse().unwrap(), 80),
+                Value::Present,
+            ),
             publish(Proto::Tcp, "192.0.2.1", "10.0.0.2"),
             publish(Proto::Udp, "0.0.0.0", "10.0.0.2"),
             publish(Proto::Sctp, "2001:db8::1", "fd00::2"),
@@ -242,14 +372,19 @@ mod tests {
             Element {
                 set: Set::Bridges,
                 key: two,
+                end: None,
                 data: None
             }
             .fact(),
             None
         );
         let icmp = Element {
-            set: Set::Publish { v6: false, any: true },
+            set: Set::Publish {
+                family: Family::V4,
+                any: true,
+            },
             key: vec![1, 0, 0, 0, 0, 80, 0, 0],
+            end: None,
             data: Some(vec![0; 8]),
         };
         assert_eq!(icmp.fact(), None);

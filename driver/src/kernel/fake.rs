@@ -4,14 +4,14 @@
 //! told: with a bridge its addresses, settings and ports, with a table its elements. It can be told to refuse, to lose an
 //! answer, and to lose or gain a fact behind our back. Nothing in it is random.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, ready};
 
 use ipnet::IpNet;
 use tombolo_core::model::IfName;
-use tombolo_core::world::{Key, Setting, Step, Value, World};
+use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
 
-use super::{Error, Kernel};
+use super::{Error, Flow, Kernel};
 
 /// What a bridge of the kernel has until somebody changes it.
 const MTU: u32 = 1500;
@@ -26,6 +26,10 @@ pub struct Fake {
     world: World,
     /// Links of somebody else.
     foreign: BTreeSet<IfName>,
+    /// Bridges of somebody else, adopted or not, with the addresses that their owner gave them.
+    bridges: BTreeMap<IfName, BTreeSet<IpNet>>,
+    /// Whether something was added to the administrator's table.
+    user_added: bool,
     /// Whether there is a chain FORWARD.
     forward: bool,
     /// Steps from now until one is refused.
@@ -48,8 +52,14 @@ impl Fake {
     pub fn new() -> Self {
         let setting = |setting| (Key::Setting(setting), Value::Number(0));
         Self {
-            world: World::from([setting(Setting::Forward4), setting(Setting::Forward6)]),
+            world: World::from([
+                setting(Setting::Forward4),
+                setting(Setting::Forward6),
+                setting(Setting::BridgeFilter6),
+            ]),
             foreign: BTreeSet::new(),
+            bridges: BTreeMap::new(),
+            user_added: false,
             forward: true,
             refuse_in: None,
             lose_in: None,
@@ -91,6 +101,16 @@ impl Fake {
         self.foreign.insert(name);
     }
 
+    /// Puts a bridge of somebody else there, with addresses.
+    pub fn put_foreign_bridge(&mut self, name: IfName, addresses: &[IpNet]) {
+        self.bridges.insert(name, addresses.iter().copied().collect());
+    }
+
+    /// Adds a rule to the administrator's table.
+    pub fn add_user_rule(&mut self) {
+        self.user_added = true;
+    }
+
     /// Takes a fact away behind our back, with all that goes with it. A setting becomes what it is on a new link.
     pub fn steal(&mut self, key: &Key) {
         self.take(key);
@@ -126,8 +146,17 @@ impl Fake {
     pub fn world(&self) -> World {
         let mut world = self.world.clone();
         if !self.forward && world.contains_key(&Key::Table) {
-            for family in [tombolo_core::world::Family::V4, tombolo_core::world::Family::V6] {
+            for family in Family::ALL {
                 world.insert(Key::DockerAccept(family), Value::Present);
+            }
+        }
+        if self.user_added && world.get(&Key::Table) != Some(&Value::Present) {
+            world.remove(&Key::UserTable);
+        }
+        for (name, addresses) in &self.bridges {
+            let adopted = world.get(&Key::Link(name.clone())) == Some(&Value::Adopted);
+            for address in addresses.iter().filter(|_| adopted) {
+                world.insert(Key::Address(name.clone(), *address), Value::Theirs);
             }
         }
         // A table that is not whole shows no elements.
@@ -149,9 +178,23 @@ impl Fake {
         match key {
             Key::Setting(_) => {}
             Key::Table => self.world.retain(|key, _| *key != Key::Table && !is_element(key)),
+            // It is somebody else's: what we put on it stays until it is taken away by itself.
+            Key::Link(name) if self.world.get(key) == Some(&Value::Adopted) => {
+                self.world.retain(|key, _| match key {
+                    Key::Link(link) | Key::Address(link, _) | Key::Loopback(link) => link != name,
+                    Key::Setting(setting) => setting.link() != Some(name),
+                    _ => true,
+                });
+            }
+            // What an administrator has put in stays.
+            Key::UserTable if self.user_added => {}
             Key::Link(name) => self.world.retain(|key, value| match key {
-                Key::Link(link) | Key::Address(link, _) => link != name,
-                Key::Port(link) => link != name && *value != Value::On(name.clone()),
+                Key::Link(link) | Key::Address(link, _) | Key::Loopback(link) | Key::Rate(link) => {
+                    link != name
+                }
+                Key::Port(link) => {
+                    link != name && !matches!(value, Value::On { bridge, .. } if bridge == name)
+                }
                 Key::Setting(setting) => setting.link() != Some(name),
                 _ => true,
             }),
@@ -174,12 +217,13 @@ impl Fake {
         match (key, self.world.get(key)) {
             (Key::Link(name), None) => Err(format!("there is no link {name}")),
             (Key::Link(_), Some(Value::Veth { .. })) if matches!(value, Value::Veth { .. }) => Ok(()),
+            (Key::Port(_) | Key::Rate(_), _) => self.add(key, value),
             (Key::Link(_), Some(Value::Bridge { mtu, .. })) if matches!(value, Value::Bridge { .. }) => {
                 let mended = with_mtu(value, *mtu);
                 self.world.insert(key.clone(), mended);
                 Ok(())
             }
-            (Key::Link(_) | Key::Publish(..) | Key::DockerAccept(_), Some(_)) => {
+            (Key::Link(_) | Key::Publish(..) | Key::Source(..) | Key::DockerAccept(_), Some(_)) => {
                 let old = self.world.clone();
                 self.take(key);
                 self.add(key, value).inspect_err(|_| self.world = old)
@@ -194,29 +238,59 @@ impl Fake {
             (Key::Link(name), Value::Bridge { .. } | Value::Veth { .. }) => {
                 return self.add_link(name, value);
             }
+            (Key::Link(name), Value::Adopted) => {
+                if self.world.get(key) == Some(value) {
+                    return Ok(());
+                }
+                if !self.bridges.contains_key(name) {
+                    self.link(name)?;
+                    return Err(format!("{name} is not a bridge that somebody else made"));
+                }
+                settings_of_new(name)
+                    .into_iter()
+                    .for_each(|(setting, number)| self.put_number(setting, number));
+            }
+            (Key::UserTable, Value::Present) => {}
+            (Key::Loopback(link), Value::Present) => self.bridge(link)?,
+            (Key::Rate(link), Value::Rate(_)) => drop(self.link(link)?),
             (Key::Setting(setting), Value::Number(_)) => {
                 if let Some(link) = setting.link() {
                     self.bridge(link)?;
                 }
             }
-            (Key::Port(link), Value::On(bridge)) => {
+            (Key::Port(link), Value::On { bridge, .. }) => {
                 self.link(link)?;
                 self.bridge(bridge)?;
             }
-            (Key::Address(link, address), Value::Present) => self.check_address(link, *address)?,
+            (Key::Address(link, address), Value::Present) => {
+                self.check_address(link, *address)?;
+                if self
+                    .bridges
+                    .get(link)
+                    .is_some_and(|theirs| theirs.contains(address))
+                {
+                    return Ok(());
+                }
+            }
             (Key::DockerAccept(_), Value::Present) => {
                 self.table()?;
                 if !self.forward {
                     return Ok(());
                 }
             }
-            (Key::Guard(_) | Key::Allow(_) | Key::Masquerade(_), Value::Present) => self.table()?,
+            (Key::Source(_, family), Value::Ip(address)) if *family == Family::of(*address) => {
+                self.table()?;
+                if self.world.get(key).is_some_and(|found| found != value) {
+                    return Err("this bridge has another address".into());
+                }
+            }
             (Key::Publish(_, host, _), Value::To(to, _)) if host.is_ipv6() == to.is_ipv6() => {
                 self.table()?;
                 if self.world.get(key).is_some_and(|found| found != value) {
                     return Err("this port is published for another endpoint".into());
                 }
             }
+            (key, Value::Present) if is_element(key) => self.table()?,
             _ => return Err(format!("no such fact can be made: {value:?}")),
         }
         self.world.insert(key.clone(), value.clone());
@@ -224,7 +298,7 @@ impl Fake {
     }
 
     fn add_link(&mut self, name: &IfName, value: &Value) -> Result<(), String> {
-        if self.foreign.contains(name) {
+        if self.foreign.contains(name) || self.bridges.contains_key(name) {
             return Err(format!(
                 "a link of that name exists and is not tombolo's ({name})"
             ));
@@ -267,6 +341,7 @@ impl Fake {
     fn holds_name(&self, name: &IfName) -> bool {
         let other_end = |value: &Value| matches!(value, Value::Veth { peer, .. } if peer == name);
         self.foreign.contains(name)
+            || self.bridges.contains_key(name)
             || self.world.contains_key(&Key::Link(name.clone()))
             || self.world.values().any(other_end)
     }
@@ -286,17 +361,17 @@ impl Fake {
     }
 
     fn link(&self, name: &IfName) -> Result<&Value, String> {
-        self.world
-            .get(&Key::Link(name.clone()))
-            .ok_or_else(|| match self.foreign.contains(name) {
+        self.world.get(&Key::Link(name.clone())).ok_or_else(|| {
+            match self.foreign.contains(name) || self.bridges.contains_key(name) {
                 true => format!("link {name} is not tombolo's"),
                 false => format!("there is no link {name}"),
-            })
+            }
+        })
     }
 
     fn bridge(&self, name: &IfName) -> Result<(), String> {
         match self.link(name)? {
-            Value::Bridge { .. } => Ok(()),
+            Value::Bridge { .. } | Value::Adopted => Ok(()),
             _ => Err(format!("{name} is not a bridge")),
         }
     }
@@ -350,10 +425,14 @@ fn settings_of_new(link: &IfName) -> [(Setting, u32); 3] {
 }
 
 fn is_element(key: &Key) -> bool {
-    matches!(
-        key,
-        Key::Guard(_) | Key::Allow(_) | Key::Masquerade(_) | Key::Publish(..)
-    )
+    match key {
+        Key::Guard(_) | Key::Apart(_) | Key::Restricted(_) | Key::Allow(_) | Key::Foreign(_) => true,
+        Key::LoopbackPorts | Key::Masquerade(..) | Key::Source(..) | Key::Publisher(..) => true,
+        Key::Trusted(..) | Key::Routed(..) | Key::Unprotected(..) => true,
+        Key::Open(..) | Key::Publish(..) => true,
+        Key::Table | Key::UserTable | Key::Link(_) | Key::Setting(_) | Key::Port(_) => false,
+        Key::Address(..) | Key::Loopback(_) | Key::Rate(_) | Key::DockerAccept(_) => false,
+    }
 }
 
 /// A link's value with an MTU, if it asks for none.
@@ -378,5 +457,10 @@ impl Kernel for Fake {
 
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send {
         ready(self.apply_now(step))
+    }
+
+    /// A kernel of memory has no flows.
+    fn forget(&mut self, _: &[Flow]) -> impl Future<Output = Result<(), Error>> + Send {
+        ready(Ok(()))
     }
 }

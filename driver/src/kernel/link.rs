@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use netlink_packet_core::NetlinkDeserializable;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 use tombolo_core::model::{IfName, Mac};
-use tombolo_core::world::{LINK_GROUP, Value};
+use tombolo_core::world::{ADOPTED_GROUP, LINK_GROUP, Value};
 
 use super::socket::{Failure, Reply, attributes, text_of};
 
@@ -29,6 +30,8 @@ pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
     pub(super) ours: bool,
+    /// A bridge of somebody else's that a network of ours uses.
+    pub(super) adopted: bool,
     pub(super) kind: Option<InfoKind>,
     pub(super) mac: Option<Mac>,
     pub(super) mtu: u32,
@@ -36,6 +39,9 @@ pub(super) struct Link {
     pub(super) stp: bool,
     /// Index of the bridge it is a port of.
     pub(super) master: Option<u32>,
+    /// As a port: no frames from or to other isolated ports; frames may go out where they came in.
+    pub(super) isolated: bool,
+    pub(super) hairpin: bool,
     /// Index of a pair's other end, if that is in this namespace.
     pub(super) peer: Option<u32>,
 }
@@ -60,19 +66,24 @@ impl From<LinkMessage> for Link {
             index: message.header.index,
             name: String::new(),
             ours: false,
+            adopted: false,
             kind: None,
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             stp: false,
             master: None,
+            isolated: false,
+            hairpin: false,
             peer: None,
         };
         let mut peer_elsewhere = false;
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::Group(group) => link.ours = group == LINK_GROUP,
+                LinkAttribute::Group(group) => {
+                    (link.ours, link.adopted) = (group == LINK_GROUP, group == ADOPTED_GROUP);
+                }
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(bytes) => {
                     link.mac = bytes
@@ -102,6 +113,15 @@ impl Link {
                 self.stp = data.iter().any(
                     |item| matches!(item, InfoBridge::StpState(state) if *state != BridgeStpState::Disabled),
                 );
+            }
+            LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+                for item in data {
+                    match item {
+                        InfoBridgePort::Isolated(on) => self.isolated = on,
+                        InfoBridgePort::HairpinMode(on) => self.hairpin = on,
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
@@ -153,6 +173,8 @@ pub(super) fn value_of(link: &Link, ours: &HashMap<u32, Link>) -> Value {
         return Value::Unfit("a link without a hardware address");
     };
     match &link.kind {
+        Some(InfoKind::Bridge) if link.adopted => Value::Adopted,
+        _ if link.adopted => Value::Unfit("not a bridge"),
         Some(InfoKind::Bridge) if link.stp => Value::Unfit("a bridge with spanning tree"),
         Some(InfoKind::Bridge) if !link.up => Value::Unfit("a bridge that is down"),
         Some(InfoKind::Bridge) => Value::Bridge {

@@ -8,6 +8,8 @@
 //! | addresses | being on a link of ours, without being IPv6 link-local |
 //! | ports | being a link of ours that is up and has a master |
 //! | rules, sets, maps | being in table `inet tombolo` |
+//! | an adopted bridge | link group [`tombolo_core::world::ADOPTED_GROUP`], which is all that is ours of it, and addresses with our protocol number |
+//! | the administrator's table | never, once something was added to it |
 //! | the accept in FORWARD | its text, with the comment `tombolo` |
 //! | settings | never ours to take away: see [`tombolo_core::world::Key::Setting`] |
 //!
@@ -17,31 +19,54 @@
 //!
 //! ```text
 //!   real ──> netlink, link ──────────> socket   links, addresses, ports
+//!        ├─> loopback, rate ─────────> socket   routes for ::1, limits
+//!        ├─> conntrack ──────────────> socket   flows that lead astray
 //!        ├─> nft, shape, elements ───> socket   sets and maps; the constant rules by `nft -f -`
 //!        ├─> docker_accept ──────────> tools    one rule, by `iptables`
 //!        └─> settings                           /proc/sys/net
 //!   fake                                        the same promises, in memory
 //! ```
 
+mod conntrack;
 mod docker_accept;
 mod elements;
 pub mod fake;
 mod link;
+mod loopback;
 mod netlink;
 mod nft;
+mod rate;
 mod real;
 pub mod routes;
 mod settings;
 mod shape;
 mod socket;
 mod tools;
+mod user;
 pub mod watch;
 
 use std::future::Future;
+use std::net::IpAddr;
 
 pub use fake::Fake;
 pub use real::Real;
 use tombolo_core::world::{Step, World};
+
+/// Flows that may lead where they no longer belong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// All that are translated to an address.
+    Into(IpAddr),
+    /// Those of UDP for a port of this host that lead elsewhere than the port does now.
+    Udp {
+        /// The host's address; an unspecified one means all of its family.
+        host: IpAddr,
+        /// The host's port.
+        port: u16,
+        /// Where it leads.
+        to: (IpAddr, u16),
+    },
+}
 
 /// Why a step was refused or the kernel could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -90,4 +115,7 @@ pub trait Kernel: Send {
 
     /// Makes one step.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Ends flows that still lead where published ports led before.
+    fn forget(&mut self, flows: &[Flow]) -> impl Future<Output = Result<(), Error>> + Send;
 }

@@ -11,15 +11,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, NetlinkMessage};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol};
 use netlink_packet_route::link::{
     BridgeStpState, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
-use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{
+    AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
+};
 use tokio::time::timeout;
 use tombolo_core::model::{IfName, Mac};
-use tombolo_core::world::{Key, LINK_GROUP, Value, World};
+use tombolo_core::world::{ADDRESS_PROTO, ADOPTED_GROUP, Key, LINK_GROUP, Value, World};
 
 use super::link::{Link, link_of, name_and_group, named, put_back, reply_index, unexpected, value_of};
 use super::socket::{Failure, Socket, unless};
@@ -32,7 +34,7 @@ const GLANCE: Duration = Duration::from_millis(1);
 
 /// The kernel's links and addresses.
 pub(super) struct Links {
-    socket: Socket,
+    pub(super) socket: Socket,
 }
 
 /// The bridge that a step asks for.
@@ -51,9 +53,17 @@ pub(super) struct Veth<'a> {
     pub(super) mtu: Option<u32>,
 }
 
+/// The place on a bridge that a step asks for.
+pub(super) struct Port<'a> {
+    pub(super) bridge: &'a IfName,
+    pub(super) isolated: bool,
+    pub(super) hairpin: bool,
+}
+
 /// The link that a step asks for.
 pub(super) enum Asked<'a> {
     Bridge(Bridge<'a>),
+    Adopted(&'a IfName),
     Veth(Veth<'a>),
 }
 
@@ -66,6 +76,7 @@ impl<'a> Asked<'a> {
                 mac: *mac,
                 mtu: *mtu,
             })),
+            Value::Adopted => Some(Self::Adopted(name)),
             Value::Veth {
                 peer,
                 peer_mac,
@@ -90,6 +101,7 @@ impl Links {
     pub(super) async fn add(&mut self, asked: &Asked<'_>) -> Result<(), Failure> {
         match asked {
             Asked::Bridge(bridge) => self.add_bridge(bridge).await,
+            Asked::Adopted(name) => self.adopt(name).await,
             Asked::Veth(veth) => self.add_veth(veth).await,
         }
     }
@@ -97,6 +109,7 @@ impl Links {
     pub(super) async fn change(&mut self, asked: &Asked<'_>) -> Result<(), Failure> {
         match asked {
             Asked::Bridge(bridge) => self.change_bridge(bridge).await,
+            Asked::Adopted(name) => self.adopt(name).await,
             Asked::Veth(veth) => self.change_veth(veth).await,
         }
     }
@@ -114,7 +127,7 @@ impl Links {
         let mut ours = HashMap::new();
         for reply in self.socket.dump(dump).await? {
             let (name, group) = name_and_group(&reply);
-            if group == Some(LINK_GROUP) {
+            if matches!(group, Some(LINK_GROUP | ADOPTED_GROUP)) {
                 let link = link_of(&reply)?;
                 names.insert(link.index, link.name.clone());
                 ours.insert(link.index, link);
@@ -135,20 +148,45 @@ impl Links {
                 .master
                 .filter(|_| link.up)
                 .and_then(|master| names.get(&master)?.parse().ok());
-            if let Some(bridge) = bridge {
-                world.insert(Key::Port(name.clone()), Value::On(bridge));
+            // An adopted bridge may be a port of something else; that is its owner's.
+            if let Some(bridge) = bridge.filter(|_| !link.adopted) {
+                let value = Value::On {
+                    bridge,
+                    isolated: link.isolated,
+                    hairpin: link.hairpin,
+                };
+                world.insert(Key::Port(name.clone()), value);
             }
         }
-        for (index, address) in self.addresses().await? {
+        for (index, address, marked) in self.addresses().await? {
+            if let Some((name, link)) = facts.get(&index).zip(ours.get(&index)) {
+                let value = if link.adopted && !marked {
+                    Value::Theirs
+                } else {
+                    Value::Present
+                };
+                world.insert(Key::Address(name.clone(), address), value);
+            }
+        }
+        for index in self.loopback_routes().await? {
             if let Some(name) = facts.get(&index) {
-                world.insert(Key::Address(name.clone(), address), Value::Present);
+                world.insert(Key::Loopback(name.clone()), Value::Present);
+            }
+        }
+        for (index, bits) in self.rates().await? {
+            let limited = facts
+                .get(&index)
+                .filter(|_| !ours.get(&index).is_some_and(|link| link.adopted));
+            if let Some(name) = limited {
+                world.insert(Key::Rate(name.clone()), Value::Rate(bits));
             }
         }
         Ok(facts.into_values().collect())
     }
 
-    /// All addresses but IPv6 link-local ones, which are the kernel's, with the indices of their links.
-    async fn addresses(&mut self) -> Result<Vec<(u32, IpNet)>, Failure> {
+    /// All addresses but IPv6 link-local ones, which are the kernel's: the index of the link, the address, and whether it
+    /// bears our protocol number.
+    async fn addresses(&mut self) -> Result<Vec<(u32, IpNet, bool)>, Failure> {
         let dump = NetlinkMessage::from(RouteNetlinkMessage::GetAddress(AddressMessage::default()));
         let mut addresses = Vec::new();
         for reply in self.socket.dump(dump).await? {
@@ -168,9 +206,10 @@ impl Links {
                 })
             });
             let net = address.and_then(|address| IpNet::new(address, message.header.prefix_len).ok());
+            let marked = message.attributes.contains(&our_mark());
             addresses.extend(
                 net.filter(|net| !is_link_local6(net))
-                    .map(|net| (message.header.index, net)),
+                    .map(|net| (message.header.index, net, marked)),
             );
         }
         Ok(addresses)
@@ -193,8 +232,13 @@ impl Links {
         Ok(self.find(name).await?.filter(|link| link.ours))
     }
 
+    /// The link of that name, if it is ours or an adopted bridge.
+    pub(super) async fn find_used(&mut self, name: &IfName) -> Result<Option<Link>, Failure> {
+        Ok(self.find(name).await?.filter(|link| link.ours || link.adopted))
+    }
+
     /// The link of that name, which must be ours.
-    async fn ours(&mut self, name: &IfName) -> Result<Link, Failure> {
+    pub(super) async fn ours(&mut self, name: &IfName) -> Result<Link, Failure> {
         match self.find(name).await? {
             Some(link) if link.ours => Ok(link),
             Some(_) => Err(refused(libc::EPERM, format!("link {name} is not tombolo's"))),
@@ -202,9 +246,12 @@ impl Links {
         }
     }
 
-    /// The bridge of that name, which must be ours.
+    /// The bridge of that name, which must be ours or adopted.
     pub(super) async fn our_bridge(&mut self, name: &IfName) -> Result<Link, Failure> {
-        let link = self.ours(name).await?;
+        let link = match self.find_used(name).await? {
+            Some(link) => link,
+            None => self.ours(name).await?,
+        };
         if link.is_bridge() {
             Ok(link)
         } else {
@@ -212,7 +259,30 @@ impl Links {
         }
     }
 
-    async fn tell(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Failure> {
+    /// Takes somebody else's bridge into use: its group is all that is changed.
+    async fn adopt(&mut self, name: &IfName) -> Result<(), Failure> {
+        let Some(link) = self.find(name).await? else {
+            let text = format!(
+                "there is no link {name}; the network was made on a bridge of that name: make it again (ip link add {name} type bridge)"
+            );
+            return Err(refused(libc::ENODEV, text));
+        };
+        if !link.is_bridge() || link.ours {
+            let text = format!("{name} is not a bridge that somebody else made; choose another name");
+            return Err(refused(libc::EINVAL, text));
+        }
+        self.regroup(link.index, ADOPTED_GROUP).await
+    }
+
+    async fn regroup(&mut self, index: u32, group: u32) -> Result<(), Failure> {
+        let message = LinkUnspec::new_with_index(index).link_group(group).build();
+        unless(
+            self.tell(RouteNetlinkMessage::SetLink(message), 0).await,
+            &[libc::ENODEV],
+        )
+    }
+
+    pub(super) async fn tell(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Failure> {
         let mut message = NetlinkMessage::from(message);
         message.header.flags = flags;
         self.socket.ask(message).await.map(drop)
@@ -319,7 +389,8 @@ impl Links {
     }
 
     pub(super) async fn remove(&mut self, name: &IfName) -> Result<(), Failure> {
-        match self.find_ours(name).await? {
+        match self.find_used(name).await? {
+            Some(link) if link.adopted => self.regroup(link.index, 0).await,
             Some(link) => self.delete(link.index).await,
             None => Ok(()),
         }
@@ -356,14 +427,26 @@ impl Links {
         }
     }
 
-    /// Puts a link on a bridge, and up.
-    pub(super) async fn add_port(&mut self, name: &IfName, bridge: &IfName) -> Result<(), Failure> {
+    /// Puts a link on a bridge, and up. A port can only be told to be isolated once it is one, so it comes up after that.
+    pub(super) async fn add_port(&mut self, name: &IfName, port: &Port<'_>) -> Result<(), Failure> {
         let link = self.ours(name).await?;
-        let bridge = self.our_bridge(bridge).await?;
-        let message = LinkUnspec::new_with_index(link.index)
-            .controller(bridge.index)
-            .up()
-            .build();
+        let bridge = self.our_bridge(port.bridge).await?;
+        if link.master != Some(bridge.index) {
+            let message = LinkUnspec::new_with_index(link.index).controller(bridge.index);
+            self.tell(RouteNetlinkMessage::SetLink(message.build()), 0)
+                .await?;
+        }
+        // A link that was on another bridge begins anew on this one.
+        let moved = link.master != Some(bridge.index);
+        let asked = (port.isolated, port.hairpin);
+        if (moved && asked != (false, false)) || (!moved && asked != (link.isolated, link.hairpin)) {
+            let message = LinkBridgePort::new(link.index)
+                .isolated(port.isolated)
+                .hairpin(port.hairpin);
+            self.tell(RouteNetlinkMessage::NewLink(message.build()), 0)
+                .await?;
+        }
+        let message = LinkUnspec::new_with_index(link.index).up().build();
         self.tell(RouteNetlinkMessage::SetLink(message), 0).await
     }
 
@@ -382,24 +465,39 @@ impl Links {
         if is_link_local6(&address) {
             return Failure::ours("link-local addresses are the kernel's own");
         }
-        let link = self.ours(name).await?;
-        let message = RouteNetlinkMessage::NewAddress(address_message(link.index, address));
+        let link = match self.find_used(name).await? {
+            Some(link) => link,
+            None => self.ours(name).await?,
+        };
+        let mut address_message = address_message(link.index, address);
+        if link.adopted {
+            address_message.attributes.push(our_mark());
+        }
+        let message = RouteNetlinkMessage::NewAddress(address_message);
         let made = self.tell(message, NLM_F_CREATE | NLM_F_EXCL).await;
         if made.as_ref().err().and_then(Failure::errno) != Some(libc::EEXIST) {
             return made;
         }
         // For IPv6 the kernel says so too if the address is there with another prefix length.
-        let there = self.addresses().await?.contains(&(link.index, address));
+        let there = self.addresses().await?;
+        let there = there
+            .iter()
+            .any(|(index, there, _)| (*index, *there) == (link.index, address));
         if there { Ok(()) } else { made }
     }
 
     pub(super) async fn remove_address(&mut self, name: &IfName, address: IpNet) -> Result<(), Failure> {
-        let Some(link) = self.find_ours(name).await? else {
+        let Some(link) = self.find_used(name).await? else {
             return Ok(());
         };
         let message = RouteNetlinkMessage::DelAddress(address_message(link.index, address));
         unless(self.tell(message, 0).await, &[libc::EADDRNOTAVAIL, libc::ENODEV])
     }
+}
+
+/// The protocol number by which an address on somebody else's bridge is known to be ours.
+fn our_mark() -> AddressAttribute {
+    AddressAttribute::Protocol(AddressProtocol::Other(ADDRESS_PROTO))
 }
 
 fn refused(errno: i32, text: String) -> Failure {

@@ -5,7 +5,7 @@
 //! that no fact is like. A table that is not whole counts as one without elements: it is replaced as a whole, and
 //! whoever wants elements puts them in again.
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, GenMessage, ListAttribute, NfTablesMessage, RuleAttribute,
     RuleMessage, SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetMessage,
@@ -20,6 +20,7 @@ use super::elements::{Element, Set};
 use super::shape::{Shape, script};
 use super::socket::{Failure, Reply, Socket, attributes, text_of, unless};
 use super::tools;
+use super::user::{self, User};
 
 /// The name of our table; its family is `inet`.
 const TABLE: &str = "tombolo";
@@ -41,6 +42,7 @@ const GENERATION: u16 = 1;
 const ELEMENTS: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
+const ELEMENT_END: u16 = 10;
 const DATA_VALUE: u16 = 1;
 
 /// What became of our table.
@@ -67,11 +69,11 @@ impl Nftables {
         if !self.is_there().await? {
             return Ok(Table::Absent);
         }
-        if self.shape().await? != Shape::of_text(&script()) {
+        if self.shape(TABLE).await? != Shape::of_text(&script()) {
             return Ok(Table::Damaged("not the chains, rules and sets of this version"));
         }
         let mut facts = World::new();
-        for set in Set::ALL {
+        for set in Set::all() {
             for element in self.elements(set).await? {
                 match element.fact() {
                     Some((key, value)) => facts.insert(key, value),
@@ -84,29 +86,58 @@ impl Nftables {
 
     /// Whether there is a table of ours, whole or not.
     pub(super) async fn is_there(&mut self) -> Result<bool, Failure> {
-        let table = TableMessage {
-            attributes: vec![TableAttribute::Name(TABLE.into())],
-        };
-        found(self.socket.ask(message(NfTablesMessage::GetTable(table))).await)
+        self.has_table(TABLE).await
     }
 
-    async fn shape(&mut self) -> Result<Shape, Failure> {
+    async fn has_table(&mut self, name: &str) -> Result<bool, Failure> {
+        let get = message(NfTablesMessage::GetTable(named(name)));
+        found(self.socket.ask(get).await)
+    }
+
+    /// What became of the administrator's table.
+    pub(super) async fn user(&mut self) -> Result<User, Failure> {
+        if !self.has_table(user::TABLE).await? {
+            return Ok(User::Absent);
+        }
+        match self.shape(user::TABLE).await? == Shape::of_text(user::TEXT) {
+            true => Ok(User::Untouched),
+            false => Ok(User::Theirs),
+        }
+    }
+
+    /// Makes the administrator's table, if there is none.
+    pub(super) async fn add_user(&mut self) -> Result<(), Failure> {
+        match self.has_table(user::TABLE).await? {
+            true => Ok(()),
+            false => run(user::TEXT).await,
+        }
+    }
+
+    /// Removes the administrator's table, if nothing was added to it.
+    pub(super) async fn remove_user(&mut self) -> Result<(), Failure> {
+        match self.user().await? {
+            User::Untouched => self.delete_table(user::TABLE).await,
+            User::Absent | User::Theirs => Ok(()),
+        }
+    }
+
+    async fn shape(&mut self, table: &str) -> Result<Shape, Failure> {
         let mut shape = Shape::default();
         let chains = NfTablesMessage::GetChain(ChainMessage {
             attributes: Vec::new(),
         });
         for reply in self.socket.dump(message(chains)).await? {
-            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(TABLE) {
+            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(table) {
                 shape
                     .chains
                     .insert(text(&reply, CHAIN_NAME).unwrap_or_default(), 0);
             }
         }
         let rules = NfTablesMessage::GetRule(RuleMessage {
-            attributes: vec![RuleAttribute::Table(TABLE.into())],
+            attributes: vec![RuleAttribute::Table(table.into())],
         });
         for reply in self.socket.dump(message(rules)).await? {
-            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(TABLE) {
+            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(table) {
                 *shape
                     .chains
                     .entry(text(&reply, RULE_CHAIN).unwrap_or_default())
@@ -114,12 +145,12 @@ impl Nftables {
             }
         }
         let sets = NfTablesMessage::GetSet(SetMessage {
-            attributes: vec![SetAttribute::Table(TABLE.into())],
+            attributes: vec![SetAttribute::Table(table.into())],
         });
         for reply in self.socket.dump(message(sets)).await? {
             let name = text(&reply, SET_NAME).unwrap_or_default();
             // Sets that nft makes for braces within a rule have names of their own; they come and go with the rule.
-            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(TABLE) && !name.starts_with("__") {
+            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(table) && !name.starts_with("__") {
                 shape.sets.insert(name);
             }
         }
@@ -135,22 +166,17 @@ impl Nftables {
 
     /// Loads the skeleton, in place of whatever table of that name is there. It has no elements.
     pub(super) async fn load(&mut self) -> Result<(), Failure> {
-        let Some(nft) = tools::find("nft") else {
-            return Failure::ours("there is no program nft on this host; install nftables");
-        };
-        tools::run(&nft, &["-f", "-"], &script()).await.map(drop)
+        run(&script()).await
     }
 
     /// Deletes the table.
     pub(super) async fn unload(&mut self) -> Result<(), Failure> {
-        let table = TableMessage {
-            attributes: vec![TableAttribute::Name(TABLE.into())],
-        };
-        unless(
-            self.transaction(vec![(NfTablesMessage::DeleteTable(table), 0)])
-                .await,
-            &[libc::ENOENT],
-        )
+        self.delete_table(TABLE).await
+    }
+
+    async fn delete_table(&mut self, name: &str) -> Result<(), Failure> {
+        let delete = NfTablesMessage::DeleteTable(named(name));
+        unless(self.transaction(vec![(delete, 0)]).await, &[libc::ENOENT])
     }
 
     /// Adds an element. That it is there already, leading to the same, is fine.
@@ -234,6 +260,20 @@ impl Nftables {
     }
 }
 
+fn named(table: &str) -> TableMessage {
+    TableMessage {
+        attributes: vec![TableAttribute::Name(table.into())],
+    }
+}
+
+/// Has `nft` carry out a text, all of it or nothing.
+async fn run(text: &str) -> Result<(), Failure> {
+    let Some(nft) = tools::find("nft") else {
+        return Failure::ours("there is no program nft on this host; install nftables");
+    };
+    tools::run(&nft, &["-f", "-"], text).await.map(drop)
+}
+
 fn message(inner: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
     NetlinkMessage::from(NetfilterMessage::new(
         NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0),
@@ -263,12 +303,14 @@ fn text(reply: &Reply, kind: u16) -> Option<String> {
 fn of_set(set: Set, element: Option<&Element>) -> SetElementMessage {
     let mut attributes = vec![
         SetElementList::Table(TABLE.into()),
-        SetElementList::Set(set.name().into()),
+        SetElementList::Set(set.name()),
     ];
     if let Some(element) = element {
         let mut parts = vec![SetElementAttribute::Key(DataAttribute::Value(
             element.key.clone(),
         ))];
+        let nested = |end| vec![DefaultNla::new(DATA_VALUE, end)];
+        parts.extend(element.end.clone().map(nested).map(SetElementAttribute::KeyEnd));
         parts.extend(
             element
                 .data
@@ -292,11 +334,13 @@ fn elements_of(set: Set, reply: &Reply) -> Vec<Element> {
         let mut element = Element {
             set,
             key: Vec::new(),
+            end: None,
             data: None,
         };
         for (kind, value) in attributes(item) {
             match kind {
                 ELEMENT_KEY => element.key = data(value).unwrap_or_default(),
+                ELEMENT_END => element.end = data(value),
                 ELEMENT_DATA => element.data = data(value),
                 _ => {}
             }

@@ -5,12 +5,14 @@ use std::future::Future;
 
 use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
 
+use super::conntrack::Conntrack;
 use super::docker_accept::{DockerAccept, Place};
 use super::elements::Element;
-use super::netlink::{Asked, Links};
+use super::netlink::{Asked, Links, Port};
 use super::nft::{Nftables, Table};
 use super::socket::Failure;
-use super::{Error, Kernel, settings};
+use super::user::User;
+use super::{Error, Flow, Kernel, settings};
 
 /// The Linux kernel, in the network namespace of the thread that uses this. It keeps nothing but open sockets, so a
 /// future of it may be dropped at any moment: the step was then done or not, and the next call begins afresh.
@@ -18,6 +20,7 @@ pub struct Real {
     links: Links,
     nft: Nftables,
     docker: DockerAccept,
+    conntrack: Conntrack,
 }
 
 impl Default for Real {
@@ -33,6 +36,7 @@ impl Real {
             links: Links::new(),
             nft: Nftables::new(),
             docker: DockerAccept::default(),
+            conntrack: Conntrack::new(),
         }
     }
 
@@ -44,7 +48,24 @@ impl Real {
                 None => Failure::ours(format!("no such link can be made: {value:?}")),
             },
             (Key::Setting(setting), Value::Number(number)) => self.set(setting, *number).await,
-            (Key::Port(link), Value::On(bridge)) => self.links.add_port(link, bridge).await,
+            (
+                Key::Port(link),
+                Value::On {
+                    bridge,
+                    isolated,
+                    hairpin,
+                },
+            ) => {
+                let port = Port {
+                    bridge,
+                    isolated: *isolated,
+                    hairpin: *hairpin,
+                };
+                self.links.add_port(link, &port).await
+            }
+            (Key::UserTable, Value::Present) => self.nft.add_user().await,
+            (Key::Loopback(link), Value::Present) => self.links.add_loopback(link).await,
+            (Key::Rate(link), Value::Rate(bits)) => self.links.limit(link, *bits).await,
             (Key::Address(link, address), Value::Present) => self.links.add_address(link, *address).await,
             (Key::DockerAccept(family), Value::Present) => match self.nft.is_there().await? {
                 true => self.docker.add(&mut self.nft, *family).await,
@@ -74,7 +95,7 @@ impl Real {
                 Some(asked) => self.links.change(&asked).await,
                 None => Failure::ours(format!("no link can become that: {value:?}")),
             },
-            (Key::Publish(..), _) => match Element::of(key, value) {
+            (Key::Publish(..) | Key::Source(..), _) => match Element::of(key, value) {
                 Some(element) => self.nft.change(&element).await,
                 None => Failure::ours("a published port and its endpoint must be of one family"),
             },
@@ -90,19 +111,20 @@ impl Real {
             Key::Setting(_) => Ok(()),
             Key::Port(link) => self.links.remove_port(link).await,
             Key::Address(link, address) => {
-                if address.addr().is_ipv4() && self.links.find_ours(link).await?.is_some() {
+                if address.addr().is_ipv4() && self.links.find_used(link).await?.is_some() {
                     settings::promote_secondaries(link)?;
                 }
                 self.links.remove_address(link, *address).await
             }
             Key::DockerAccept(family) => self.docker.remove(&mut self.nft, *family).await,
-            Key::Guard(_) | Key::Allow(_) | Key::Masquerade(_) | Key::Publish(..) => {
-                match Element::of(key, value) {
-                    Some(element) => self.nft.remove(&element).await,
-                    // Such an element cannot be, so it is gone.
-                    None => Ok(()),
-                }
-            }
+            Key::UserTable => self.nft.remove_user().await,
+            Key::Loopback(link) => self.links.remove_loopback(link).await,
+            Key::Rate(link) => self.links.unlimit(link).await,
+            _ => match Element::of(key, value) {
+                Some(element) => self.nft.remove(&element).await,
+                // Such an element cannot be, so it is gone.
+                None => Ok(()),
+            },
         }
     }
 
@@ -115,7 +137,10 @@ impl Real {
             .map_err(|e| unreadable("links and addresses", e))?;
         let bridges: Vec<_> = links
             .into_iter()
-            .filter(|link| matches!(world.get(&Key::Link(link.clone())), Some(Value::Bridge { .. })))
+            .filter(|link| {
+                let value = world.get(&Key::Link(link.clone()));
+                matches!(value, Some(Value::Bridge { .. } | Value::Adopted))
+            })
             .collect();
         settings::observe(&bridges, &mut world).map_err(|e| unreadable("settings", e))?;
         let table = self
@@ -132,7 +157,14 @@ impl Real {
                 world.extend(elements);
             }
         }
-        for family in [Family::V4, Family::V6] {
+        let user = self.nft.user().await;
+        match user.map_err(|e| unreadable("table inet tombolo-user", e))? {
+            User::Untouched => drop(world.insert(Key::UserTable, Value::Present)),
+            // Whoever wants a table has one, and it is not ours to remove.
+            User::Theirs if wanted => drop(world.insert(Key::UserTable, Value::Present)),
+            User::Theirs | User::Absent => {}
+        }
+        for family in Family::ALL {
             let place = self.docker.place(&mut self.nft, family).await;
             let value = match place.map_err(|e| unreadable("chain FORWARD", e))? {
                 Place::Right => Value::Present,
@@ -177,6 +209,22 @@ impl Kernel for Real {
                     why,
                 },
             })
+        })
+    }
+
+    fn forget(&mut self, flows: &[Flow]) -> impl Future<Output = Result<(), Error>> + Send {
+        Box::pin(async move {
+            let step = || "conntrack -D".to_owned();
+            self.conntrack
+                .forget(flows)
+                .await
+                .map_err(|failure| match failure {
+                    Failure::Refused { .. } => Error::Refused {
+                        step: step(),
+                        why: failure.to_string(),
+                    },
+                    Failure::Broken(why) => Error::Unknown { step: step(), why },
+                })
         })
     }
 }

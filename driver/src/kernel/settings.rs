@@ -25,7 +25,7 @@ pub(super) fn observe(links: &[IfName], world: &mut World) -> Result<(), io::Err
             Setting::RouteLocalnet(link),
         ]
     };
-    let host = [Setting::Forward4, Setting::Forward6];
+    let host = [Setting::Forward4, Setting::Forward6, Setting::BridgeFilter6];
     for setting in host.into_iter().chain(links.iter().flat_map(of_link)) {
         if let Some(number) = read(&setting)? {
             world.insert(Key::Setting(setting), Value::Number(number));
@@ -43,6 +43,7 @@ fn read(setting: &Setting) -> io::Result<Option<u32>> {
                 .map(Some)
                 .map_err(|_| io::Error::other(format!("{setting} is '{}'", text.trim())))
         }
+        Err(e) if e.kind() == io::ErrorKind::NotFound && *setting == Setting::BridgeFilter6 => Ok(Some(0)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(without_ipv6(setting)),
         Err(e) => Err(e),
     }
@@ -56,7 +57,7 @@ fn without_ipv6(setting: &Setting) -> Option<u32> {
     match setting {
         Setting::DisableIpv6(_) => Some(1),
         Setting::Forward6 | Setting::AcceptRa(_) => Some(0),
-        Setting::Forward4 | Setting::RouteLocalnet(_) => None,
+        Setting::Forward4 | Setting::RouteLocalnet(_) | Setting::BridgeFilter6 => None,
     }
 }
 

@@ -26,7 +26,7 @@ impl Shape {
         let mut chain = None;
         for line in text.lines().map(str::trim) {
             match *line.split_whitespace().collect::<Vec<_>>() {
-                [] | ["type", ..] => {}
+                [] | ["type" | "flags", ..] => {}
                 ["chain", name, "{"] => {
                     shape.chains.insert(name.to_owned(), 0);
                     chain = Some(name.to_owned());
@@ -53,7 +53,7 @@ pub(super) fn script() -> String {
 
 #[cfg(test)]
 mod tests {
-    use tombolo_core::world::{LINK_GROUP, MARK_ACCEPT, MARK_MASQUERADE};
+    use tombolo_core::world::{ADOPTED_GROUP, LINK_GROUP, MARK_ACCEPT, MARK_MASQUERADE, MARK_PUBLISHED};
 
     use super::*;
     use crate::kernel::elements::Set;
@@ -72,21 +72,24 @@ mod tests {
 
     #[test]
     fn the_skeleton_uses_the_numbers_of_the_world() {
-        assert_eq!(defined("ours"), LINK_GROUP);
+        assert!(SKELETON.contains(&format!("define ours = {{ {LINK_GROUP}, {ADOPTED_GROUP} }}\n")));
         assert_eq!(defined("accept_bit"), MARK_ACCEPT);
         assert_eq!(defined("masquerade_bit"), MARK_MASQUERADE);
         assert_eq!(defined("both_bits"), MARK_ACCEPT | MARK_MASQUERADE);
-        assert_eq!(defined("other_bits"), !(MARK_ACCEPT | MARK_MASQUERADE));
+        assert_eq!(defined("published_bit"), MARK_PUBLISHED);
+        let ours = MARK_ACCEPT | MARK_MASQUERADE | MARK_PUBLISHED;
+        assert_eq!((defined("our_bits"), defined("other_bits")), (ours, !ours));
+        assert!(super::super::user::TEXT.contains(&format!("mark & {MARK_PUBLISHED:#010x} != 0")));
     }
 
     #[test]
     fn the_shape_of_the_skeleton_is_read_from_its_text() {
         let shape = Shape::of_text(&script());
         let sets: Vec<_> = shape.sets.iter().map(String::as_str).collect();
-        let mut known: Vec<_> = Set::ALL.iter().map(|set| set.name()).collect();
+        let mut known: Vec<_> = Set::all().into_iter().map(Set::name).collect();
         known.sort_unstable();
         assert_eq!(sets, known);
-        assert_eq!(shape.chains["raw"], 2);
+        assert_eq!(shape.chains["raw"], 4);
         assert_eq!(shape.chains["clear"], 1);
         let versions: Vec<_> = shape
             .chains

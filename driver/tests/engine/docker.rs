@@ -1,6 +1,7 @@
 //! The reconciliation with Docker's lists: what is forgotten there is freed, what lives is not, and what was lost here
 //! is filled again from there.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use futures_util::FutureExt;
 use tombolo::docker::{EndpointView, NetworkView, SubnetView, View};
 use tombolo::engine::reconcile::PATIENCE;
 use tombolo_core::state::{Command, Reply};
-use tombolo_core::world::{World, diff};
+use tombolo_core::world::{Key, World, diff};
 use tombolo_ipam::{PoolId, PoolRequest, Space, Use, Want};
 
 use crate::scene::{Scene, network};
@@ -33,6 +34,7 @@ fn net(n: u8, endpoints: &[(&str, &str)]) -> NetworkView {
             range: None,
             gateway: Some(IpAddr::from([10, n, 0, 1])),
             aux: vec![IpAddr::from([10, n, 0, 200])],
+            way_out: None,
         }],
         endpoints: endpoints.iter().map(endpoint).collect(),
     }
@@ -43,6 +45,7 @@ fn view(networks: Vec<NetworkView>) -> View {
         engine: "engine-1".to_owned(),
         version: "20.10.24".to_owned(),
         networks,
+        bridges: BTreeSet::new(),
     }
 }
 
@@ -64,6 +67,7 @@ impl Scene {
             network: net,
             addresses,
             mac: None,
+            rate: None,
         })
         .unwrap();
         let (endpoint, network) = (format!("e{n}").parse().unwrap(), format!("n{n}").parse().unwrap());
@@ -331,4 +335,22 @@ fn lost_records_are_filled_again_and_no_link_is_touched() {
     assert_eq!(endpoint.published, records.endpoints[0].published);
     assert!(endpoint.linked && endpoint.sandbox.is_some());
     scene.assert_stored();
+}
+
+#[test]
+fn a_bridge_of_dockers_own_with_another_name_is_noted_and_forgotten() {
+    let mut scene = Scene::new();
+    scene.with_network(1);
+    let foreign = |scene: &Scene| {
+        let key = Key::Foreign("odd0".parse().unwrap());
+        scene.found().contains_key(&key)
+    };
+    let start = Instant::now();
+    let mut seen = view(vec![net(1, &[])]);
+    seen.bridges.insert("odd0".parse().unwrap());
+    scene.hear(&seen, start);
+    assert!(foreign(&scene));
+    seen.bridges.clear();
+    scene.hear(&seen, start);
+    assert!(!foreign(&scene));
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
-use tombolo::engine::{Ask, Error};
+use tombolo::engine::{Ask, Error, Looked};
 use tombolo_core::state::Command;
 use tombolo_core::world::{World, diff};
 
@@ -18,7 +18,7 @@ fn ask(
     (
         Ask::Do {
             command,
-            avoid: Vec::new(),
+            looked: Looked::default(),
             deadline,
             answer,
         },
@@ -33,7 +33,7 @@ fn a_request_whose_time_is_up_is_refused_and_leaves_nothing() {
     let command = Command::CreateNetwork(network(0, 0, false, true));
     let refused = scene
         .engine
-        .carry_out(&command, &[], Instant::now())
+        .carry_out(&command, &Looked::default(), Instant::now())
         .now_or_never()
         .expect("nothing waits");
     assert!(matches!(refused, Err(Error::Late(_))), "{refused:?}");

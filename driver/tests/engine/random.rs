@@ -15,7 +15,7 @@ use crate::scene::{Scene, network, text};
 
 #[derive(Debug, Clone)]
 enum Event {
-    Ask(Command),
+    Ask(Box<Command>),
     Refuse(usize),
     LoseAnswer(usize),
     Die(usize),
@@ -52,6 +52,7 @@ fn command() -> impl Strategy<Value = Command> {
             network: net(n),
             addresses: vec![format!("10.{n}.0.{a}/24").parse().unwrap()],
             mac: None,
+            rate: None,
         }),
         2 => (0..6u8).prop_map(move |e| Command::DeleteEndpoint(endpoint(e))),
         4 => (0..6u8, id.clone()).prop_map(move |(e, n)| Command::Join {
@@ -82,7 +83,7 @@ fn command() -> impl Strategy<Value = Command> {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        20 => command().prop_map(Event::Ask),
+        20 => command().prop_map(|command| Event::Ask(Box::new(command))),
         1 => (0..6usize).prop_map(Event::Refuse),
         1 => (0..6usize).prop_map(Event::LoseAnswer),
         2 => (0..6usize).prop_map(Event::Die),
@@ -178,6 +179,7 @@ fn a_death_at_any_step_of_a_start_and_a_stop_leaves_nothing_behind() {
             network: net.clone(),
             addresses: vec!["10.0.0.2/24".parse().unwrap()],
             mac: None,
+            rate: None,
         },
         Command::Join {
             network: net.clone(),

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tombolo::engine::{Edge, Engine, Journal, Setup};
-use tombolo::kernel::{Error, Fake, Kernel};
+use tombolo::engine::{Edge, Engine, Journal, Looked, Setup};
+use tombolo::kernel::{Error, Fake, Flow, Kernel};
 use tombolo::records::Records;
 use tombolo::store::{self, Put, Row};
 use tombolo_core::kinds::Spec;
@@ -38,6 +38,10 @@ impl Kernel for Mortal {
             let look = kernel.lock().unwrap().observe().now_or_never();
             look.expect("the fake never waits")
         }
+    }
+
+    fn forget(&mut self, _: &[Flow]) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
     }
 
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send {
@@ -134,10 +138,12 @@ fn start(kernel: &Mortal, disk: &Disk, lost: bool) -> Engine<Mortal, Disk> {
     assert!(problems.is_empty(), "{problems:?}");
     let setup = Setup {
         carve: vec!["10.208.0.0/16:24".parse().unwrap()],
+        host_binding: None,
         driver: "tombolo".to_owned(),
         edge: Edge {
             now_s: || 0,
             port_free: |_, _, _| true,
+            port_holder: |_, _, _| None,
             ephemeral: || (32768, 60999),
         },
         settings: Vec::new(),
@@ -187,7 +193,11 @@ impl Scene {
     /// The reply, if the command was granted. A death is followed by the next start.
     pub fn ask(&mut self, command: &Command) -> Option<Reply> {
         let deadline = Instant::now() + Duration::from_secs(60);
-        match self.engine.carry_out(command, &[], deadline).now_or_never() {
+        match self
+            .engine
+            .carry_out(command, &Looked::default(), deadline)
+            .now_or_never()
+        {
             Some(answer) => answer.ok().map(|(reply, _)| reply),
             None => {
                 self.restart();
@@ -223,6 +233,7 @@ pub fn network(id: u8, pool: u8, internal: bool, v6: bool) -> Network {
         pool: pool.parse().unwrap(),
         gateway: Some(gateway.parse().unwrap()),
         aux: Vec::new(),
+        way_out: None,
         ours: true,
     };
     let mut subnets = vec![subnet(format!("10.{pool}.0.0/24"), format!("10.{pool}.0.1/24"))];

@@ -3,7 +3,9 @@
 use tombolo::kernel::{Error, Fake, Kernel, Real};
 use tombolo_core::world::{Key, Setting, Step, Value, World};
 
-use crate::lab::{attempt, in_namespace, look, make_forward, name, run, setting, settle, without_settings};
+use crate::lab::{
+    attempt, in_namespace, look, make_forward, name, on, run, setting, settle, without_settings,
+};
 use crate::promises::{bridge, one_of_each, veth};
 
 /// A host with all sorts of things of others, some named like ours.
@@ -74,7 +76,7 @@ fn no_step_changes_a_link_that_is_not_ours() {
                 Key::Address(els.clone(), "10.2.0.1/24".parse().unwrap()),
                 Value::Present,
             ),
-            Step::Add(Key::Port(name("tbh9")), Value::On(els.clone())),
+            Step::Add(Key::Port(name("tbh9")), on(&els)),
             Step::Add(Key::Setting(Setting::AcceptRa(els.clone())), Value::Number(0)),
         ];
         for step in refusals {
@@ -83,7 +85,7 @@ fn no_step_changes_a_link_that_is_not_ours() {
         }
         let removals = [
             Step::Remove(Key::Link(els.clone()), bridge(None, 1)),
-            Step::Remove(Key::Port(name("tbh9")), Value::On(els.clone())),
+            Step::Remove(Key::Port(name("tbh9")), on(&els)),
             Step::Remove(Key::Address(els, "10.1.0.1/24".parse().unwrap()), Value::Present),
         ];
         for step in removals {

@@ -10,6 +10,15 @@ use tombolo::kernel::Kernel;
 use tombolo_core::model::IfName;
 use tombolo_core::world::{Key, Setting, Step, Value, World, diff};
 
+/// A place on a bridge, as most ports have it.
+pub fn on(bridge: &IfName) -> Value {
+    Value::On {
+        bridge: bridge.clone(),
+        isolated: false,
+        hairpin: false,
+    }
+}
+
 /// Runs a future on this thread.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()

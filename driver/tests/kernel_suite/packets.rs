@@ -19,7 +19,7 @@ use nix::sys::socket::{
     sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use tombolo::kernel::Real;
+use tombolo::kernel::{Flow, Kernel, Real};
 use tombolo_core::model::{Mac, Proto};
 use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
 
@@ -68,7 +68,10 @@ fn facts() -> World {
         (Key::DockerAccept(Family::V4), Value::Present),
         (Key::DockerAccept(Family::V6), Value::Present),
         (Key::Guard(name("tb-i")), Value::Present),
-        (Key::Masquerade(name("tb-a")), Value::Present),
+        (Key::Masquerade(name("tb-a"), Family::V4), Value::Present),
+        (Key::Masquerade(name("tb-a"), Family::V6), Value::Present),
+        (Key::Loopback(name("tb-a")), Value::Present),
+        (Key::LoopbackPorts, Value::Present),
         setting(Setting::Forward4, 1),
         setting(Setting::Forward6, 1),
         setting(Setting::RouteLocalnet(name("tb-a")), 1),
@@ -103,7 +106,12 @@ fn facts() -> World {
             mtu: None,
         };
         world.insert(Key::Link(link.clone()), pair);
-        world.insert(Key::Port(link), Value::On(name(bridge)));
+        let on = Value::On {
+            bridge: name(bridge),
+            isolated: false,
+            hairpin: end == "a1",
+        };
+        world.insert(Key::Port(link), on);
     }
     for proto in [Proto::Tcp, Proto::Udp] {
         for v6 in [false, true] {
@@ -273,7 +281,8 @@ fn wrong_ways(lab: &Lab, v6: bool, proto: Proto, Filters { others_pass, bridged 
     );
     let (eth, out) = (wire(v6, 1), wire(v6, 2));
     let loopback: IpAddr = if v6 { "::1" } else { "127.0.0.1" }.parse().unwrap();
-    let at_loopback = if v6 { None } else { Some(a(1)) };
+    // The kernel refuses an answer that bears ::1 before it is let in, as one does that was filtered on a bridge.
+    let at_loopback = Some(a(1)).filter(|_| !(v6 && bridged));
     #[rustfmt::skip] // A table: one way a line.
     let ways = [
         ("within a network", a2, to(a(2), 80), a1, 80, Some(a(3))),
@@ -292,7 +301,7 @@ fn wrong_ways(lab: &Lab, v6: bool, proto: Proto, Filters { others_pass, bridged 
         ("another network to published", b1, to(eth, 8080), a1, 80, Some(b(2))),
         ("another network to published, its own gateway", b1, to(b(1), 8080), a1, 80, Some(b(2))),
         ("same network to published", a2, to(eth, 8080), a1, 80, Some(a(1))),
-        ("itself through published", a1, to(eth, 8080), a1, 80, Some(a(1)).filter(|_| !bridged)),
+        ("itself through published", a1, to(eth, 8080), a1, 80, Some(a(1))),
         ("outside straight to a container", outside, to(a(2), 80), a1, 80, None),
         ("outside straight to one without masquerade", outside, to(b(2), 80), b1, 80, None),
         ("one network to another", b1, to(a(2), 80), a1, 80, None),
@@ -379,18 +388,18 @@ fn every_way_where_frames_between_ports_are_filtered_too() {
 }
 
 #[test]
-fn a_container_reaches_itself_through_filtered_frames_if_its_port_is_in_hairpin_mode() {
+fn a_container_reaches_itself_through_filtered_frames_only_if_its_port_is_in_hairpin_mode() {
     in_namespace(async || {
         filter_bridged(1);
         let lab = Lab::new().await;
         // The frame is translated within the bridge, so it would go out where it came in.
         let published = SocketAddr::new(wire(false, 1), 8080);
-        assert_eq!(ask(Proto::Tcp, &lab.a1, published, &lab.a1, 80, DOUBT), None);
-        run("bridge link set dev tbha1 hairpin on");
         assert_eq!(
             ask(Proto::Tcp, &lab.a1, published, &lab.a1, 80, PATIENCE),
             Some(at(false, 1, 1))
         );
+        run("bridge link set dev tbha1 hairpin off");
+        assert_eq!(ask(Proto::Tcp, &lab.a1, published, &lab.a1, 80, DOUBT), None);
     });
 }
 
@@ -523,7 +532,8 @@ fn nothing_leaves_with_an_address_that_should_have_been_masqueraded() {
             recv(outside.as_raw_fd(), &mut [0; 64], MsgFlags::empty()).is_ok()
         };
         assert!(!arrives(DOUBT));
-        let rule = "nft -a list chain inet tombolo forward | grep 'ct state invalid' | grep -o '[0-9]*$'";
+        let rule =
+            "nft -a list chain inet tombolo forward | grep 'ipv4.*ct state invalid' | grep -o '[0-9]*$'";
         run(&format!("nft delete rule inet tombolo forward handle $({rule})"));
         assert!(arrives(PATIENCE));
     });
@@ -564,5 +574,38 @@ fn a_port_of_the_hosts_loopback_is_not_reached_from_the_wire() {
              ip address flush dev lo; sysctl -w net.ipv4.conf.all.route_localnet=1 && ip route add 127.0.0.7/32 via 192.0.2.1",
         );
         assert_eq!(ask(proto, &lab.outside, to, &lab.a1, 80, DOUBT), None);
+    });
+}
+
+#[test]
+fn flows_that_lead_astray_are_forgotten_and_no_others() {
+    in_namespace(async || {
+        let mut lab = Lab::new().await;
+        for v6 in [false, true] {
+            let (wire, out) = (wire(v6, 1), wire(v6, 2));
+            let family = if v6 { "ipv6" } else { "ipv4" };
+            let flows = || run("cat /proc/thread-self/net/nf_conntrack");
+            let count = |port: u16| {
+                let flows = flows();
+                flows
+                    .lines()
+                    .filter(|flow| flow.starts_with(family) && flow.contains(&format!("dport={port} ")))
+                    .count()
+            };
+            // Published, not published, and one that is none of ours: from a container to a port of the outside.
+            let ask = |from: &Namespace, to, server: &Namespace, port| {
+                ask(Proto::Udp, from, to, server, port, PATIENCE)
+            };
+            assert!(ask(&lab.outside, SocketAddr::new(wire, 8080), &lab.a1, 80).is_some());
+            assert!(ask(&lab.outside, SocketAddr::new(wire, 8090), &lab.host, 8090).is_some());
+            assert!(ask(&lab.a1, SocketAddr::new(out, 8090), &lab.outside, 8090).is_some());
+            assert_eq!((count(8080), count(8090)), (1, 2), "{}", flows());
+            let udp = |port, to| Flow::Udp { host: wire, port, to };
+            let (led, astray) = (udp(8080, (at(v6, 1, 2), 80)), udp(8090, (at(v6, 1, 3), 80)));
+            lab.kernel.forget(&[led, astray]).await.unwrap();
+            assert_eq!((count(8080), count(8090)), (1, 1), "{}", flows());
+            lab.kernel.forget(&[Flow::Into(at(v6, 1, 2))]).await.unwrap();
+            assert_eq!((count(8080), count(8090)), (0, 1), "{}", flows());
+        }
     });
 }

@@ -1,10 +1,10 @@
 //! The promises of `trait Kernel`, for any kernel.
 
 use tombolo::kernel::{Error, Kernel};
-use tombolo_core::model::{Mac, Proto};
+use tombolo_core::model::{IfName, Mac, Proto};
 use tombolo_core::world::{Family, Key, Setting, Step, Value, World, diff};
 
-use crate::lab::{apply, assert_settled, look, name, setting, settle, without_settings};
+use crate::lab::{apply, assert_settled, look, name, on, setting, settle, without_settings};
 
 fn mac(last: u8) -> Mac {
     Mac::from_bytes([0x02, 0x7b, 0, 0, 0, last]).unwrap()
@@ -34,9 +34,19 @@ fn to(address: &str, port: u16) -> Value {
 /// Facts of every sort, in the order in which they must be made.
 pub fn one_of_each() -> Vec<(Key, Value)> {
     let (br, other, host) = (name("tb-1"), name("a-name-of-15-by"), name("tbh1"));
+    let publisher = |link: &IfName, from: &str| Key::Publisher(link.clone(), from.parse().unwrap());
+    let open = |address: &str| Key::Open(Proto::Tcp, address.parse().unwrap(), 80);
+    let apart = Value::On {
+        bridge: br.clone(),
+        isolated: true,
+        hairpin: true,
+    };
     let facts = vec![
         (Key::Table, Value::Present),
+        (Key::UserTable, Value::Present),
         (Key::Guard(br.clone()), Value::Present),
+        (Key::Apart(br.clone()), Value::Present),
+        (Key::Restricted(br.clone()), Value::Present),
         (Key::Link(other.clone()), bridge(None, 2)),
         (Key::Link(br.clone()), bridge(Some(1400), 1)),
         (Key::Link(host.clone()), veth("1", 0x10)),
@@ -45,7 +55,7 @@ pub fn one_of_each() -> Vec<(Key, Value)> {
         setting(Setting::DisableIpv6(other.clone()), 1),
         setting(Setting::AcceptRa(br.clone()), 0),
         setting(Setting::RouteLocalnet(br.clone()), 1),
-        (Key::Port(host), Value::On(br.clone())),
+        (Key::Port(host.clone()), apart),
         (
             Key::Address(br.clone(), "10.0.0.1/24".parse().unwrap()),
             Value::Present,
@@ -54,10 +64,31 @@ pub fn one_of_each() -> Vec<(Key, Value)> {
             Key::Address(br.clone(), "fd00::1/64".parse().unwrap()),
             Value::Present,
         ),
+        (Key::Loopback(br.clone()), Value::Present),
+        (Key::Rate(host), Value::Rate(10_000_000)),
         (Key::Allow(br.clone()), Value::Present),
         (Key::DockerAccept(Family::V4), Value::Present),
         (Key::DockerAccept(Family::V6), Value::Present),
-        (Key::Masquerade(br), Value::Present),
+        (Key::Foreign(name("docker7")), Value::Present),
+        (Key::LoopbackPorts, Value::Present),
+        (Key::Masquerade(br.clone(), Family::V4), Value::Present),
+        (Key::Masquerade(br.clone(), Family::V6), Value::Present),
+        (
+            Key::Source(br.clone(), Family::V4),
+            Value::Ip("192.0.2.1".parse().unwrap()),
+        ),
+        (
+            Key::Source(br.clone(), Family::V6),
+            Value::Ip("2001:db8::1".parse().unwrap()),
+        ),
+        (publisher(&br, "0.0.0.0/1"), Value::Present),
+        (publisher(&br, "192.0.2.7/32"), Value::Present),
+        (publisher(&br, "2001:db8::/32"), Value::Present),
+        (Key::Trusted(name("eth1"), br.clone()), Value::Present),
+        (Key::Routed(br.clone(), Family::V4), Value::Present),
+        (Key::Unprotected(br, Family::V6), Value::Present),
+        (open("10.0.0.2"), Value::Present),
+        (open("fd00::2"), Value::Present),
         (publish(Proto::Tcp, "192.0.2.1"), to("10.0.0.2", 80)),
         (publish(Proto::Udp, "0.0.0.0"), to("10.0.0.2", 80)),
         (publish(Proto::Sctp, "2001:db8::1"), to("fd00::2", 80)),
@@ -140,7 +171,12 @@ pub async fn what_was_changed_shows(mut kernel: impl Kernel) {
         (Key::Link(br.clone()), bridge(None, 8)),
         (Key::Link(name("tbh1")), veth("1", 0x10)),
         setting(Setting::AcceptRa(br.clone()), 2),
-        (Key::Port(name("tbh1")), Value::On(other)),
+        (Key::Port(name("tbh1")), on(&other)),
+        (Key::Rate(name("tbh1")), Value::Rate(100_000_000_000)),
+        (
+            Key::Source(br.clone(), Family::V4),
+            Value::Ip("192.0.2.9".parse().unwrap()),
+        ),
         (publish(Proto::Tcp, "0.0.0.0"), to("10.0.0.3", 81)),
         (publish(Proto::Tcp, "0.0.0.0"), to("10.0.0.3", 82)),
         (publish(Proto::Tcp, "0.0.0.0"), to("10.0.0.4", 82)),
@@ -171,7 +207,7 @@ pub async fn removing_a_bridge_takes_what_was_on_it(mut kernel: impl Kernel) {
     apply(&mut kernel, Step::Remove(Key::Link(br.clone()), bridge(None, 1))).await;
     let after = look(&mut kernel).await;
     let with_bridge = |key: &Key| match key {
-        Key::Link(link) | Key::Address(link, _) => *link == br,
+        Key::Link(link) | Key::Address(link, _) | Key::Loopback(link) => *link == br,
         Key::Port(_) => true,
         Key::Setting(setting) => setting.link() == Some(&br),
         _ => false,
@@ -199,10 +235,11 @@ pub async fn a_new_table_has_no_elements(mut kernel: impl Kernel) {
     settle(&mut kernel, &world).await;
     apply(&mut kernel, Step::Add(Key::Table, Value::Present)).await;
     let elements = |key: &&Key| {
-        matches!(
+        let elsewhere = matches!(
             key,
-            Key::Guard(_) | Key::Allow(_) | Key::Masquerade(_) | Key::Publish(..)
-        )
+            Key::Table | Key::UserTable | Key::Link(_) | Key::Setting(_) | Key::Port(_) | Key::Address(..)
+        );
+        !elsewhere && !matches!(key, Key::Loopback(_) | Key::Rate(_) | Key::DockerAccept(_))
     };
     assert_eq!(look(&mut kernel).await.keys().filter(elements).count(), 0);
     settle(&mut kernel, &world).await;
@@ -215,10 +252,13 @@ pub async fn a_refused_step_changes_nothing(mut kernel: impl Kernel) {
     let without_anything = [
         (Key::Guard(br.clone()), Value::Present),
         (Key::Allow(br.clone()), Value::Present),
-        (Key::Masquerade(br.clone()), Value::Present),
+        (Key::Masquerade(br.clone(), Family::V4), Value::Present),
         (Key::DockerAccept(Family::V4), Value::Present),
         (publish(Proto::Tcp, "::"), to("fd00::2", 80)),
-        (Key::Port(name("tbh1")), Value::On(br.clone())),
+        (Key::Port(name("tbh1")), on(&br)),
+        (Key::Rate(name("tbh1")), Value::Rate(8_000)),
+        (Key::Loopback(br.clone()), Value::Present),
+        (Key::Link(br.clone()), Value::Adopted),
         (Key::Address(br.clone(), address("10.0.0.1/24")), Value::Present),
         setting(Setting::AcceptRa(br.clone()), 0),
     ];
@@ -235,8 +275,8 @@ pub async fn a_refused_step_changes_nothing(mut kernel: impl Kernel) {
         // The name of the other end is taken, by the end of another pair.
         Step::Add(Key::Link(name("tbh2")), veth("1", 0x20)),
         Step::Change(Key::Link(no.clone()), bridge(None, 9), bridge(None, 8)),
-        Step::Add(Key::Port(name("tbh1")), Value::On(no.clone())),
-        Step::Add(Key::Port(no.clone()), Value::On(br.clone())),
+        Step::Add(Key::Port(name("tbh1")), on(&no)),
+        Step::Add(Key::Port(no.clone()), on(&br)),
         Step::Add(Key::Address(no.clone(), address("10.0.0.1/24")), Value::Present),
         Step::Add(Key::Address(br.clone(), address("fe80::1/64")), Value::Present),
         Step::Add(Key::Address(br, address("fd00::1/48")), Value::Present),
@@ -287,7 +327,7 @@ pub async fn a_bridge_keeps_the_mtu_that_was_asked_for(mut kernel: impl Kernel) 
         let world = World::from([
             (Key::Link(br.clone()), bridge(Some(mtu), number)),
             (Key::Link(host.clone()), pair),
-            (Key::Port(host), Value::On(br)),
+            (Key::Port(host), on(&br)),
         ]);
         settle(&mut kernel, &world).await;
         assert_settled(&mut kernel, &world).await;

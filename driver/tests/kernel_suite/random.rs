@@ -8,7 +8,7 @@ use tombolo::kernel::{Fake, Kernel, Real};
 use tombolo_core::model::{IfName, Mac, Proto};
 use tombolo_core::world::{Family, Key, Setting, Value, World};
 
-use crate::lab::{assert_settled, block_on, look, make_forward, name, settle, without_settings};
+use crate::lab::{assert_settled, block_on, look, make_forward, name, on, settle, without_settings};
 
 /// How many pairs of worlds are tried on the real kernel.
 const CASES: u32 = 40;
@@ -100,7 +100,7 @@ fn add_net(world: &mut World, number: u8, net: &Net) {
         world.insert(Key::Guard(bridge.clone()), Value::Present);
     }
     if net.masquerade {
-        world.insert(Key::Masquerade(bridge.clone()), Value::Present);
+        world.insert(Key::Masquerade(bridge.clone(), Family::V4), Value::Present);
     }
     if let Some(last) = net.gateway4 {
         let gateway = format!("10.0.{number}.{last}/24").parse().unwrap();
@@ -134,7 +134,7 @@ fn add_endpoint(world: &mut World, number: u8, bridge: IfName) {
         mtu: None,
     };
     world.insert(Key::Link(link.clone()), value);
-    world.insert(Key::Port(link), Value::On(bridge));
+    world.insert(Key::Port(link), on(&bridge));
 }
 
 /// Goes from nothing to each world in turn and back to nothing; gives what was seen on the way.

@@ -7,28 +7,123 @@
 //!   eth0 ─── veth ─── tbh… ─┘
 //! ```
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::options::{self, Options};
-use super::{Joined, Kind};
+use super::options::{self, FromText, Names, Options, Prefixes};
+use super::{Found, Joined, Kind, Publishing};
 use crate::model::{Endpoint, IfName, Mac, Network, NetworkId};
-use crate::world::{Key, Setting, Value, World};
+use crate::world::{Family, Key, Setting, Value, World};
 
 /// The options of a bridge network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bridge {
     /// The bridge's name, where the user chose one.
     pub name: Option<IfName>,
-    /// Largest packet, in bytes; none for the kernel's own choice (1500).
+    /// A bridge of that name was there already, and is somebody else's.
+    #[serde(default)]
+    pub adopted: bool,
+    /// Largest packet, in bytes; none for the largest on the way to the outside.
     pub mtu: Option<u32>,
+    /// The largest on the way to the outside when the network was made; none for the kernel's own choice (1500).
+    #[serde(default)]
+    pub path_mtu: Option<u32>,
     /// Whether what leaves the host gets the host's address.
     pub masquerade: bool,
     /// What the names of interfaces in containers begin with.
     pub prefix: String,
     /// The host's address that ports are published on where the user names none.
     pub host_binding: Option<IpAddr>,
+    /// Whether its containers may speak with each other.
+    #[serde(default = "yes")]
+    pub icc: bool,
+    /// How IPv4 goes out and in.
+    #[serde(default)]
+    pub mode_ipv4: Mode,
+    /// How IPv6 goes out and in.
+    #[serde(default)]
+    pub mode_ipv6: Mode,
+    /// The address that the outside sees, where that isn't the kernel's choice.
+    #[serde(default)]
+    pub host_ipv4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    #[serde(default)]
+    pub host_ipv6: Option<Ipv6Addr>,
+    /// Whether the bridge gets no IPv4 address.
+    #[serde(default)]
+    pub inhibit_ipv4: bool,
+    /// Who may use its published ports; empty for everybody.
+    #[serde(default)]
+    pub publish_from: Vec<IpNet>,
+    /// The links by which every address and port of its containers is reached.
+    #[serde(default)]
+    pub trusted: Vec<IfName>,
+    /// Who publishes its ports.
+    #[serde(default)]
+    pub ports: Ports,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How a family's packets go out of a network and in (Docker's `gateway_mode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Out with the host's address, in through published ports on the host.
+    #[default]
+    Nat,
+    /// Out with the container's address, in to published ports at the container's address.
+    Routed,
+    /// As `Nat`, and in to any port at the container's address.
+    NatUnprotected,
+    /// Neither out nor in, and the host has no address on the network. For internal networks.
+    Isolated,
+}
+
+impl Mode {
+    /// Whether the host stands for its containers.
+    fn translates(self) -> bool {
+        matches!(self, Self::Nat | Self::NatUnprotected)
+    }
+}
+
+impl FromText for Mode {
+    const ALLOWED: &'static str = "nat, routed, nat-unprotected or isolated";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "nat" | "" => Some(Self::Nat),
+            "routed" => Some(Self::Routed),
+            "nat-unprotected" => Some(Self::NatUnprotected),
+            "isolated" => Some(Self::Isolated),
+            _ => None,
+        }
+    }
+}
+
+/// Who publishes a network's ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ports {
+    /// We do.
+    #[default]
+    Tombolo,
+    /// The engine does, on a second interface of the container (`docker_gwbridge`), so that it can list them.
+    Docker,
+}
+
+impl FromText for Ports {
+    const ALLOWED: &'static str = "tombolo or docker";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "tombolo" => Some(Self::Tombolo),
+            "docker" => Some(Self::Docker),
+            _ => None,
+        }
+    }
 }
 
 /// Least and largest MTU: RFC 791's 68 octets, and what the kernel lets a bridge have. IPv6 wants 1280 (RFC 8200).
@@ -62,18 +157,82 @@ impl Bridge {
             let allowed = format!("1 to {PREFIX_MAX} bytes that an interface name can begin with");
             return Err(options::refuse_value("iface_prefix", &prefix, &allowed));
         }
-        options.take_default("com.docker.network.bridge.enable_icc", true)?;
-        options.take_default("com.docker.network.bridge.inhibit_ipv4", false)?;
         options.take_default("com.docker.network.bridge.default_bridge", false)?;
-        options.take_default("com.docker.network.bridge.gateway_mode_ipv4", "nat".to_owned())?;
-        options.take_default("com.docker.network.bridge.gateway_mode_ipv6", "nat".to_owned())?;
+        let icc = options.take(&["icc", "com.docker.network.bridge.enable_icc"])?;
+        let inhibit = options.take(&["inhibit_ipv4", "com.docker.network.bridge.inhibit_ipv4"])?;
+        let mode = |options: &mut Options, ours, dockers| options.take::<Mode>(&[ours, dockers]);
+        let mode_ipv4 = mode(
+            options,
+            "gateway_mode_ipv4",
+            "com.docker.network.bridge.gateway_mode_ipv4",
+        )?;
+        let mode_ipv6 = mode(
+            options,
+            "gateway_mode_ipv6",
+            "com.docker.network.bridge.gateway_mode_ipv6",
+        )?;
+        let publish_from = options.take::<Prefixes>(&["publish_from"])?;
+        let trusted = options.take::<Names>(&[
+            "trusted_interfaces",
+            "com.docker.network.bridge.trusted_host_interfaces",
+        ])?;
         Ok(Self {
             name,
+            adopted: false,
             mtu,
+            path_mtu: None,
             masquerade: masquerade.unwrap_or(true),
             prefix,
             host_binding,
+            icc: icc.unwrap_or(true),
+            mode_ipv4: mode_ipv4.unwrap_or_default(),
+            mode_ipv6: mode_ipv6.unwrap_or_default(),
+            host_ipv4: options.take(&["host_ipv4", "com.docker.network.host_ipv4"])?,
+            host_ipv6: options.take(&["host_ipv6", "com.docker.network.host_ipv6"])?,
+            inhibit_ipv4: inhibit.unwrap_or(false),
+            publish_from: publish_from.map(|Prefixes(list)| list).unwrap_or_default(),
+            trusted: trusted.map(|Names(list)| list).unwrap_or_default(),
+            ports: options.take(&["ports"])?.unwrap_or_default(),
         })
+    }
+
+    /// Notes what was found on the host.
+    pub fn note(&mut self, found: Found) {
+        (self.path_mtu, self.adopted) = (found.path_mtu, found.bridge);
+    }
+
+    fn mode(&self, family: Family) -> Mode {
+        match family {
+            Family::V4 => self.mode_ipv4,
+            Family::V6 => self.mode_ipv6,
+        }
+    }
+
+    /// The facts of one family of a network that isn't internal.
+    fn ways_out(&self, link: &IfName, family: Family, world: &mut World) {
+        let mode = self.mode(family);
+        let source = match family {
+            Family::V4 => self.host_ipv4.map(IpAddr::V4),
+            Family::V6 => self.host_ipv6.map(IpAddr::V6),
+        };
+        if mode.translates() && self.masquerade {
+            world.insert(Key::Masquerade(link.clone(), family), Value::Present);
+            if let Some(source) = source {
+                world.insert(Key::Source(link.clone(), family), Value::Ip(source));
+            }
+        }
+        match (mode, family) {
+            (Mode::Routed, _) => drop(world.insert(Key::Routed(link.clone(), family), Value::Present)),
+            (Mode::Isolated, _) => {}
+            (_, Family::V4) => {
+                let setting = Setting::RouteLocalnet(link.clone());
+                world.insert(Key::Setting(setting), Value::Number(1));
+            }
+            (_, Family::V6) => drop(world.insert(Key::Loopback(link.clone()), Value::Present)),
+        }
+        if mode == Mode::NatUnprotected {
+            world.insert(Key::Unprotected(link.clone(), family), Value::Present);
+        }
     }
 
     /// The name of the network's bridge.
@@ -92,42 +251,65 @@ impl Kind for Bridge {
     }
 
     fn mtu(&self) -> Option<u32> {
-        self.mtu
+        self.mtu.or(self.path_mtu)
     }
 
-    fn host_binding(&self) -> Option<IpAddr> {
-        self.host_binding
+    fn without_gateway(&self, internal: bool, v6: bool) -> bool {
+        let inhibited = internal && self.inhibit_ipv4 && !v6;
+        inhibited || self.mode(Family::of_v6(v6)) == Mode::Isolated
+    }
+
+    fn publishing(&self, v6: bool) -> Publishing {
+        match (self.ports, self.mode(Family::of_v6(v6))) {
+            (Ports::Docker, _) | (_, Mode::Isolated) => Publishing::Elsewhere,
+            (_, Mode::Routed) => Publishing::Container,
+            _ => Publishing::Host(self.host_binding),
+        }
     }
 
     fn network_facts(&self, network: &Network, world: &mut World) {
         let link = self.link(&network.id);
-        let (v4, v6) = (network.subnet(false).is_some(), network.subnet(true).is_some());
-        let value = Value::Bridge {
-            mtu: self.mtu,
-            mac: Mac::of_network(&network.id),
-        };
-        world.insert(Key::Link(link.clone()), value);
-        world.insert(
-            Key::Setting(Setting::DisableIpv6(link.clone())),
-            Value::Number(u32::from(!v6)),
-        );
-        world.insert(Key::Setting(Setting::AcceptRa(link.clone())), Value::Number(0));
+        if self.adopted {
+            world.insert(Key::Link(link.clone()), Value::Adopted);
+        } else {
+            let value = Value::Bridge {
+                mtu: self.mtu(),
+                mac: Mac::of_network(&network.id),
+            };
+            world.insert(Key::Link(link.clone()), value);
+            let v6 = u32::from(network.subnet(true).is_none());
+            let setting = |setting, number, world: &mut World| {
+                world.insert(Key::Setting(setting), Value::Number(number));
+            };
+            setting(Setting::DisableIpv6(link.clone()), v6, world);
+            setting(Setting::AcceptRa(link.clone()), 0, world);
+        }
         for gateway in network.subnets.iter().filter_map(|s| s.gateway) {
-            world.insert(Key::Address(link.clone(), gateway), Value::Present);
+            let family = Family::of(gateway.addr());
+            let inhibited = self.inhibit_ipv4 && family == Family::V4;
+            if !inhibited && self.mode(family) != Mode::Isolated {
+                world.insert(Key::Address(link.clone(), gateway), Value::Present);
+            }
         }
         world.insert(Key::Allow(link.clone()), Value::Present);
+        if !self.icc {
+            world.insert(Key::Apart(link.clone()), Value::Present);
+        }
         if network.internal {
             world.insert(Key::Guard(link), Value::Present);
             return;
         }
-        if v4 {
-            world.insert(
-                Key::Setting(Setting::RouteLocalnet(link.clone())),
-                Value::Number(1),
-            );
+        for subnet in &network.subnets {
+            self.ways_out(&link, Family::of(subnet.pool.addr()), world);
         }
-        if self.masquerade {
-            world.insert(Key::Masquerade(link), Value::Present);
+        if !self.publish_from.is_empty() {
+            world.insert(Key::Restricted(link.clone()), Value::Present);
+        }
+        for from in &self.publish_from {
+            world.insert(Key::Publisher(link.clone(), *from), Value::Present);
+        }
+        for from in &self.trusted {
+            world.insert(Key::Trusted(from.clone(), link.clone()), Value::Present);
         }
     }
 
@@ -140,7 +322,7 @@ impl Kind for Bridge {
             peer: endpoint.id.container_link(),
             peer_mac: endpoint.mac,
             mac: Mac::of_endpoint(&endpoint.id),
-            mtu: self.mtu,
+            mtu: self.mtu(),
         };
         // This host becomes a router with the first container, not with the first network: an engine that starts finds
         // forwarding off, turns it on itself, and then sets the policy of FORWARD to DROP, which it would not otherwise.
@@ -153,29 +335,42 @@ impl Kind for Bridge {
             world.insert(Key::Setting(setting), Value::Number(1));
         }
         world.insert(Key::Link(host.clone()), pair);
-        world.insert(Key::Port(host), Value::On(self.link(&network.id)));
+        if let Some(rate) = endpoint.rate {
+            world.insert(Key::Rate(host.clone()), Value::Rate(rate));
+        }
+        let on = Value::On {
+            bridge: self.link(&network.id),
+            isolated: !self.icc,
+            hairpin: !endpoint.published.is_empty(),
+        };
+        world.insert(Key::Port(host), on);
         for published in &endpoint.published {
-            let key = Key::Publish(published.proto, published.host, published.host_port);
-            if let Some(to) = endpoint.address(published.host.is_ipv6()) {
+            let Some(to) = endpoint.address(published.host.is_ipv6()) else {
+                continue;
+            };
+            if endpoint.opens(published) {
+                let key = Key::Open(published.proto, published.host, published.port);
+                world.insert(key, Value::Present);
+            } else {
+                let key = Key::Publish(published.proto, published.host, published.host_port);
                 world.insert(key, Value::To(to.addr(), published.port));
             }
         }
     }
 
     fn joined(&self, network: &Network, endpoint: &Endpoint) -> Joined {
+        let engines_way_out = self.ports == Ports::Docker && !network.internal;
         let gateway = |v6| {
-            let inside = endpoint.address(v6).is_some() && !network.internal;
-            network
-                .subnet(v6)
-                .filter(|_| inside)
-                .and_then(|s| s.gateway)
-                .map(|g| g.addr())
+            let out = endpoint.address(v6).is_some() && !network.internal && !engines_way_out;
+            let subnet = network.subnet(v6).filter(|_| out)?;
+            subnet.way_out.or(subnet.gateway.map(|g| g.addr()))
         };
         Joined {
             source: endpoint.id.container_link(),
             prefix: self.prefix.clone(),
             gateway: gateway(false),
             gateway_v6: gateway(true),
+            engines_way_out,
         }
     }
 }

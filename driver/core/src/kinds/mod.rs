@@ -22,8 +22,10 @@ pub trait Kind {
     fn links(&self, network: &NetworkId) -> Vec<IfName>;
     /// Largest packet, in bytes, where it isn't the kernel's own choice.
     fn mtu(&self) -> Option<u32>;
-    /// The host's address that ports are published on where the user names none.
-    fn host_binding(&self) -> Option<IpAddr>;
+    /// Whether no address of a family is to be kept for a gateway.
+    fn without_gateway(&self, internal: bool, v6: bool) -> bool;
+    /// Where the ports of its endpoints are published.
+    fn publishing(&self, v6: bool) -> Publishing;
     /// Adds the facts of the network itself.
     fn network_facts(&self, network: &Network, world: &mut World);
     /// Adds the facts of one endpoint.
@@ -43,6 +45,28 @@ pub struct Joined {
     pub gateway: Option<IpAddr>,
     /// The container's way out for IPv6.
     pub gateway_v6: Option<IpAddr>,
+    /// Whether the engine may give the container a way out of its own (`docker_gwbridge`) where we give it none.
+    pub engines_way_out: bool,
+}
+
+/// Where published ports are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publishing {
+    /// On the host, on the network's own choice of address where the user names none.
+    Host(Option<IpAddr>),
+    /// At the container's own address.
+    Container,
+    /// By the engine, or not at all.
+    Elsewhere,
+}
+
+/// What is found on the host when a network is made, and kept in its record from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The largest packet on the way to the outside, in bytes, where there is a way and it is not the usual 1500.
+    pub path_mtu: Option<u32>,
+    /// The bridge that the user named is there, and somebody else's.
+    pub bridge: bool,
 }
 
 /// The kind of a network and that kind's options.
@@ -92,6 +116,20 @@ impl Spec {
         }
         options.finish(spec.kind().name())?;
         Ok(spec)
+    }
+
+    /// Notes what was found on the host. Without it, what remains is what the user asked for.
+    pub fn note(&mut self, found: Found) {
+        match self {
+            Self::Bridge(bridge) => bridge.note(found),
+        }
+    }
+
+    /// The link that the user named, which may be somebody else's.
+    pub fn named_link(&self) -> Option<&IfName> {
+        match self {
+            Self::Bridge(bridge) => bridge.name.as_ref(),
+        }
     }
 
     /// The kind behind the options.
@@ -159,8 +197,39 @@ mod tests {
         assert!(refusal(&[("masquerade", "maybe")]).contains("true or false"));
         assert!(refusal(&[("bridge_name", "a/b")]).contains("'a/b'"));
         assert!(refusal(&[("iface_prefix", "far-too-long-a-name")]).contains("1 to 12 bytes"));
-        assert!(refusal(&[("com.docker.network.bridge.enable_icc", "false")]).contains("only 'true'"));
-        assert!(read(&[("com.docker.network.bridge.enable_icc", "true")]).is_ok());
+        assert!(
+            refusal(&[("gateway_mode_ipv4", "isolate")]).contains("nat, routed, nat-unprotected or isolated")
+        );
+        assert!(refusal(&[("publish_from", "192.0.2.0/33")]).contains("prefixes"));
+        assert!(refusal(&[("host_ipv4", "fd00::1")]).contains("an IPv4 address"));
+        assert!(refusal(&[("trusted_interfaces", "eth0,a/b")]).contains("names of network interfaces"));
+        assert!(refusal(&[("ports", "none")]).contains("tombolo or docker"));
+        assert!(refusal(&[("com.docker.network.bridge.default_bridge", "true")]).contains("only 'false'"));
+    }
+
+    #[test]
+    fn a_list_of_senders_has_no_overlaps() {
+        let Spec::Bridge(bridge) = read(&[("publish_from", "10.1.2.3/8, 10.2.0.0/16,192.0.2.7")]).unwrap();
+        let text: Vec<String> = bridge.publish_from.iter().map(ToString::to_string).collect();
+        assert_eq!(text, ["10.0.0.0/8", "192.0.2.7/32"]);
+    }
+
+    #[test]
+    fn a_rate_is_read_as_tc_writes_it() {
+        use options::{FromText, Rate};
+        for (text, bits) in [
+            ("10mbit", Some(10_000_000)),
+            ("1Gbit", Some(1_000_000_000)),
+            ("8001", Some(8_000)),
+            ("7kbit", None),
+            ("2tbit", None),
+            ("mbit", None),
+            ("10mbps", None),
+            ("99999999999999999999", None),
+            ("１０mbit", None),
+        ] {
+            assert_eq!(Rate::from_text(text).map(|r| r.0), bits, "{text}");
+        }
     }
 
     #[test]

@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::model::cut;
+use ipnet::IpNet;
+
+use crate::model::{IfName, cut};
 
 /// Why options were refused. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -101,14 +104,14 @@ impl FromText for String {
     }
 }
 
-impl FromText for std::net::IpAddr {
+impl FromText for IpAddr {
     const ALLOWED: &'static str = "an IPv4 or IPv6 address";
     fn from_text(text: &str) -> Option<Self> {
         text.parse().ok()
     }
 }
 
-impl FromText for crate::model::IfName {
+impl FromText for IfName {
     const ALLOWED: &'static str =
         "a name that a network interface can have (1 to 15 bytes without '/', ':', '%' or blanks)";
     fn from_text(text: &str) -> Option<Self> {
@@ -120,6 +123,93 @@ impl FromText for u32 {
     const ALLOWED: &'static str = "a whole number";
     fn from_text(text: &str) -> Option<Self> {
         text.parse().ok()
+    }
+}
+
+impl FromText for Ipv4Addr {
+    const ALLOWED: &'static str = "an IPv4 address";
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse()
+            .ok()
+            .filter(|address: &Self| usable((*address).into()))
+    }
+}
+
+impl FromText for Ipv6Addr {
+    const ALLOWED: &'static str = "an IPv6 address";
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse()
+            .ok()
+            .filter(|address: &Self| usable((*address).into()))
+    }
+}
+
+/// Whether a packet can come from an address.
+fn usable(address: IpAddr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()
+}
+
+/// The most elements of a list that is an option's value.
+const LIST_MAX: usize = 256;
+
+/// Prefixes, without those that others include; one address stands for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefixes(pub Vec<IpNet>);
+
+impl FromText for Prefixes {
+    const ALLOWED: &'static str =
+        "1 to 256 prefixes or addresses with commas in between, such as 192.0.2.0/24,2001:db8::/32";
+    fn from_text(text: &str) -> Option<Self> {
+        let one = |part: &str| {
+            let address = || part.parse::<IpAddr>().ok().map(IpNet::from);
+            part.parse::<IpNet>().ok().or_else(address).map(|net| net.trunc())
+        };
+        let list: Vec<IpNet> = text
+            .split(',')
+            .map(|part| one(part.trim()))
+            .collect::<Option<_>>()?;
+        (list.len() <= LIST_MAX).then(|| Self(IpNet::aggregate(&list)))
+    }
+}
+
+/// Names of links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names(pub Vec<IfName>);
+
+impl FromText for Names {
+    const ALLOWED: &'static str = "1 to 256 names of network interfaces with commas or colons in between";
+    fn from_text(text: &str) -> Option<Self> {
+        let names = text.split([',', ':']).map(|part| part.trim().parse().ok());
+        let mut list: Vec<IfName> = names.collect::<Option<_>>()?;
+        list.sort();
+        list.dedup();
+        (list.len() <= LIST_MAX).then_some(Self(list))
+    }
+}
+
+/// Bits a second, as tc(8) writes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate(pub u64);
+
+impl FromText for Rate {
+    const ALLOWED: &'static str =
+        "8kbit to 1tbit: a whole number and bit, kbit, mbit, gbit or tbit (a second)";
+    fn from_text(text: &str) -> Option<Self> {
+        let text = text.trim().to_ascii_lowercase();
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let unit = match &text[digits..] {
+            "bit" | "" => 1,
+            "kbit" => 1_000,
+            "mbit" => 1_000_000,
+            "gbit" => 1_000_000_000,
+            "tbit" => 1_000_000_000_000,
+            _ => return None,
+        };
+        let bits = text[..digits].parse::<u64>().ok()?.checked_mul(unit)?;
+        // The kernel counts in bytes.
+        (8_000..=1_000_000_000_000)
+            .contains(&bits)
+            .then_some(Self(bits / 8 * 8))
     }
 }
 

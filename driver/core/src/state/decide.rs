@@ -6,6 +6,8 @@ use ipnet::IpNet;
 use tombolo_ipam::{Edit as IpamEdit, Pool, PoolId, PoolRequest, Slot, Space, Use, Want, Wish};
 
 use super::{Command, Edit, Owner, Refusal, Reply, State, Surroundings};
+use crate::kinds::bridge::Mode;
+use crate::kinds::{Found, Spec};
 use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish};
 
 /// What a command comes to.
@@ -18,14 +20,15 @@ impl State {
     /// [`Refusal`], for commands that add something.
     pub fn decide(&self, command: &Command, around: &Surroundings<'_>) -> Decision {
         match command {
-            Command::CreateNetwork(network) => self.create_network(network),
+            Command::CreateNetwork(network) => self.create_network(network, around),
             Command::DeleteNetwork(id) => Ok((self.delete_network(id), Reply::Done)),
             Command::CreateEndpoint {
                 id,
                 network,
                 addresses,
                 mac,
-            } => self.create_endpoint(id, network, addresses, *mac),
+                rate,
+            } => self.create_endpoint(id, network, addresses, *mac, *rate),
             Command::DeleteEndpoint(id) => Ok((self.delete_endpoint(id), Reply::Done)),
             Command::Join {
                 network,
@@ -84,10 +87,13 @@ impl State {
             .ok_or_else(|| Refusal::NoEndpoint(id.clone()))
     }
 
-    fn create_network(&self, network: &Network) -> Decision {
+    fn create_network(&self, network: &Network, around: &Surroundings<'_>) -> Decision {
         if let Some(have) = self.networks.get(&network.id) {
             return same_network(have, network).map(|()| (Vec::new(), Reply::Done));
         }
+        let mut network = network.clone();
+        network.spec.note(around.found);
+        let network = &network;
         self.well_formed(network)?;
         let mut edits = Vec::new();
         for subnet in &network.subnets {
@@ -200,6 +206,18 @@ impl State {
             }
         }
         for subnet in &network.subnets {
+            let v6 = subnet.pool.addr().is_ipv6();
+            if let (Spec::Bridge(bridge), false) = (&network.spec, network.internal) {
+                let (mode, field) = if v6 {
+                    (bridge.mode_ipv6, "gateway_mode_ipv6")
+                } else {
+                    (bridge.mode_ipv4, "gateway_mode_ipv4")
+                };
+                if mode == Mode::Isolated {
+                    let allowed = "only an internal network can be isolated; add --internal";
+                    return unfit(field, "isolated".to_owned(), allowed);
+                }
+            }
             if subnet.pool.prefix_len() == 0 {
                 let allowed = "a bridge network needs addresses; --ipam-driver null has none to give";
                 return unfit("Pool", subnet.pool.to_string(), allowed);
@@ -286,9 +304,13 @@ impl State {
         network: &NetworkId,
         addresses: &[IpNet],
         mac: Option<Mac>,
+        rate: Option<u64>,
     ) -> Decision {
         let network = self.known(network)?;
-        let endpoint = make_endpoint(id, network, addresses, mac)?;
+        let endpoint = Endpoint {
+            rate,
+            ..make_endpoint(id, network, addresses, mac)?
+        };
         if let Some(have) = self.endpoints.get(id) {
             same_endpoint(have, &endpoint)?;
             return Ok((
@@ -534,6 +556,7 @@ fn make_endpoint(
         sandbox: None,
         linked: false,
         published: Vec::new(),
+        rate: None,
     })
 }
 
@@ -555,7 +578,12 @@ fn same_network(have: &Network, got: &Network) -> Result<(), Refusal> {
     };
     // A kind's options always make JSON; without it the message would only lack them.
     let options = |n: &Network| serde_json::to_string(&n.spec).unwrap_or_default();
-    let field = if have.spec != got.spec {
+    let asked = |n: &Network| {
+        let mut spec = n.spec.clone();
+        spec.note(Found::default());
+        spec
+    };
+    let field = if asked(have) != asked(got) {
         ("options", options(have), options(got))
     } else if have.internal != got.internal {
         ("internal", have.internal.to_string(), got.internal.to_string())
@@ -589,6 +617,9 @@ fn same_endpoint(have: &Endpoint, got: &Endpoint) -> Result<(), Refusal> {
         ("addresses", list(have), list(got))
     } else if have.mac != got.mac {
         ("MAC address", have.mac.to_string(), got.mac.to_string())
+    } else if have.rate != got.rate {
+        let text = |rate: Option<u64>| rate.map_or("none".to_owned(), |bits| format!("{bits}bit"));
+        ("rate", text(have.rate), text(got.rate))
     } else {
         return Ok(());
     };

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tombolo_ipam::{self as ipam, Carve, Ipam, PoolId, PoolRequest, Space, Use};
 
-use crate::kinds::Joined;
+use crate::kinds::{Found, Joined};
 use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish, Proto};
 use crate::world::{Family, Key, Value, World};
 
@@ -41,6 +41,8 @@ pub enum Command {
         addresses: Vec<IpNet>,
         /// The hardware address, where the user chose one.
         mac: Option<Mac>,
+        /// What it is sent at most, in bits a second.
+        rate: Option<u64>,
     },
     /// Remove an endpoint and its link.
     DeleteEndpoint(EndpointId),
@@ -150,6 +152,14 @@ pub struct Surroundings<'a> {
     pub ephemeral: &'a dyn Fn() -> (u16, u16),
     /// Whether no process of this host listens on a port.
     pub port_free: &'a dyn Fn(Proto, IpAddr, u16) -> bool,
+    /// Which process of this host listens on a port, in words, as far as it can be told.
+    pub port_holder: &'a dyn Fn(Proto, IpAddr, u16) -> Option<String>,
+    /// The name of an endpoint's container, once it is known.
+    pub container_name: &'a dyn Fn(&EndpointId) -> Option<String>,
+    /// The host's address that ports are published on where neither user nor network names one.
+    pub host_binding: Option<IpAddr>,
+    /// What was found on the host for a network that is made.
+    pub found: Found,
 }
 
 /// Why a command was refused. Nothing was changed.
@@ -253,6 +263,9 @@ pub struct State {
     subnets: BTreeMap<IpAddr, (IpNet, NetworkId)>,
     links: BTreeMap<IfName, Owner>,
     ports: BTreeMap<(Proto, u16, IpAddr), EndpointId>,
+    /// Docker's own bridges whose names don't tell, and whether frames of IPv6 are filtered on bridges: looked up, not kept.
+    foreign: BTreeSet<IfName>,
+    bridge_filter6: bool,
     owed: BTreeMap<PoolId, u32>,
 }
 
@@ -435,7 +448,7 @@ impl State {
             self.addresses
                 .insert((endpoint.network.clone(), address.addr()), endpoint.id.clone());
         }
-        for p in &endpoint.published {
+        for p in endpoint.published.iter().filter(|p| !endpoint.opens(p)) {
             self.ports
                 .insert((p.proto, p.host_port, p.host), endpoint.id.clone());
         }
@@ -455,9 +468,23 @@ impl State {
                 self.addresses.remove(&key);
             }
         }
-        for p in &endpoint.published {
+        for p in endpoint.published.iter().filter(|p| !endpoint.opens(p)) {
             self.ports.remove(&(p.proto, p.host_port, p.host));
         }
+    }
+
+    /// Notes which bridges are Docker's own and don't tell it by their names. Gives whether that is news.
+    pub fn note_foreign(&mut self, bridges: BTreeSet<IfName>) -> bool {
+        let ours = |link: &IfName| self.links.contains_key(link);
+        let foreign: BTreeSet<IfName> = bridges.into_iter().filter(|link| !ours(link)).collect();
+        let news = foreign != self.foreign;
+        self.foreign = foreign;
+        news
+    }
+
+    /// Notes whether IPv6 frames between the ports of bridges pass through the host's filters.
+    pub fn note_bridge_filter6(&mut self, on: bool) {
+        self.bridge_filter6 = on;
     }
 
     /// The owners whose facts an edit may change.
@@ -509,8 +536,16 @@ impl State {
             return;
         }
         world.insert(Key::Table, Value::Present);
-        for family in [Family::V4, Family::V6] {
+        world.insert(Key::UserTable, Value::Present);
+        for family in Family::ALL {
             world.insert(Key::DockerAccept(family), Value::Present);
+        }
+        for link in &self.foreign {
+            world.insert(Key::Foreign(link.clone()), Value::Present);
+        }
+        // Filtered on the bridge, an answer for ::1 bears that address before it is let in, which the kernel forbids.
+        if !self.bridge_filter6 {
+            world.insert(Key::LoopbackPorts, Value::Present);
         }
     }
 }

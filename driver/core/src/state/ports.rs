@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Refusal, State, Surroundings};
+use crate::kinds::Publishing;
 use crate::model::{Endpoint, EndpointId, Network, PortWish, Proto, Published, fnv1a};
 
 /// How many ports an endpoint can have, so that its record fits the store.
@@ -20,7 +21,16 @@ impl State {
     ) -> Result<Vec<Published>, Refusal> {
         let mut published = Vec::new();
         for wish in wishes {
-            let hosts = hosts(network, endpoint, wish)?;
+            let (own, hosts) = places(network, endpoint, wish, around)?;
+            published.extend(own.into_iter().map(|host| Published {
+                proto: wish.proto,
+                host,
+                host_port: wish.port,
+                port: wish.port,
+            }));
+            if hosts.is_empty() {
+                continue;
+            }
             let kept = endpoint.published.iter().find(|p| {
                 let same = p.proto == wish.proto && p.port == wish.port && hosts.contains(&p.host);
                 let taken = published
@@ -130,18 +140,23 @@ impl State {
                 .and_then(|e| e.addresses.first())
                 .map(|a| a.addr().to_string());
             let at = at.unwrap_or_default();
+            let whose = match (around.container_name)(holder) {
+                Some(name) => format!("container {name}"),
+                None => format!("endpoint {holder}"),
+            };
             return Some(format!(
-                "published for endpoint {holder} ({at}) already; choose another host port"
+                "published for {whose} ({at}) already; choose another host port"
             ));
         }
         let ours = endpoint.published.iter().any(twice);
         if ours || (around.port_free)(proto, host, port) {
             return None;
         }
-        Some(
-            "a process of this host listens there (see 'ss -tulpn'); stop it or choose another host port"
-                .to_owned(),
-        )
+        let whose = (around.port_holder)(proto, host, port);
+        let whose = whose.unwrap_or_else(|| "a process of this host (see 'ss -tulpn')".to_owned());
+        Some(format!(
+            "{whose} listens there; stop it or choose another host port"
+        ))
     }
 
     /// The endpoint for which a port is published already on this or an including address.
@@ -160,42 +175,48 @@ fn collide(a: IpAddr, b: IpAddr) -> bool {
     a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
 }
 
-/// The host's addresses that a wish means: the one it names, else the network's binding, else all of each family that the
-/// endpoint has.
-fn hosts(network: &Network, endpoint: &Endpoint, wish: &PortWish) -> Result<Vec<IpAddr>, Refusal> {
-    let any = [
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    ];
-    let refused = |host, why| Refusal::Port {
-        proto: wish.proto,
-        host,
-        host_port: wish.first.to_string(),
-        why,
-    };
-    // A binding of 0.0.0.0 means "everywhere" to Docker, IPv6 included; an address that the user names does not.
-    let binding = network
-        .spec
-        .kind()
-        .host_binding()
-        .filter(|host| !host.is_unspecified());
-    match wish.host.or(binding) {
-        Some(host) if host.is_ipv6() && host.is_loopback() => {
-            let why =
-                "ports can't be published on ::1 in this version; publish on 127.0.0.1 or on another address";
-            Err(refused(host, why.to_owned()))
+/// Where a wish is granted: at these own addresses of the endpoint, and on these addresses of the host. The latter are the one
+/// that the wish names, else the network's binding, else the host's default, else all of each family that the endpoint has.
+fn places(
+    network: &Network,
+    endpoint: &Endpoint,
+    wish: &PortWish,
+    around: &Surroundings<'_>,
+) -> Result<(Vec<IpAddr>, Vec<IpAddr>), Refusal> {
+    let (mut own, mut hosts) = (Vec::new(), Vec::new());
+    let kind = network.spec.kind();
+    for v6 in [false, true] {
+        let Some(address) = endpoint.address(v6) else {
+            continue;
+        };
+        match kind.publishing(v6) {
+            Publishing::Elsewhere => {}
+            Publishing::Container => own.push(address.addr()),
+            Publishing::Host(binding) => {
+                // A binding of 0.0.0.0 means "everywhere" to Docker, IPv6 included; an address that the user names does not.
+                let binding = binding
+                    .or(around.host_binding)
+                    .filter(|host| !host.is_unspecified());
+                let any: IpAddr = match v6 {
+                    false => Ipv4Addr::UNSPECIFIED.into(),
+                    true => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                let host = wish.host.or(binding).unwrap_or(any);
+                hosts.extend(Some(host).filter(|host| host.is_ipv6() == v6));
+            }
         }
-        None => Ok(any
-            .into_iter()
-            .filter(|host| endpoint.address(host.is_ipv6()).is_some())
-            .collect()),
-        Some(host) if endpoint.address(host.is_ipv6()).is_some() => Ok(vec![host]),
-        Some(host) => {
+    }
+    let translated = |v6| matches!(kind.publishing(v6), Publishing::Host(_));
+    match wish.host {
+        Some(host) if translated(host.is_ipv6()) && endpoint.address(host.is_ipv6()).is_none() => {
             let family = if host.is_ipv6() { "IPv6" } else { "IPv4" };
-            Err(refused(
+            Err(Refusal::Port {
+                proto: wish.proto,
                 host,
-                format!("the container has no {family} address on this network"),
-            ))
+                host_port: wish.first.to_string(),
+                why: format!("the container has no {family} address on this network"),
+            })
         }
+        _ => Ok((own, hosts)),
     }
 }

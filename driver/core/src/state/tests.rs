@@ -1,8 +1,8 @@
 //! What comes in, and what must come out.
 
 use super::*;
-use crate::kinds::Spec;
 use crate::kinds::options::Options;
+use crate::kinds::{Found, Spec};
 use crate::model::{Published, Subnet};
 use crate::world::{Setting, diff};
 
@@ -36,6 +36,10 @@ impl Scene {
             engine_pools: &BTreeMap::new(),
             ephemeral: &|| (32768, 32770),
             port_free: &|_, _, port| Some(port) != busy,
+            port_holder: &|_, _, _| None,
+            container_name: &|_| None,
+            host_binding: None,
+            found: Found::default(),
         };
         let decision = self.state.decide(&command, &around);
         match (&command, &decision) {
@@ -60,6 +64,7 @@ impl Scene {
             network: network.parse().unwrap(),
             addresses: vec![address.parse().unwrap()],
             mac: None,
+            rate: None,
         })
     }
 
@@ -113,6 +118,7 @@ fn network(id: &str, pool: &str) -> Network {
             pool,
             gateway: Some(gateway),
             aux: vec![],
+            way_out: None,
             ours: true,
         }],
         released: false,
@@ -290,7 +296,7 @@ fn an_internal_network_has_a_guard_and_no_way_out() {
     let world = scene.state.world();
     let bridge = NetworkId::bridge_name(&"n".parse().unwrap());
     assert!(world.contains_key(&Key::Guard(bridge.clone())));
-    assert!(!world.contains_key(&Key::Masquerade(bridge)));
+    assert!(!world.contains_key(&Key::Masquerade(bridge, Family::V4)));
     let join = Command::Join {
         network: "n".parse().unwrap(),
         endpoint: "e".parse().unwrap(),
@@ -352,7 +358,7 @@ fn ports_are_published_once_and_ephemeral_ones_kept() {
         scene
             .publish("n", "b", vec![unreachable])
             .unwrap_err()
-            .contains("on ::1: ports can't be published on ::1")
+            .contains("on ::1: the container has no IPv6 address on this network")
     );
     let mut range = wish(Proto::Tcp, 80, 80);
     range.last = 82;

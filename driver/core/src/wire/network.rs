@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Call, Error, Object, body, nullable, parse};
-use crate::kinds::options::Options;
+use crate::kinds::options::{FromText, Options, Rate};
 use crate::kinds::{Joined, Spec};
 use crate::model::{EndpointId, Mac, Network, NetworkId, PortWish, Proto, Subnet, cut};
 use crate::state::Command;
@@ -21,6 +21,12 @@ const INTERNAL: &str = "com.docker.network.internal";
 const PORT_MAP: &str = "com.docker.network.portmap";
 /// What the engine's own options of an endpoint begin with.
 const ENGINES: &str = "com.docker.network.";
+
+/// Docker's names of the aux addresses that are the containers' gateways in place of the bridge's own address.
+const WAY_OUT_V4: &str = "DefaultGatewayIPv4";
+const WAY_OUT_V6: &str = "DefaultGatewayIPv6";
+/// The option of an endpoint that limits what it is sent.
+const RATE: &str = "rate";
 
 type Map = BTreeMap<String, Value>;
 
@@ -110,8 +116,12 @@ pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error
         "GwAllocCheck" => {
             // Asked before any address is, so a bad option is refused before there is anything to take back.
             let request: OptionsOnly = body(method, bytes)?;
-            spec(&request.options)?;
-            Ok(Call::Fixed(json!({ "SkipIPv4": false, "SkipIPv6": false })))
+            let spec = spec(&request.options)?;
+            let internal = flag(&request.options, INTERNAL)?.unwrap_or(false);
+            let skip = |v6| spec.kind().without_gateway(internal, v6);
+            Ok(Call::Fixed(
+                json!({ "SkipIPv4": skip(false), "SkipIPv6": skip(true) }),
+            ))
         }
         // These two are a Swarm manager's, which refuses this sort of plug-in anyway.
         "AllocateNetwork" => body::<OfNetwork>(method, bytes).map(|_| Call::Fixed(json!({ "Options": {} }))),
@@ -246,10 +256,24 @@ fn create_network(request: &CreateNetwork) -> Result<Network, Error> {
             .map(|net| net.addr())
             .filter(|address| pool.contains(address))
             .collect();
+        let name = if pool.addr().is_ipv6() {
+            WAY_OUT_V6
+        } else {
+            WAY_OUT_V4
+        };
+        let way_out = match data.aux_addresses.get(name) {
+            Some(text) => parse::<IpNet>(name, text, "an address of the subnet")?.map(|net| net.addr()),
+            None => None,
+        };
+        if let Some(outside) = way_out.filter(|address| !pool.contains(address)) {
+            let why = format!("'{outside}' is not in {pool}; an address of the subnet is allowed");
+            return Err(Error::Field { field: name, why });
+        }
         Ok(Subnet {
             pool,
             gateway,
             aux,
+            way_out,
             ours: super::ipam::is_ours(&data.address_space),
         })
     };
@@ -270,17 +294,28 @@ fn create_network(request: &CreateNetwork) -> Result<Network, Error> {
 
 fn create_endpoint(request: &OfEndpoint) -> Result<Command, Error> {
     let (network, id) = ids(request)?;
-    if let Some(key) = request.options.keys().find(|key| !key.starts_with(ENGINES)) {
-        let why = format!(
-            "{}: unknown; an endpoint has no options of its own in this version",
-            cut(key)
-        );
+    let known = |key: &&String| key.as_str() == RATE || key.starts_with(ENGINES);
+    if let Some(key) = request.options.keys().find(|key| !known(key)) {
+        let why = format!("{}: unknown; a bridge network's endpoint knows: {RATE}", cut(key));
         return Err(Error::Field {
             field: "Options",
             why,
         });
     }
     wishes(&request.options)?;
+    let rate = match request.options.get(RATE) {
+        None => None,
+        Some(value) => {
+            let text = value
+                .as_str()
+                .map_or_else(|| value.to_string(), ToOwned::to_owned);
+            let rate = Rate::from_text(&text).ok_or_else(|| Error::Field {
+                field: RATE,
+                why: format!("'{}' is not {}", cut(&text), Rate::ALLOWED),
+            })?;
+            Some(rate.0)
+        }
+    };
     let of_family = |field, text: &str, v6: bool, allowed: &str| -> Result<Option<IpNet>, Error> {
         let address: Option<IpNet> = parse(field, text, allowed)?;
         match address.filter(|a| a.addr().is_ipv6() != v6) {
@@ -316,6 +351,7 @@ fn create_endpoint(request: &OfEndpoint) -> Result<Command, Error> {
         network,
         addresses: v4.into_iter().chain(v6).collect(),
         mac,
+        rate,
     })
 }
 
@@ -380,6 +416,6 @@ pub(super) fn join_answer(joined: &Joined) -> Value {
         "Gateway": text(joined.gateway),
         "GatewayIPv6": text(joined.gateway_v6),
         "StaticRoutes": [],
-        "DisableGatewayService": joined.gateway.is_none(),
+        "DisableGatewayService": joined.gateway.is_none() && !joined.engines_way_out,
     })
 }

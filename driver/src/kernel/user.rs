@@ -1,0 +1,17 @@
+//! The administrator's own table `inet tombolo-user`: made where it is missing, and from then on not ours.
+
+/// What makes the table.
+pub(super) const TEXT: &str = include_str!("user.nft");
+
+/// Its name; its family is `inet`.
+pub(super) const TABLE: &str = "tombolo-user";
+
+/// What became of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum User {
+    Absent,
+    /// As it was made.
+    Untouched,
+    /// Somebody has put something in, or taken something out.
+    Theirs,
+}
