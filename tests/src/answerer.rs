@@ -99,10 +99,18 @@ impl Drop for Answerer {
 /// # Errors
 /// Whatever kept the question or the answer from arriving.
 pub fn ask_tcp(place: &Spaces, server: &str) -> io::Result<IpAddr> {
+    ask_tcp_for(PATIENCE, place, server)
+}
+
+/// The same with another patience.
+///
+/// # Errors
+/// As for [`ask_tcp`].
+pub fn ask_tcp_for(patience: Duration, place: &Spaces, server: &str) -> io::Result<IpAddr> {
     let address: SocketAddr = server.parse().unwrap_or_else(|e| panic!("{server}: {e}"));
     place.enter(|| {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_read_timeout(Some(patience))?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         text.parse()
@@ -115,10 +123,18 @@ pub fn ask_tcp(place: &Spaces, server: &str) -> io::Result<IpAddr> {
 /// # Errors
 /// Whatever kept the question or the answer from arriving.
 pub fn ask_udp(place: &Spaces, server: &str) -> io::Result<IpAddr> {
+    ask_udp_for(PATIENCE, place, server)
+}
+
+/// The same with another patience.
+///
+/// # Errors
+/// As for [`ask_udp`].
+pub fn ask_udp_for(patience: Duration, place: &Spaces, server: &str) -> io::Result<IpAddr> {
     let address: SocketAddr = server.parse().unwrap_or_else(|e| panic!("{server}: {e}"));
     place.enter(|| {
         let socket = UdpSocket::bind(if address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" })?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(patience))?;
         socket.connect(address)?;
         socket.send(b"?")?;
         let mut buffer = [0; 64];

@@ -30,7 +30,7 @@ pub mod spaces;
 pub mod tombolo;
 pub mod wait;
 
-pub use answerer::{Answerer, ask_tcp, ask_udp};
+pub use answerer::{Answerer, ask_tcp, ask_tcp_for, ask_udp, ask_udp_for};
 pub use command::Output;
 pub use container::Container;
 pub use engine::Engine;

@@ -1,0 +1,312 @@
+//! Published ports: from where they are reached, and whom the container sees.
+
+use system_tests::outside::{HOST, OUTSIDE};
+use system_tests::{Answerer, ask_tcp};
+
+use crate::ways::{DUAL, DUAL2, Fate, at, must_go, scene, seen_as, server, tcp, udp};
+
+#[test]
+fn a_published_port_is_reached_from_everywhere_and_the_sender_is_kept() {
+    let (scene, _) = scene();
+    scene.network("net", &DUAL);
+    scene.network("other", &DUAL2);
+    let web = server(
+        &scene,
+        "web",
+        &["--network", "net", "-p", "8080:80", "-p", "5353:53/udp"],
+    );
+    let same = scene.container("same", &["--network", "net"]);
+    let other = scene.container("other", &["--network", "other"]);
+    let docker0 = scene.container("docker0", &[]);
+    let (outside, host) = (scene.outside.spaces(), scene.host.spaces());
+    let (same, other_place, docker0_place) = (same.spaces(), other.spaces(), docker0.spaces());
+    let mut ways = Vec::new();
+    for (v6, gateway) in [(0, "10.60.0.1"), (1, "fd60::1")] {
+        let (wire, client) = (HOST[v6], OUTSIDE[v6]);
+        let others = [other.ip("other"), other.ip6("other")][v6].clone();
+        for (make, port) in [
+            (tcp as fn(_, _, String, _) -> _, 8080),
+            (udp as fn(_, _, String, _) -> _, 5353),
+        ] {
+            let wire = at(wire, port);
+            ways.extend([
+                make("outside", outside, wire.clone(), seen_as(client)),
+                make("the host, its own address", host, wire.clone(), Fate::Answered),
+                make("the same network", &same, wire.clone(), seen_as(gateway)),
+                make("itself", &web.place, wire.clone(), seen_as(gateway)),
+                make(
+                    "another network",
+                    &other_place,
+                    wire.clone(),
+                    seen_as(others.clone()),
+                ),
+                make(
+                    "the gateway's address",
+                    &other_place,
+                    at(gateway, port),
+                    seen_as(others.clone()),
+                ),
+            ]);
+            // Docker's own default bridge has IPv4 only.
+            if v6 == 0 {
+                let seen = docker0.on("bridge")["IPAddress"].as_str().unwrap().to_owned();
+                ways.push(make(
+                    "a container on docker0",
+                    &docker0_place,
+                    wire,
+                    seen_as(seen),
+                ));
+            }
+            let loopback = ["127.0.0.1", "::1"][v6];
+            ways.push(make(
+                "the host, its loopback",
+                host,
+                at(loopback, port),
+                seen_as(gateway),
+            ));
+        }
+    }
+    must_go(&ways);
+    scene.clear();
+}
+
+#[test]
+fn a_port_published_on_the_loopback_is_not_reached_from_the_wire_even_with_crafted_packets() {
+    let (scene, before) = scene();
+    scene.network("net", &DUAL);
+    let args = [
+        "--network",
+        "net",
+        "-p",
+        "127.0.0.1:8080:80",
+        "-p",
+        "[::1]:8080:80",
+        "-p",
+        "127.0.0.1:5353:53/udp",
+    ];
+    let _web = server(&scene, "web", &args);
+    let (outside, host) = (scene.outside.spaces(), scene.host.spaces());
+    // A neighbour whose own loopback addresses are out of the way sends to the host's.
+    let old = |spaces: &system_tests::Spaces| {
+        spaces.run(
+            "sh",
+            &["-c", "ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local;
+               ip -6 route del local ::1 dev lo table local; ip address flush dev lo;
+               sysctl -qw net.ipv4.conf.all.route_localnet=1;
+               ip route add 127.0.0.1/32 via 192.0.2.2 src 192.0.2.1; ip -6 route add ::1/128 via 2001:db8::2"],
+        );
+    };
+    old(outside);
+    must_go(&[
+        tcp("the host", host, "127.0.0.1:8080", seen_as("10.60.0.1")),
+        tcp("the host", host, "[::1]:8080", seen_as("fd60::1")),
+        udp("the host", host, "127.0.0.1:5353", seen_as("10.60.0.1")),
+        tcp("the wire, crafted", outside, "127.0.0.1:8080", Fate::Lost),
+        tcp("the wire, crafted", outside, "[::1]:8080", Fate::Lost),
+        udp("the wire, crafted", outside, "127.0.0.1:5353", Fate::Lost),
+        tcp(
+            "the wire, the host's address",
+            outside,
+            "192.0.2.2:8080",
+            Fate::Lost,
+        ),
+    ]);
+    scene.must_clear_to(&before);
+}
+
+/// The host ports that `tombolo endpoints` shows for a container's port.
+fn host_ports(scene: &system_tests::Scene, port: u16) -> Vec<(String, u16)> {
+    let endpoints = scene.tombolo().cli(&["endpoints"]);
+    let published = endpoints
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|e| e["published"].as_array().unwrap().clone());
+    let of_port = published.filter(|p| p["port"] == port);
+    let row = |p: serde_json::Value| {
+        (
+            p["host_ip"].as_str().unwrap().to_owned(),
+            p["host_port"].as_u64().unwrap() as u16,
+        )
+    };
+    of_port.map(row).collect()
+}
+
+#[test]
+fn an_ephemeral_port_is_free_in_range_and_the_same_for_both_families() {
+    let (scene, before) = scene();
+    // Four ports to choose from, two of which the host uses: one for IPv4 only, one for IPv6 only.
+    scene.host.sysctl("net/ipv4/ip_local_port_range", "40000 40003");
+    let _v4 = Answerer::tcp(scene.host.spaces(), "192.0.2.2:40000");
+    let _v6 = Answerer::tcp(scene.host.spaces(), "[2001:db8::2]:40001");
+    scene.network("net", &DUAL);
+    let web = server(&scene, "web", &["--network", "net", "-p", "80", "-p", "81"]);
+    let mut all = Vec::new();
+    for port in [80, 81] {
+        let found = host_ports(&scene, port);
+        let (hosts, ports): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        assert_eq!(hosts, ["0.0.0.0", "::"]);
+        assert_eq!(ports[0], ports[1], "one port for both families");
+        all.push(ports[0]);
+        must_go(&[tcp(
+            "outside",
+            scene.outside.spaces(),
+            at(HOST[0], ports[0]),
+            seen_as(OUTSIDE[0]),
+        )]);
+    }
+    all.sort_unstable();
+    assert_eq!(all, [40002, 40003]);
+    let refused = scene.try_docker(&[
+        "run",
+        "-d",
+        "--network",
+        "net",
+        "-p",
+        "82",
+        "busybox",
+        "sleep",
+        "60",
+    ]);
+    refused.must_fail_with(&["40000-40003"]);
+    drop(web);
+    scene.must_clear_to(&before);
+}
+
+#[test]
+fn all_exposed_ports_are_published_on_demand() {
+    let (scene, before) = scene();
+    scene.network("net", &DUAL);
+    let args = ["--network", "net", "-P", "--expose", "80", "--expose", "53/udp"];
+    let _web = server(&scene, "web", &args);
+    let (tcp_port, udp_port) = (host_ports(&scene, 80)[0].1, host_ports(&scene, 53)[0].1);
+    let outside = scene.outside.spaces();
+    must_go(&[
+        tcp("outside", outside, at(HOST[0], tcp_port), seen_as(OUTSIDE[0])),
+        udp("outside", outside, at(HOST[1], udp_port), seen_as(OUTSIDE[1])),
+    ]);
+    scene.must_clear_to(&before);
+}
+
+#[test]
+fn a_conflict_names_who_holds_the_port() {
+    let (scene, before) = scene();
+    scene.network("net", &["--subnet", "10.60.0.0/24"]);
+    scene.container("holder", &["--network", "net", "-p", "8080:80"]);
+    // The engine's names are learned in the background.
+    system_tests::until("the container's name is known", || {
+        scene
+            .tombolo()
+            .cli(&["endpoints"])
+            .to_string()
+            .contains("\"holder\"")
+            .then_some(())
+    });
+    let run = |port: &str| {
+        scene.try_docker(&[
+            "run",
+            "-d",
+            "--name",
+            "late",
+            "--network",
+            "net",
+            "-p",
+            port,
+            "busybox",
+            "true",
+        ])
+    };
+    run("8080:80").must_fail_with(&["8080/tcp", "container holder"]);
+    scene.docker(&["rm", "-f", "late"]);
+    let server = system_tests::Spaces::of_process(scene.host.holder_pid());
+    let mut listener = std::process::Command::new("busybox");
+    listener.args(["nc", "-l", "-p", "8099"]);
+    let mut listener = server.enter(move || listener.spawn()).unwrap();
+    system_tests::until("a process listens on 8099", || {
+        scene.host.run("ss", &["-tln"]).contains(":8099").then_some(())
+    });
+    run("8099:80").must_fail_with(&["8099/tcp", "busybox (pid "]);
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+    scene.must_clear_to(&before);
+}
+
+#[test]
+fn an_address_and_all_addresses_are_not_both_published_at_one_port() {
+    let (scene, before) = scene();
+    scene.network("net", &DUAL);
+    let _one = server(&scene, "one", &["--network", "net", "-p", "192.0.2.2:8080:80"]);
+    let _two = server(&scene, "two", &["--network", "net", "-p", "127.0.0.1:8080:81"]);
+    let refused = scene.try_docker(&[
+        "run",
+        "-d",
+        "--network",
+        "net",
+        "-p",
+        "8080:80",
+        "busybox",
+        "true",
+    ]);
+    refused.must_fail_with(&["8080/tcp"]);
+    ask_tcp(scene.outside.spaces(), "192.0.2.2:8080").expect("the specific address still answers");
+    scene.must_clear_to(&before);
+}
+
+#[test]
+fn the_default_binding_of_the_host_and_of_a_network_are_obeyed() {
+    let settings = [("TOMBOLO_HOST_BINDING", "127.0.0.1")];
+    let scene = system_tests::Scene::staged(&system_tests::Staging {
+        settings: &settings,
+        ..system_tests::Staging::default()
+    });
+    let before = scene.snapshot();
+    scene.network("inner", &["--subnet", "10.60.0.0/24"]);
+    scene.network(
+        "wire",
+        &[
+            "--subnet",
+            "10.61.0.0/24",
+            "-o",
+            "com.docker.network.bridge.host_binding_ipv4=192.0.2.2",
+        ],
+    );
+    let _inner = server(
+        &scene,
+        "inner",
+        &["--network", "inner", "-p", "8080:80", "-p", "0.0.0.0:8082:80"],
+    );
+    let _wire = server(&scene, "wire", &["--network", "wire", "-p", "8081:80"]);
+    let (outside, host) = (scene.outside.spaces(), scene.host.spaces());
+    must_go(&[
+        tcp("the host's default: here", host, "127.0.0.1:8080", Fate::Answered),
+        tcp(
+            "the host's default: not from outside",
+            outside,
+            "192.0.2.2:8080",
+            Fate::Lost,
+        ),
+        tcp("the user's own word", outside, "192.0.2.2:8082", Fate::Answered),
+        tcp("the network's own", outside, "192.0.2.2:8081", Fate::Answered),
+        tcp(
+            "the network's own: not on the loopback",
+            host,
+            "127.0.0.1:8081",
+            Fate::Lost,
+        ),
+    ]);
+    scene.must_clear_to(&before);
+}
+
+#[test]
+fn the_engine_publishes_where_that_is_chosen_and_lists_it() {
+    let (scene, _) = scene();
+    scene.network("net", &["--subnet", "10.60.0.0/24", "-o", "ports=docker"]);
+    let web = server(&scene, "web", &["--network", "net", "-p", "8080:80"]);
+    let two = scene.container("two", &["--network", "net"]);
+    let listed = scene.docker(&["ps", "--filter", "name=web", "--format", "{{.Ports}}"]);
+    assert!(listed.contains("0.0.0.0:8080->80/tcp"), "{listed}");
+    assert!(two.pings("web") && web.container.pings("two"));
+    ask_tcp(scene.outside.spaces(), "192.0.2.2:8080").expect("the engine's port");
+    assert!(host_ports(&scene, 80).is_empty(), "not ours as well");
+    scene.clear();
+}
