@@ -31,6 +31,7 @@ pub fn control(asks: mpsc::Sender<Ask>) -> Router {
             "/v1/endpoints",
             get(|State(asks): Asks| show(asks, Show::Endpoints)),
         )
+        .route("/v1/ports", get(|State(asks): Asks| show(asks, Show::Ports)))
         .route("/v1/pools", get(|State(asks): Asks| show(asks, Show::Pools)))
         .route(
             "/v1/state",

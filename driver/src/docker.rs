@@ -31,6 +31,12 @@ const QUIET: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(500);
 /// Between two attempts to reach an engine that doesn't answer.
 const RETRY: Duration = Duration::from_secs(2);
+/// The events after which something that is read here may be another. A healthcheck has three events of its own every
+/// few seconds, none of them among these. It is `{"type":["network","container"],"event":["create",…]}`.
+const FILTERS: &str = concat!(
+    "%7B%22type%22%3A%5B%22network%22%2C%22container%22%5D%2C",
+    "%22event%22%3A%5B%22create%22%2C%22connect%22%2C%22disconnect%22%2C%22destroy%22%2C%22remove%22%2C%22rename%22%5D%7D"
+);
 /// The largest answer that is read.
 const ANSWER_MAX: usize = 64 << 20;
 
@@ -207,8 +213,7 @@ pub async fn follow(socket: PathBuf, driver: String, asks: mpsc::Sender<Ask>) {
 /// Ends well only when our engine has ended.
 async fn follow_once(socket: &Path, driver: &str, asks: &mpsc::Sender<Ask>) -> Result<(), Error> {
     // The events first, so that nothing slips in between them and the first look.
-    let filters = "%7B%22type%22%3A%5B%22network%22%2C%22container%22%5D%7D";
-    let mut events = get(socket, &format!("/events?filters={filters}")).await?;
+    let mut events = get(socket, &format!("/events?filters={FILTERS}")).await?;
     let info: Info = get_json(socket, "/info").await?;
     loop {
         let view = look(socket, driver, &info).await?;

@@ -115,6 +115,7 @@ fn each_list_asks_for_its_document_and_prints_it_as_it_is() {
     for (list, path) in [
         ("networks", "/v1/networks"),
         ("endpoints", "/v1/endpoints"),
+        ("ports", "/v1/ports"),
         ("pools", "/v1/pools"),
         ("status", "/v1/status"),
     ] {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::output::{Output, cell, items, short, table};
+use super::output::{Output, cell, items, name_or_id, short, socket, table};
 
 const HELP: &str = "\
 Examples:
@@ -42,14 +42,9 @@ fn render(document: &Value) -> String {
         "PORTS",
     ];
     let row = |endpoint: &Value| {
-        let network = &endpoint["network_name"];
         [
             short(&endpoint["endpoint_id"]),
-            if network.is_null() {
-                short(&endpoint["network_id"])
-            } else {
-                cell(network)
-            },
+            name_or_id(&endpoint["network_name"], &endpoint["network_id"]),
             cell(&endpoint["container_name"]),
             cell(&endpoint["ipv4"]),
             cell(&endpoint["ipv6"]),
@@ -64,15 +59,9 @@ fn render(document: &Value) -> String {
 
 fn ports(published: &Value) -> String {
     let one = |port: &Value| {
-        let host = cell(&port["host_ip"]);
-        let host = if host.contains(':') {
-            format!("[{host}]")
-        } else {
-            host
-        };
         format!(
-            "{host}:{}->{}/{}",
-            cell(&port["host_port"]),
+            "{}->{}/{}",
+            socket(&port["host_ip"], &port["host_port"]),
             cell(&port["port"]),
             cell(&port["proto"])
         )

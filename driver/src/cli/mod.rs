@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   serve                                    -> config -> the daemon, here
-//!   status networks endpoints pools state    -> config -> client -> control socket -> table or JSON
+//!   status networks endpoints ports          -> config -> client -> control socket -> table or JSON
+//!   pools state                              -> config -> client -> control socket -> table or JSON
 //!   version completions                      -> need nobody
 //! ```
 
@@ -13,6 +14,7 @@ mod failure;
 mod networks;
 mod output;
 mod pools;
+mod ports;
 mod serve;
 mod state;
 mod status;
@@ -74,6 +76,8 @@ enum Command {
     Networks(networks::Flags),
     /// List the endpoints: each container's place on a network
     Endpoints(endpoints::Flags),
+    /// List the published ports: which port of this host leads to which container
+    Ports(ports::Flags),
     /// List the address pools and who holds their addresses
     Pools(pools::Flags),
     /// Save or restore all that the daemon remembers
@@ -133,6 +137,7 @@ fn run(cli: &Cli, out: &mut Vec<u8>) -> Result<(), Failure> {
         Command::Status(flags) => flags.run(&common.client()?, out),
         Command::Networks(flags) => flags.run(&common.client()?, out),
         Command::Endpoints(flags) => flags.run(&common.client()?, out),
+        Command::Ports(flags) => flags.run(&common.client()?, out),
         Command::Pools(flags) => flags.run(&common.client()?, out),
         Command::State(flags) => flags.run(&common.client()?, out),
         Command::Version(flags) => flags.run(out),

@@ -82,6 +82,21 @@ pub fn cell(value: &Value) -> String {
     }
 }
 
+/// A name, or the short identifier where the name is not known.
+pub fn name_or_id(name: &Value, id: &Value) -> String {
+    if name.is_null() { short(id) } else { cell(name) }
+}
+
+/// An address and a port as one word, an IPv6 address in brackets.
+pub fn socket(address: &Value, port: &Value) -> String {
+    let (address, port) = (cell(address), cell(port));
+    if address.contains(':') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
+}
+
 /// An identifier cut to the twelve characters that Docker shows.
 pub fn short(value: &Value) -> String {
     cell(value).chars().take(12).collect()

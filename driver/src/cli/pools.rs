@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::output::{Output, cell, items, short, table};
+use super::output::{Output, cell, items, name_or_id, table};
 
 const HELP: &str = "\
 Examples:
@@ -44,7 +44,7 @@ fn render_pools(document: &Value) -> String {
             items(&pool["leases"]).len().to_string(),
             cell(&pool["free"]),
             cell(&pool["cooling"]),
-            short(&pool["network_id"]),
+            name_or_id(&pool["network_name"], &pool["network_id"]),
         ]
     };
     table(headings, items(document).iter().map(row))
@@ -58,11 +58,12 @@ fn render_leases(document: &Value) -> String {
                 cell(&lease["address"]),
                 cell(&lease["use"]),
                 cell(&lease["name"]),
-                short(&pool["network_id"]),
+                cell(&lease["container_name"]),
+                name_or_id(&pool["network_name"], &pool["network_id"]),
             ]
         })
     });
-    table(["POOL", "ADDRESS", "USE", "NAME", "NETWORK"], rows)
+    table(["POOL", "ADDRESS", "USE", "NAME", "CONTAINER", "NETWORK"], rows)
 }
 
 #[cfg(test)]
@@ -74,10 +75,11 @@ mod tests {
         json!([
             {"pool": "10.208.0.0/24", "pool_id": "local/10.208.0.0/24", "address_space": "local", "range": null,
              "leases": [{"address": "10.208.0.1", "use": "gateway", "name": null},
-                        {"address": "10.208.0.9", "use": "aux", "name": "router"}],
-             "free": 252, "cooling": 1, "network_id": "0123456789abcdef"},
+                        {"address": "10.208.0.9", "use": "aux", "name": "router"},
+                        {"address": "10.208.0.2", "use": "endpoint", "name": null, "container_name": "web"}],
+             "free": 252, "cooling": 1, "network_id": "0123456789abcdef", "network_name": "demo"},
             {"pool": "fd00::/64", "pool_id": "x", "address_space": "local", "range": "fd00::100/120", "leases": [],
-             "free": 18446744073709551615u64, "cooling": 0, "network_id": null},
+             "free": 18446744073709551615u64, "cooling": 0, "network_id": "fedcba9876543210", "network_name": null},
         ])
     }
 
@@ -85,8 +87,8 @@ mod tests {
     fn pools_show_how_full_they_are() {
         let expected = "\
 POOL            RANGE           SPACE   LEASES   FREE                   COOLING   NETWORK
-10.208.0.0/24   -               local   2        252                    1         0123456789ab
-fd00::/64       fd00::100/120   local   0        18446744073709551615   0         -
+10.208.0.0/24   -               local   3        252                    1         demo
+fd00::/64       fd00::100/120   local   0        18446744073709551615   0         fedcba987654
 ";
         assert_eq!(render_pools(&document()), expected);
     }
@@ -94,9 +96,10 @@ fd00::/64       fd00::100/120   local   0        18446744073709551615   0       
     #[test]
     fn leases_show_one_address_a_line() {
         let expected = "\
-POOL            ADDRESS      USE       NAME     NETWORK
-10.208.0.0/24   10.208.0.1   gateway   -        0123456789ab
-10.208.0.0/24   10.208.0.9   aux       router   0123456789ab
+POOL            ADDRESS      USE        NAME     CONTAINER   NETWORK
+10.208.0.0/24   10.208.0.1   gateway    -        -           demo
+10.208.0.0/24   10.208.0.9   aux        router   -           demo
+10.208.0.0/24   10.208.0.2   endpoint   -        web         demo
 ";
         assert_eq!(render_leases(&document()), expected);
     }

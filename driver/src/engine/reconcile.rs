@@ -61,6 +61,7 @@ pub struct Docker {
     networks: BTreeMap<NetworkId, String>,
     containers: BTreeMap<EndpointId, String>,
     pools: BTreeMap<IpNet, String>,
+    holders: BTreeMap<IpAddr, String>,
     suspects: BTreeMap<Suspect, Instant>,
     freed: u64,
 }
@@ -84,6 +85,11 @@ impl Docker {
     /// The name of an endpoint's container, once the engine has told it.
     pub fn container_name(&self, id: &EndpointId) -> Option<&str> {
         self.containers.get(id).map(String::as_str)
+    }
+
+    /// The name of the container that has an address of our IPAM, on whichever driver's network.
+    pub fn holder(&self, address: IpAddr) -> Option<&str> {
+        self.holders.get(&address).map(String::as_str)
     }
 
     /// For `tombolo status`.
@@ -116,6 +122,10 @@ impl Docker {
             .filter(ours)
             .flat_map(|n| n.subnets.iter().map(|s| (s.pool, n.name.clone())));
         self.pools = pools.collect();
+        let endpoints = view.networks.iter().filter(ours).flat_map(|n| &n.endpoints);
+        self.holders = endpoints
+            .flat_map(|e| e.addresses.iter().map(|a| (a.addr(), e.name.clone())))
+            .collect();
     }
 
     /// The suspects that have been missing for long enough; the rest is remembered.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use tombolo_core::model::{Endpoint, Network};
+use tombolo_core::model::{Endpoint, Network, Published};
 use tombolo_core::world::{Key, World};
 use tombolo_ipam::{PoolId, Slot, Use};
 
@@ -20,6 +20,8 @@ pub enum Show {
     Networks,
     /// All endpoints.
     Endpoints,
+    /// All published ports.
+    Ports,
     /// All pools with their leases.
     Pools,
     /// All records, in the form that can be imported.
@@ -33,6 +35,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             Show::Status => self.status(),
             Show::Networks => self.state.networks().map(|n| self.network(n)).collect(),
             Show::Endpoints => self.state.endpoints().map(|e| self.endpoint(e)).collect(),
+            Show::Ports => self.ports(),
             Show::Pools => self.state.ipam().pools().keys().map(|id| self.pool(id)).collect(),
             // Our records are plain structs with text keys, which always make JSON.
             Show::Records => {
@@ -107,7 +110,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     fn endpoint(&self, endpoint: &Endpoint) -> Value {
         let network = self.state.network(&endpoint.network);
-        let published = |p: &tombolo_core::model::Published| json!({ "proto": p.proto, "host_ip": p.host, "host_port": p.host_port, "port": p.port });
+        let published = |p: &Published| json!({ "proto": p.proto, "host_ip": p.host, "host_port": p.host_port, "port": p.port });
         json!({
             "network_id": endpoint.network,
             "endpoint_id": endpoint.id,
@@ -124,6 +127,30 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         })
     }
 
+    /// One object a published port, in the order of the host's ports.
+    fn ports(&self) -> Value {
+        let mut all: Vec<(&Published, &Endpoint)> = self
+            .state
+            .endpoints()
+            .flat_map(|e| e.published.iter().map(move |p| (p, e)))
+            .collect();
+        all.sort_by_key(|(p, _)| (p.host_port, p.proto, p.host));
+        let port = |(p, e): &(&Published, &Endpoint)| {
+            json!({
+                "host_ip": p.host,
+                "host_port": p.host_port,
+                "proto": p.proto,
+                "container_ip": e.address(p.host.is_ipv6()).map(|a| a.addr()),
+                "port": p.port,
+                "container_name": self.docker.container_name(&e.id),
+                "network_name": self.docker.network_name(&e.network),
+                "endpoint_id": e.id,
+                "network_id": e.network,
+            })
+        };
+        all.iter().map(port).collect()
+    }
+
     fn pool(&self, pool: &PoolId) -> Value {
         let ipam = self.state.ipam();
         let lease = |(address, usage): (IpAddr, &Use)| {
@@ -132,7 +159,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 Use::Aux => ("aux", None),
                 Use::Endpoint { name } => ("endpoint", name.clone()),
             };
-            json!({ "address": address, "use": word, "name": name })
+            let container = self.docker.holder(address).filter(|_| word == "endpoint");
+            json!({ "address": address, "use": word, "name": name, "container_name": container })
         };
         let fill = ipam.fill(pool);
         let network = self
@@ -151,6 +179,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             "free": fill.free,
             "cooling": fill.cooling,
             "network_id": network.map(|n| &n.id),
+            // A network of another driver has no record here, only its pool.
+            "network_name": match network {
+                Some(network) => self.docker.network_name(&network.id),
+                None => self.docker.pools().get(&pool.cidr()).map(String::as_str),
+            },
         })
     }
 }
