@@ -1,14 +1,20 @@
-//! The command line's interface: documents to look at, records to export and import. Mode 0600: root only.
+//! The command line's interface: documents to look at, records to export and import, events to follow. Mode 0600: root
+//! only.
+
+use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRef, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::StreamExt;
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::engine::events::{Events, What};
 use crate::engine::views::Show;
 use crate::engine::{Ask, Error};
 use crate::http::chain;
@@ -17,10 +23,30 @@ use crate::records::Records;
 /// The largest import that is read: some hundred thousand records.
 const IMPORT_MAX: usize = 256 << 20;
 
+/// Between two empty lines to one who follows events: a reader that has gone is found out only by writing to it.
+const STILL_HERE: Duration = Duration::from_secs(10);
+
 type Asks = State<mpsc::Sender<Ask>>;
 
+/// What the control interface speaks for.
+#[derive(Clone)]
+pub struct Control {
+    /// The engine's queue.
+    pub asks: mpsc::Sender<Ask>,
+    /// What happens.
+    pub events: Events,
+    /// Becomes true when the daemon ends.
+    pub stop: watch::Receiver<bool>,
+}
+
+impl FromRef<Control> for mpsc::Sender<Ask> {
+    fn from_ref(control: &Control) -> Self {
+        control.asks.clone()
+    }
+}
+
 /// The control interface.
-pub fn control(asks: mpsc::Sender<Ask>) -> Router {
+pub fn control(control: Control) -> Router {
     Router::new()
         .route("/v1/status", get(|State(asks): Asks| show(asks, Show::Status)))
         .route(
@@ -37,6 +63,7 @@ pub fn control(asks: mpsc::Sender<Ask>) -> Router {
             "/v1/state",
             get(|State(asks): Asks| show(asks, Show::Records)).put(import),
         )
+        .route("/v1/events", get(events))
         .fallback(|| async {
             error(
                 StatusCode::NOT_FOUND,
@@ -44,7 +71,40 @@ pub fn control(asks: mpsc::Sender<Ask>) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(IMPORT_MAX))
-        .with_state(asks)
+        .with_state(control)
+}
+
+/// Events as they happen, one JSON object a line, until the reader goes or the daemon ends. An empty line says nothing.
+async fn events(State(control): State<Control>) -> Response {
+    let Some(follower) = control.events.follow() else {
+        let why = "too many follow the events already; end one of them";
+        return error(StatusCode::SERVICE_UNAVAILABLE, why);
+    };
+    let first = futures_util::stream::iter([daemon("following")]);
+    let rest = futures_util::stream::unfold(Some((follower, control.stop)), |following| async move {
+        let (mut follower, mut stop) = following?;
+        let line = tokio::select! {
+            biased;
+            line = follower.next() => line,
+            _ = stop.wait_for(|stop| *stop) => None,
+            () = tokio::time::sleep(STILL_HERE) => Some("\n".to_owned()),
+        };
+        match line {
+            Some(line) => Some((line, Some((follower, stop)))),
+            None => Some((daemon("ending"), None)),
+        }
+    });
+    let lines = first.chain(rest).map(Ok::<_, Infallible>);
+    (
+        [("content-type", "application/x-ndjson")],
+        Body::from_stream(lines),
+    )
+        .into_response()
+}
+
+fn daemon(action: &'static str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    What::Daemon { action, version }.line()
 }
 
 async fn show(asks: mpsc::Sender<Ask>, what: Show) -> Response {

@@ -25,6 +25,8 @@ use tombolo_core::state::State;
 use tombolo_ipam::Carve;
 
 use crate::config::{Config, DockerHost};
+use crate::control::Control;
+use crate::engine::events::Events;
 use crate::engine::{self, Ask, Edge, Engine, Journal, Setup};
 use crate::kernel::Real;
 use crate::kernel::watch::Watch;
@@ -139,11 +141,13 @@ async fn serve(config: Config) -> Result<(), Error> {
     };
 
     let driver = setup.driver.clone();
+    let events = Events::default();
+    let told = events.clone();
     let (asks, queue) = mpsc::channel(engine::QUEUE);
     let (ready, is_ready) = tokio::sync::oneshot::channel();
     let engine = std::thread::Builder::new()
         .name("engine".to_owned())
-        .spawn(move || run_engine(loaded, store, setup, queue, ready))
+        .spawn(move || run_engine(loaded, store, setup, told, queue, ready))
         .map_err(|source| Error::System {
             what: "starting the engine's thread",
             source,
@@ -164,7 +168,11 @@ async fn serve(config: Config) -> Result<(), Error> {
     ));
     let control = tokio::spawn(http::serve(
         control_socket,
-        control::control(asks.clone()),
+        control::control(Control {
+            asks: asks.clone(),
+            events,
+            stop: stop.clone(),
+        }),
         stopped(stop.clone()),
     ));
     let tick = tokio::spawn(tick(asks.clone()));
@@ -191,6 +199,7 @@ fn run_engine(
     loaded: Loaded,
     store: Store,
     setup: Setup,
+    events: Events,
     queue: mpsc::Receiver<Ask>,
     ready: tokio::sync::oneshot::Sender<()>,
 ) {
@@ -199,7 +208,8 @@ fn run_engine(
         Err(error) => return tracing::error!(%error, "the engine has no runtime"),
     };
     runtime.block_on(async {
-        let mut engine = Engine::new(loaded.state, loaded.meta, loaded.lost, Real::new(), store, setup);
+        let engine = Engine::new(loaded.state, loaded.meta, loaded.lost, Real::new(), store, setup);
+        let mut engine = engine.telling(events);
         engine.settle_first(loaded.fresh).await;
         ready.send(()).ok();
         let store = engine.run(queue).await;

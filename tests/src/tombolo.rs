@@ -143,6 +143,11 @@ impl Tombolo {
         json::parse(&self.try_cli(&args).must().stdout)
     }
 
+    /// Starts the command line and lets it go on, with all that it prints in `log`, a path of the host.
+    pub fn cli_to(&self, args: &[&str], log: &str) -> Background {
+        self.host.start(self.command(args), log)
+    }
+
     /// The whole state as `tombolo state export` writes it.
     #[track_caller]
     pub fn export(&self) -> Value {

@@ -1,11 +1,13 @@
-//! HTTP over the control socket: one request a process, with an end to its patience.
+//! HTTP over the control socket: one request a process, with an end to its patience where an answer has an end.
 
+use std::future::Future;
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -19,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_IMPORT: Duration = Duration::from_secs(60);
 /// The largest answer that is read, in bytes: many times what 100,000 endpoints take.
 const ANSWER_MAX: usize = 256 << 20;
+
+/// The longest line of a stream that is read, in bytes.
+const LINE_MAX: usize = 1 << 20;
 
 /// The way to the running daemon.
 #[derive(Debug)]
@@ -48,6 +53,46 @@ impl Client {
         self.ask(Method::PUT, path, body.into(), PATIENCE_IMPORT)
     }
 
+    /// Hands each line at `path` to `take` as it comes, until `take` wants no more or `until` is ready.
+    ///
+    /// # Errors
+    /// Beside the usual ones [`Failure::Ended`] where the daemon ended first, and those of `take`.
+    pub fn follow(
+        &self,
+        path: &'static str,
+        until: impl Future<Output = ()>,
+        mut take: impl FnMut(&[u8]) -> Result<ControlFlow<()>, Failure>,
+    ) -> Result<(), Failure> {
+        let following = async {
+            let request = self.request(Method::GET, path, Bytes::new());
+            let mut stream = self.patiently(PATIENCE, request).await?;
+            let mut read = Vec::new();
+            while let Some(Ok(frame)) = stream.frame().await {
+                read.extend_from_slice(&frame.into_data().unwrap_or_default());
+                while let Some(end) = read.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = read.drain(..=end).collect();
+                    if take(&line[..end])?.is_break() {
+                        return Ok(());
+                    }
+                }
+                if read.len() > LINE_MAX {
+                    let why = format!("a line has more than {LINE_MAX} bytes");
+                    return Err(self.broken(std::io::Error::other(why)));
+                }
+            }
+            // However the stream ends, the daemon is not there any more.
+            Err(Failure::Ended {
+                socket: self.socket.clone(),
+            })
+        };
+        runtime()?.block_on(async {
+            tokio::select! {
+                ended = following => ended,
+                () = until => Ok(()),
+            }
+        })
+    }
+
     fn ask(
         &self,
         method: Method,
@@ -55,25 +100,29 @@ impl Client {
         body: Bytes,
         patience: Duration,
     ) -> Result<Bytes, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|source| Failure::Process {
-                doing: "speak to the daemon",
-                source: source.into(),
-            })?;
-        runtime.block_on(async {
-            let exchange = self.exchange(method, path, body);
-            tokio::time::timeout(patience, exchange)
-                .await
-                .map_err(|_| Failure::NoAnswer {
-                    socket: self.socket.clone(),
-                    seconds: patience.as_secs(),
-                })?
-        })
+        let exchange = self.exchange(method, path, body);
+        runtime()?.block_on(self.patiently(patience, exchange))
+    }
+
+    async fn patiently<T>(
+        &self,
+        patience: Duration,
+        answer: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::time::timeout(patience, answer)
+            .await
+            .map_err(|_| Failure::NoAnswer {
+                socket: self.socket.clone(),
+                seconds: patience.as_secs(),
+            })?
     }
 
     async fn exchange(&self, method: Method, path: &'static str, body: Bytes) -> Result<Bytes, Failure> {
+        self.collect(self.request(method, path, body).await?).await
+    }
+
+    /// Sends a request; gives the body of a good answer, of which only the beginning may have come.
+    async fn request(&self, method: Method, path: &'static str, body: Bytes) -> Result<Incoming, Failure> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| self.unreachable(source))?;
@@ -91,18 +140,20 @@ impl Client {
             .map_err(|e| self.broken(e))?;
         let response = sender.send_request(request).await.map_err(|e| self.broken(e))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-        let body = body
-            .map_err(|source| Failure::Broken {
-                socket: self.socket.clone(),
-                source,
-            })?
-            .to_bytes();
         if status.is_success() {
-            Ok(body)
+            Ok(response.into_body())
         } else {
-            Err(refusal(status, &body))
+            Err(refusal(status, &self.collect(response.into_body()).await?))
         }
+    }
+
+    async fn collect(&self, body: Incoming) -> Result<Bytes, Failure> {
+        let body = Limited::new(body, ANSWER_MAX).collect().await;
+        let body = body.map_err(|source| Failure::Broken {
+            socket: self.socket.clone(),
+            source,
+        })?;
+        Ok(body.to_bytes())
     }
 
     fn unreachable(&self, source: std::io::Error) -> Failure {
@@ -123,6 +174,16 @@ impl Client {
             source: source.into(),
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::Process {
+            doing: "speak to the daemon",
+            source: source.into(),
+        })
 }
 
 /// The daemon's no, in its own words where it has some.

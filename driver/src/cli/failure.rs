@@ -22,6 +22,16 @@ pub enum Failure {
         /// The control socket.
         socket: PathBuf,
     },
+    /// The daemon has ended while it was listened to.
+    #[error(
+        "the daemon has ended: nobody listens on {} any more\n\
+         Once it runs again, say the same once more to go on.",
+        .socket.display()
+    )]
+    Ended {
+        /// The control socket.
+        socket: PathBuf,
+    },
     /// The control socket is not for this user. Nothing was done.
     #[error("{} is for root only: run this command as root, for example with sudo", .socket.display())]
     Denied {
@@ -97,7 +107,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) => 2,
-            Self::NotRunning { .. } => 3,
+            Self::NotRunning { .. } | Self::Ended { .. } => 3,
             _ => 1,
         }
     }

@@ -4,12 +4,14 @@
 //!   serve                                    -> config -> the daemon, here
 //!   status networks endpoints ports          -> config -> client -> control socket -> table or JSON
 //!   pools state                              -> config -> client -> control socket -> table or JSON
+//!   events                                   -> config -> client -> control socket -> a line each as it comes
 //!   version completions                      -> need nobody
 //! ```
 
 mod client;
 mod completions;
 mod endpoints;
+mod events;
 mod failure;
 mod networks;
 mod output;
@@ -78,6 +80,8 @@ enum Command {
     Endpoints(endpoints::Flags),
     /// List the published ports: which port of this host leads to which container
     Ports(ports::Flags),
+    /// Follow what happens, as it happens
+    Events(events::Flags),
     /// List the address pools and who holds their addresses
     Pools(pools::Flags),
     /// Save or restore all that the daemon remembers
@@ -138,6 +142,7 @@ fn run(cli: &Cli, out: &mut Vec<u8>) -> Result<(), Failure> {
         Command::Networks(flags) => flags.run(&common.client()?, out),
         Command::Endpoints(flags) => flags.run(&common.client()?, out),
         Command::Ports(flags) => flags.run(&common.client()?, out),
+        Command::Events(flags) => flags.run(&common.client()?),
         Command::Pools(flags) => flags.run(&common.client()?, out),
         Command::State(flags) => flags.run(&common.client()?, out),
         Command::Version(flags) => flags.run(out),

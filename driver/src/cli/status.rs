@@ -112,9 +112,31 @@ fn problems(problems: &[Value]) -> String {
         [] => "none".to_owned(),
         some => some
             .iter()
-            .map(|problem| format!("\n  - {}", cell(problem)))
+            .map(|problem| format!("\n  - {}", one_problem(problem)))
             .collect(),
     }
+}
+
+fn one_problem(problem: &Value) -> String {
+    if !problem.is_object() {
+        return cell(problem);
+    }
+    let whose: Vec<String> = [("network", "network_name"), ("container", "container_name")]
+        .into_iter()
+        .filter(|(_, key)| !problem[key].is_null())
+        .map(|(what, key)| format!("{what} {}", cell(&problem[key])))
+        .collect();
+    let whose = if whose.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", whose.join(", "))
+    };
+    let about = if problem["step"].is_null() {
+        "about"
+    } else {
+        "step"
+    };
+    format!("{}{whose}: {}", cell(&problem[about]), cell(&problem["problem"]))
 }
 
 #[cfg(test)]
@@ -151,12 +173,18 @@ log       info    default
     #[test]
     fn troubles_are_listed_one_a_line() {
         let status = json!({
-            "problems": ["network demo: no", "disk\nfull"], "recovered": "the snapshot was damaged",
+            "problems": [
+                {"about": "kernel", "problem": "disk\nfull", "step": null, "network_name": null, "container_name": null},
+                {"about": "Port(x)", "problem": "no", "step": "ip link set x master y up", "network_name": "demo",
+                 "container_name": "web"},
+            ], "recovered": "the snapshot was damaged",
             "docker": {"reachable": false, "version": null, "last_look_s": null, "error": "connection refused"},
         });
         let shown = render(&status);
         assert!(
-            shown.contains("Problems   \n  - network demo: no\n  - disk full\n"),
+            shown.contains(
+                "Problems   \n  - kernel: disk full\n  - ip link set x master y up (network demo, container web): no\n"
+            ),
             "{shown}"
         );
         assert!(shown.contains("Recovered  the snapshot was damaged\n"), "{shown}");

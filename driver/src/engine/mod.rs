@@ -14,6 +14,7 @@
 //! doesn't grow with what else exists. A full look at the kernel ([`Engine::settle`]) comes at the start, on every slow
 //! tick and after a step whose outcome is unknown; it corrects the belief and repairs what differs.
 
+pub mod events;
 pub mod reconcile;
 pub mod views;
 
@@ -29,6 +30,7 @@ use tombolo_core::state::{Command, Edit, Owner, Refusal, Reply, State, Surroundi
 use tombolo_core::world::{Key, Setting, Step, Value, World, diff};
 use tombolo_ipam::Carve;
 
+use self::events::Problem;
 use crate::docker::View;
 use crate::kernel::{self, Flow, Kernel};
 use crate::records::{self, Records};
@@ -168,7 +170,7 @@ pub struct Engine<K, J> {
     setup: Setup,
     started: Instant,
     /// What went wrong and is being tried again, by what it is about.
-    problems: BTreeMap<String, String>,
+    problems: BTreeMap<String, Problem>,
     /// Facts put right by a full look, by sort of fact.
     repairs: BTreeMap<&'static str, u64>,
     /// The belief is known to be incomplete: only a full look helps.
@@ -176,6 +178,8 @@ pub struct Engine<K, J> {
     /// The records were lost: what looks unwanted may be wanted by Docker, so nothing is swept until it was asked.
     keep_unknown: bool,
     docker: reconcile::Docker,
+    events: events::Events,
+    told: events::Told,
 }
 
 impl<K: Kernel, J: Journal> Engine<K, J> {
@@ -201,6 +205,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             in_doubt: false,
             keep_unknown: lost,
             docker: reconcile::Docker::default(),
+            events: events::Events::default(),
+            told: events::Told::default(),
         }
     }
 
@@ -240,6 +246,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             if self.in_doubt {
                 self.settle("a step with unknown outcome").await;
             }
+            self.tell_standing();
         }
         self.journal
     }
@@ -260,6 +267,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 if unheard && !command.shrinks() {
                     tracing::warn!(?command, "the asker has gone; what it was granted is taken back");
                     self.take_back(taken).await;
+                } else {
+                    self.tell_change(&taken);
                 }
             }
             Err(error) => drop(answer.send(Err(error))),
@@ -498,7 +507,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             Ok(observed) => observed,
             Err(error) => {
                 tracing::error!(%error, "the kernel could not be read");
-                self.problems.insert("kernel".to_owned(), error.to_string());
+                self.problems
+                    .insert("kernel".to_owned(), error.to_string().into());
                 return;
             }
         };
@@ -518,21 +528,25 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             let why = format!(
                 "{kept} objects that no record asks for are kept until Docker has been asked about them"
             );
-            self.problems.insert("records were lost".to_owned(), why);
+            self.problems.insert("records were lost".to_owned(), why.into());
         }
         for step in &steps {
             if step.removes() && self.keep_unknown {
                 continue;
             }
             match self.step(step).await {
-                Ok(()) => {
-                    *self.repairs.entry(sort(step.key())).or_default() += 1;
-                    tracing::info!(%step, because = why, "repaired");
-                }
+                Ok(()) => self.repaired(step, why),
                 Err(error) => {
-                    tracing::error!(%step, %error, "does not settle; tried again on the next look");
-                    self.problems
-                        .insert(format!("{:?}", step.key()), error.to_string());
+                    let owner = self.state.owner(step.key());
+                    let place = self.place(owner.as_ref());
+                    let (network, container) = (place.network_name, place.container_name);
+                    tracing::error!(%step, %error, network, container, "does not settle; tried again on the next look");
+                    let problem = Problem {
+                        text: error.to_string(),
+                        step: Some(step.to_string()),
+                        owner,
+                    };
+                    self.problems.insert(events::about(step.key()), problem);
                 }
             }
         }
@@ -552,18 +566,24 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             .map(|e| e.id.clone());
         let lost: Vec<EndpointId> = lost.collect();
         for id in lost {
-            tracing::info!(endpoint = %id, "its link is gone, so its container is");
+            let (container, endpoint) = (self.docker.container_name(&id), &id);
+            tracing::info!(%endpoint, container, "its link is gone, so its container is");
             self.believed.remove(&Key::Link(id.host_link()));
             self.by_ourselves(&Command::Lost(id)).await;
         }
     }
 
-    /// Carries out a command that nobody waits for.
-    async fn by_ourselves(&mut self, command: &Command) {
+    /// Carries out a command that nobody waits for. Whether it was done.
+    async fn by_ourselves(&mut self, command: &Command) -> bool {
         let deadline = Instant::now() + crate::http::DEADLINE;
-        if let Err(error) = self.carry_out(command, &Looked::default(), deadline).await {
-            tracing::warn!(?command, %error, "not done; tried again later");
+        match self.carry_out(command, &Looked::default(), deadline).await {
+            Ok((_, taken)) => self.tell_change(&taken),
+            Err(error) => {
+                tracing::warn!(?command, %error, "not done; tried again later");
+                return false;
+            }
         }
+        true
     }
 
     async fn import(&mut self, records: Records) -> Result<(), String> {
@@ -582,6 +602,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         self.journal.replace(&rows).map_err(|error| error.to_string())?;
         (self.state, self.meta) = (state, meta);
+        self.events.tell(&events::What::Records { action: "imported" });
         self.settle("import").await;
         Ok(())
     }

@@ -26,6 +26,7 @@ use tombolo_core::state::{Command, Edit, Owner, State};
 use tombolo_core::world::{Key, Value, World};
 use tombolo_ipam::{PoolId, Slot, Space, Use};
 
+use super::events::{Problem, What};
 use super::{Engine, Journal, Looked};
 use crate::docker::{EndpointView, NetworkView, SubnetView, View};
 use crate::kernel::Kernel;
@@ -50,6 +51,13 @@ enum Suspect {
     Pool(PoolId),
     /// The other way round: Docker lists a network with our driver or our IPAM of which there is no record.
     Unnoted(NetworkId),
+}
+
+/// Names as Docker has told them.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub networks: BTreeMap<NetworkId, String>,
+    pub containers: BTreeMap<EndpointId, String>,
 }
 
 /// What is known of the Docker engine.
@@ -92,6 +100,16 @@ impl Docker {
         self.holders.get(&address).map(String::as_str)
     }
 
+    /// The engine's version, once it has told it.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// Why the engine could not be asked, if it could not.
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
     /// For `tombolo status`.
     pub fn status(&self) -> serde_json::Value {
         json!({
@@ -104,7 +122,12 @@ impl Docker {
         })
     }
 
-    fn note(&mut self, view: &View, driver: &str) {
+    /// Takes a view in; gives the names that were known before it.
+    fn note(&mut self, view: &View, driver: &str) -> Names {
+        let before = Names {
+            networks: std::mem::take(&mut self.networks),
+            containers: std::mem::take(&mut self.containers),
+        };
         let ours = |n: &&NetworkView| is_driver(&n.ipam_driver, driver);
         self.version = Some(view.version.clone());
         self.heard = Some(Instant::now());
@@ -126,6 +149,7 @@ impl Docker {
         self.holders = endpoints
             .flat_map(|e| e.addresses.iter().map(|a| (a.addr(), e.name.clone())))
             .collect();
+        before
     }
 
     /// The suspects that have been missing for long enough; the rest is remembered.
@@ -160,7 +184,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
         };
         let driver = self.setup.driver.clone();
-        self.docker.note(&view, &driver);
+        let before = self.docker.note(&view, &driver);
+        self.tell_names(&before);
         self.note_foreign(&view).await;
         if !self.serves_us(&view) {
             return;
@@ -173,15 +198,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         for suspect in self.docker.ripe(missing, now) {
             self.docker.suspects.remove(&suspect);
             match suspect {
-                Suspect::Endpoint(id) => self.free(Command::DeleteEndpoint(id)).await,
-                Suspect::Network(id) => self.free(Command::DeleteNetwork(id)).await,
-                Suspect::Lease(pool, address) => self.free(Command::ReleaseAddress(pool, address)).await,
-                Suspect::Pool(pool) => self.free(Command::ReleasePool(pool)).await,
                 Suspect::Unnoted(id) => {
                     for network in view.networks.iter().filter(|n| n.id == id) {
                         self.note_again(network).await;
                     }
                 }
+                forgotten => self.free(forgotten).await,
             }
         }
     }
@@ -203,10 +225,40 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
-    async fn free(&mut self, command: Command) {
-        tracing::warn!(?command, "Docker has forgotten it; freed");
-        self.docker.freed += 1;
-        self.by_ourselves(&command).await;
+    async fn free(&mut self, suspect: Suspect) {
+        let (command, record, id, owner) = match suspect {
+            Suspect::Endpoint(id) => {
+                let (text, owner) = (id.to_string(), Owner::Endpoint(id.clone()));
+                (Command::DeleteEndpoint(id), "endpoint", text, Some(owner))
+            }
+            Suspect::Network(id) => {
+                let (text, owner) = (id.to_string(), Owner::Network(id.clone()));
+                (Command::DeleteNetwork(id), "network", text, Some(owner))
+            }
+            Suspect::Lease(pool, address) => {
+                let command = Command::ReleaseAddress(pool, address);
+                (command, "lease", address.to_string(), None)
+            }
+            Suspect::Pool(pool) => (Command::ReleasePool(pool), "pool", pool.to_string(), None),
+            // What is not noted can't be freed.
+            Suspect::Unnoted(_) => return,
+        };
+        let place = self.place(owner.as_ref());
+        tracing::warn!(
+            record,
+            id,
+            network = place.network_name,
+            "Docker has forgotten it; it is freed"
+        );
+        if self.by_ourselves(&command).await {
+            self.docker.freed += 1;
+            self.events.tell(&What::Record {
+                action: "freed",
+                record,
+                id,
+                place,
+            });
+        }
     }
 
     /// Whether the view is of the engine that we serve.
@@ -345,7 +397,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             Ok(()) => drop(self.problems.remove(&about)),
             Err(error) => {
                 tracing::error!(network = network.name, %error, "not noted from what Docker says; tried again");
-                self.problems.insert(about, error);
+                let problem = Problem {
+                    owner: Some(Owner::Network(network.id.clone())),
+                    ..error.into()
+                };
+                self.problems.insert(about, problem);
             }
         }
     }
@@ -353,7 +409,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     async fn rebuild_one(&mut self, command: &Command) -> Result<(), String> {
         let deadline = Instant::now() + crate::http::DEADLINE;
         let done = self.carry_out(command, &Looked::default(), deadline).await;
-        done.map(drop).map_err(|error| crate::http::chain(&error))
+        let (_, taken) = done.map_err(|error| crate::http::chain(&error))?;
+        self.tell_change(&taken);
+        Ok(())
     }
 
     async fn rebuild_leases(&mut self, network: &NetworkView) -> Result<(), String> {

@@ -7,6 +7,7 @@ use tombolo_core::model::{Endpoint, Network, Published};
 use tombolo_core::world::{Key, World};
 use tombolo_ipam::{PoolId, Slot, Use};
 
+use super::events::Problem;
 use super::{Engine, Journal};
 use crate::kernel::Kernel;
 use crate::records::{self, Records};
@@ -46,7 +47,16 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     fn status(&self) -> Value {
         let setting = |(name, value, origin): &(String, String, String)| json!({ "name": name, "value": value, "origin": origin });
-        let problem = |(about, problem): (&String, &String)| json!({ "about": about, "problem": problem });
+        let problem = |(about, problem): (&String, &Problem)| {
+            let place = self.place(problem.owner.as_ref());
+            json!({
+                "about": about,
+                "problem": problem.text,
+                "step": problem.step,
+                "network_name": place.network_name,
+                "container_name": place.container_name,
+            })
+        };
         let leased =
             |(_, slot): &(&(tombolo_ipam::Space, IpAddr), &Slot)| matches!(slot, Slot::Leased { .. });
         json!({
@@ -98,11 +108,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             !self.believed.get(*key).is_some_and(|held| value.holds_as(held))
         };
         wanted.iter().find(lacks).map(|(key, _)| {
-            let about = format!("{key:?}");
+            let about = super::events::about(key);
             let why = self
                 .problems
                 .get(&about)
-                .cloned()
+                .map(|problem| problem.text.clone())
                 .unwrap_or_else(|| "does not hold".to_owned());
             format!("{about}: {why}")
         })

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod docker;
+mod events;
 mod grants;
 mod random;
 mod scene;

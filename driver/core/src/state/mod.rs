@@ -496,6 +496,34 @@ impl State {
         }
     }
 
+    /// Whose a fact is, as far as there is a record that wants it.
+    pub fn owner(&self, key: &Key) -> Option<Owner> {
+        let link = match key {
+            Key::Guard(link) | Key::Apart(link) | Key::Restricted(link) | Key::Allow(link) => link,
+            Key::Link(link) | Key::Port(link) | Key::Address(link, _) => link,
+            Key::Loopback(link) | Key::Rate(link) | Key::Publisher(link, _) | Key::Trusted(_, link) => link,
+            Key::Masquerade(link, _) | Key::Source(link, _) => link,
+            Key::Routed(link, _) | Key::Unprotected(link, _) => link,
+            Key::Setting(setting) => setting.link()?,
+            Key::Publish(proto, host, port) => {
+                let id = self.ports.get(&(*proto, *port, *host))?;
+                return Some(Owner::Endpoint(id.clone()));
+            }
+            Key::Open(_, address, _) => {
+                let opens = |e: &&Endpoint| e.published.iter().any(|p| p.host == *address && e.opens(p));
+                return self
+                    .endpoints
+                    .values()
+                    .find(opens)
+                    .map(|e| Owner::Endpoint(e.id.clone()));
+            }
+            Key::Table | Key::UserTable | Key::DockerAccept(_) | Key::Foreign(_) | Key::LoopbackPorts => {
+                return None;
+            }
+        };
+        self.links.get(link).cloned()
+    }
+
     /// The facts of one owner.
     pub fn facts(&self, owner: &Owner, world: &mut World) {
         match owner {
