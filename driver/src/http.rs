@@ -5,7 +5,8 @@
 //!          ─> wire::read ─> Ask ─> the engine, within DEADLINE ─> wire::answer
 //! ```
 //!
-//! Whoever is slow, silent or half gone costs one connection for a bounded time, and holds up no shutdown.
+//! Whoever is slow, silent or half gone costs one connection for a bounded time, and holds up no shutdown. A request that
+//! has been accepted is answered, also while we end: the rest waits in the socket's queue for whoever serves it next.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,10 +20,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tombolo_core::state::{Command, Reply};
 use tombolo_core::wire::{self, Call};
@@ -39,9 +39,11 @@ pub const BODY_MAX: usize = 1 << 20;
 /// How long the head of a request may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections are served at a time; more wait in the socket's queue.
-const CONNECTIONS: usize = 512;
+const CONNECTIONS: u32 = 512;
 /// How long requests that are being served may take to end once we are shutting down.
 const DRAIN: Duration = Duration::from_secs(3);
+/// How long a connection on which nothing has come yet may still begin a request once we are shutting down.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Docker's interface.
 pub fn plugin(asks: mpsc::Sender<Ask>) -> Router {
@@ -160,18 +162,21 @@ fn no_method(method: &str) -> Response {
     (StatusCode::NOT_FOUND, wire::refusal("", &why).to_string()).into_response()
 }
 
-/// Serves a socket until told to stop, then lets requests under way end, for a bounded time.
-pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output = ()>) {
-    let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let (cut_off, _) = watch::channel(());
-    let mut http = hyper::server::conn::http1::Builder::new();
-    // One request a connection: the end of an idle one could meet Docker's next request on it, which Docker would then
-    // repeat without its body. A new connection costs microseconds.
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .keep_alive(false)
-        .half_close(true);
+/// What connections know of the server that they belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serving,
+    /// Nothing is accepted any more.
+    Ending,
+    /// Time is up.
+    Over,
+}
+
+/// Serves a socket until told to stop, then lets requests under way end, for a bounded time. Gives the socket back: what
+/// waits in its queue is for the next who serves it.
+pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output = ()>) -> UnixListener {
+    let room = Arc::new(Semaphore::new(CONNECTIONS as usize));
+    let (phase, _) = watch::channel(Phase::Serving);
     tokio::pin!(stop);
     loop {
         let accepted = async {
@@ -191,26 +196,58 @@ pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output
                 }
             },
         };
-        let app = within(app.clone());
-        let connection =
-            graceful.watch(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
-        let mut cut = cut_off.subscribe();
+        let app = app.clone();
+        let mut told = phase.subscribe();
         tokio::spawn(async move {
+            let ending = told.clone();
             tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended early");
-                },
-                // Nothing is ever sent: it ends with the sender, below.
-                _ = cut.changed() => {}
+                () = connection(stream, app, ending) => {}
+                _ = told.wait_for(|phase| *phase == Phase::Over) => {}
             }
             drop(place);
         });
     }
-    drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    phase.send_replace(Phase::Ending);
+    // All places are free when all connections have ended.
+    if tokio::time::timeout(DRAIN, room.acquire_many(CONNECTIONS))
+        .await
+        .is_err()
+    {
         tracing::warn!("requests that did not end in time are cut off");
     }
-    drop(cut_off);
+    phase.send_replace(Phase::Over);
+    listener
+}
+
+/// Serves one connection: one request.
+///
+/// hyper is never told that we are ending. It would close a connection from which it has read nothing yet, though the
+/// request be on its way, and Docker repeats such a request without its body. Since a connection has one request, it ends
+/// by itself.
+async fn connection(stream: UnixStream, app: Router, mut phase: watch::Receiver<Phase>) {
+    let too_late = async {
+        // The sender outlives the connections.
+        phase.wait_for(|phase| *phase >= Phase::Ending).await.ok();
+        tokio::time::sleep(LAST_WORD).await;
+    };
+    tokio::select! {
+        biased;
+        // What is wrong with the connection is found on reading from it.
+        _ = stream.readable() => {}
+        () = tokio::time::sleep(HEADER_TIMEOUT) => return,
+        () = too_late => return,
+    }
+    let mut http = hyper::server::conn::http1::Builder::new();
+    // One request a connection: the end of an idle one could meet Docker's next request on it, which Docker would then
+    // repeat without its body. A new connection costs microseconds.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(false)
+        .half_close(true);
+    let service = TowerToHyperService::new(within(app));
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a connection ended early");
+    }
 }
 
 /// The service with a limit on the time from a request's head to its answer, so that a body which never comes ends too.
