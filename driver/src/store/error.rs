@@ -21,8 +21,9 @@ pub enum Error {
     },
     /// The store was written by a newer tombolo. Nothing was changed.
     #[error(
-        "the state in {} has schema {found}, and this version knows schema {ours}: run the newer version again, or export the state with it and import that here",
-        dir.display()
+        "the state in {} was written by a newer tombolo: it has schema {found}, and this version ({}) knows schema {ours}. \
+         Run the newer version again; or move that directory aside, and this version notes anew what Docker and the kernel have",
+        dir.display(), env!("CARGO_PKG_VERSION")
     )]
     Newer {
         /// The store's directory.

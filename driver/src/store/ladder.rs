@@ -60,6 +60,14 @@ pub(super) fn climb(place: &Place, schema: u32) -> Result<(Raw, Opened), Error> 
             Ok((raw, opened))
         }
         Ok(Tried::Damaged { why, saved }) => repair(place, schema, mark, why, saved),
+        Err(error @ (Error::Newer { .. } | Error::Older { .. })) => {
+            // It is another version's, to the last byte: opening it has already changed some.
+            sync_tree(&place.found())?;
+            shift(&place.found(), &place.ready())?;
+            remove(&place.db())?;
+            shift(&place.ready(), &place.db())?;
+            Err(error)
+        }
         Err(error) => {
             // No damage was found, so the database may go on changing and the copy would be stale.
             remove(&place.found())?;
