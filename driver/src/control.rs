@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRef, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::engine::events::{Events, What};
 use crate::engine::views::Show;
 use crate::engine::{Ask, Error};
+use crate::hand_over::{Giver, Told, Wish};
 use crate::http::chain;
 use crate::records::Records;
 
@@ -35,8 +36,10 @@ pub struct Control {
     pub asks: mpsc::Sender<Ask>,
     /// What happens.
     pub events: Events,
-    /// Becomes true when the daemon ends.
-    pub stop: watch::Receiver<bool>,
+    /// What the daemon was told: it ends when that is no longer to serve.
+    pub told: watch::Receiver<Told>,
+    /// Who may be asked to hand the sockets over.
+    pub giver: Giver,
 }
 
 impl FromRef<Control> for mpsc::Sender<Ask> {
@@ -47,6 +50,7 @@ impl FromRef<Control> for mpsc::Sender<Ask> {
 
 /// The control interface.
 pub fn control(control: Control) -> Router {
+    let giver = control.giver.clone();
     Router::new()
         .route("/v1/status", get(|State(asks): Asks| show(asks, Show::Status)))
         .route(
@@ -64,6 +68,10 @@ pub fn control(control: Control) -> Router {
             get(|State(asks): Asks| show(asks, Show::Records)).put(import),
         )
         .route("/v1/events", get(events))
+        .route(
+            "/v1/hand-over",
+            post(async move |body: Bytes| hand_over(&giver, &body)),
+        )
         .fallback(|| async {
             error(
                 StatusCode::NOT_FOUND,
@@ -81,16 +89,16 @@ async fn events(State(control): State<Control>) -> Response {
         return error(StatusCode::SERVICE_UNAVAILABLE, why);
     };
     let first = futures_util::stream::iter([daemon("following")]);
-    let rest = futures_util::stream::unfold(Some((follower, control.stop)), |following| async move {
-        let (mut follower, mut stop) = following?;
+    let rest = futures_util::stream::unfold(Some((follower, control.told)), |following| async move {
+        let (mut follower, mut told) = following?;
         let line = tokio::select! {
             biased;
             line = follower.next() => line,
-            _ = stop.wait_for(|stop| *stop) => None,
+            _ = told.wait_for(|told| *told != Told::Serve) => None,
             () = tokio::time::sleep(STILL_HERE) => Some("\n".to_owned()),
         };
         match line {
-            Some(line) => Some((line, Some((follower, stop)))),
+            Some(line) => Some((line, Some((follower, told)))),
             None => Some((daemon("ending"), None)),
         }
     });
@@ -132,6 +140,17 @@ async fn import(State(asks): Asks, body: Bytes) -> Response {
         (Ok(()), Ok(Ok(()))) => crate::http::json(&json!({})),
         (Ok(()), Ok(Err(why))) => error(StatusCode::CONFLICT, &why),
         _ => error(StatusCode::SERVICE_UNAVAILABLE, &chain(&Error::Gone)),
+    }
+}
+
+fn hand_over(giver: &Giver, body: &Bytes) -> Response {
+    let wish: Wish = match serde_json::from_slice(body) {
+        Ok(wish) => wish,
+        Err(why) => return error(StatusCode::BAD_REQUEST, &format!("no wish to take over: {why}")),
+    };
+    match giver.agree(&wish) {
+        Ok(()) => crate::http::json(&json!({ "pid": std::process::id() })),
+        Err(why) => error(StatusCode::CONFLICT, &why.to_string()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The daemon, put together.
 //!
 //! ```text
-//!   sockets bound ─> store opened, records read ─> kernel settled ─> requests served
+//!   sockets bound, or taken over ─> store opened, records read ─> kernel settled ─> requests served
 //!        (Docker's calls wait in the socket's queue meanwhile, for milliseconds)
 //!
 //!   tasks:  plug-in socket ┐                         thread "engine":
@@ -10,10 +10,11 @@
 //!           slow tick      ┘
 //! ```
 //!
-//! On SIGTERM or SIGINT the sockets close, requests under way end, and the kernel is left as it is: containers go on.
+//! On SIGTERM or SIGINT nothing more is accepted, requests under way end, and the kernel is left as it is: containers go on.
+//! When another process takes over ([`crate::hand_over`]), the sockets are handed to it then.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use ipnet::IpNet;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tombolo_core::state::State;
 use tombolo_ipam::Carve;
 
@@ -28,11 +30,13 @@ use crate::config::{Config, DockerHost};
 use crate::control::Control;
 use crate::engine::events::Events;
 use crate::engine::{self, Ask, Edge, Engine, Journal, Setup};
+use crate::hand_over::{Giver, Told};
 use crate::kernel::Real;
 use crate::kernel::watch::Watch;
 use crate::records::{self, Records};
+use crate::sockets::{self, Name, Sockets};
 use crate::store::{self, Opened, Put, Row, Store};
-use crate::{control, docker, host, http};
+use crate::{control, docker, hand_over, host, http};
 
 /// The version of the records' form.
 pub use crate::records::SCHEMA;
@@ -50,13 +54,11 @@ const ULA: &str = "ula";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A socket could not be made.
-    #[error("making the socket {}", path.display())]
-    Bind {
-        /// The socket.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Sockets(#[from] sockets::Error),
+    /// The sockets could not be handed over. All else has ended as it should.
+    #[error(transparent)]
+    HandOver(#[from] hand_over::Error),
     /// The state can't be used.
     #[error("opening the state in {}", dir.display())]
     State {
@@ -102,19 +104,22 @@ struct Loaded {
     lost: bool,
 }
 
-/// Serves until told to stop by a signal.
+/// Serves until told to stop by a signal, or by another process that takes over. `taken` are the sockets that this
+/// process took over itself.
 ///
 /// # Errors
-/// [`Error`], before anything was served.
-pub fn run(config: Config) -> Result<(), Error> {
+/// [`Error`], before anything was served, or when the sockets can't be handed over.
+pub fn run(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
     let system = |what| move |source| Error::System { what, source };
     let runtime = tokio::runtime::Runtime::new().map_err(system("starting the asynchronous runtime"))?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, taken))
 }
 
-async fn serve(config: Config) -> Result<(), Error> {
-    let (plugin_socket, _plugin_name) = plugin_listener(&config.plugin_socket)?;
-    let (control_socket, _control_name) = bind(&config.control_socket)?;
+async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
+    let sockets = match taken {
+        Some(sockets) => sockets,
+        None => Sockets::open(&config)?,
+    };
     let state = |source| Error::State {
         dir: config.state_dir.clone(),
         source,
@@ -160,36 +165,54 @@ async fn serve(config: Config) -> Result<(), Error> {
         }
     })?;
 
-    let stop = stop_signal()?;
+    let (tell, told) = watch::channel(Told::Serve);
+    end_on_signal(tell.clone())?;
+    let giver = Giver::new(&config, &sockets, tell);
+    let Sockets { plugin, control } = sockets;
+    let (plugin_name, control_name) = (plugin.name, control.name);
+    let listener = |socket: std::os::unix::net::UnixListener| {
+        let ready = socket
+            .set_nonblocking(true)
+            .and_then(|()| UnixListener::from_std(socket));
+        ready.map_err(|source| Error::System {
+            what: "listening on a socket",
+            source,
+        })
+    };
     let plugin = tokio::spawn(http::serve(
-        plugin_socket,
+        listener(plugin.listener)?,
         http::plugin(asks.clone()),
-        stopped(stop.clone()),
+        end(told.clone()),
     ));
     let control = tokio::spawn(http::serve(
-        control_socket,
+        listener(control.listener)?,
         control::control(Control {
             asks: asks.clone(),
             events,
-            stop: stop.clone(),
+            told: told.clone(),
+            giver,
         }),
-        stopped(stop.clone()),
+        end(told.clone()),
     ));
-    let tick = tokio::spawn(tick(asks.clone()));
-    let watch = tokio::spawn(watch(asks.clone()));
+    let mut others = JoinSet::new();
+    others.spawn(tick(asks.clone()));
+    others.spawn(watch(asks.clone()));
     let DockerHost::Unix(docker_socket) = &config.docker_host;
-    let follow = tokio::spawn(docker::follow(docker_socket.clone(), driver, asks));
+    others.spawn(docker::follow(docker_socket.clone(), driver, asks));
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
     tracing::info!(plugin_socket = %config.plugin_socket.display(), state = %config.state_dir.display(), "serving");
 
-    for server in [plugin, control] {
-        // A server that panicked has ended as well.
-        server.await.ok();
-    }
-    tick.abort();
-    watch.abort();
-    follow.abort();
+    // A server that panicked has ended as well, but its socket is lost.
+    let sockets = (plugin.await.ok(), control.await.ok());
+    others.shutdown().await;
     tokio::task::spawn_blocking(move || engine.join()).await.ok();
+    if let (Told::HandOver, (Some(plugin), Some(control))) = (*told.borrow(), &sockets) {
+        hand_over::give(&config.control_socket, plugin.as_fd(), control.as_fd())?;
+        [plugin_name, control_name]
+            .into_iter()
+            .flatten()
+            .for_each(Name::leave);
+    }
     tracing::info!("ended; networks and containers go on as they are");
     Ok(())
 }
@@ -298,58 +321,6 @@ fn driver_name(socket: &Path) -> String {
     )
 }
 
-/// The name of a socket that we made; it goes with us.
-struct Name(PathBuf);
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        // Whoever took it away meanwhile did our work.
-        std::fs::remove_file(&self.0).ok();
-    }
-}
-
-/// The plug-in's socket: systemd's, if it holds it for us (and keeps its name), else our own.
-fn plugin_listener(path: &Path) -> Result<(UnixListener, Option<Name>), Error> {
-    let fault = |source| Error::Bind {
-        path: path.to_owned(),
-        source,
-    };
-    let handed = listenfd::ListenFd::from_env()
-        .take_unix_listener(0)
-        .map_err(fault)?;
-    match handed {
-        Some(listener) => {
-            listener.set_nonblocking(true).map_err(fault)?;
-            Ok((UnixListener::from_std(listener).map_err(fault)?, None))
-        }
-        None => bind(path).map(|(listener, name)| (listener, Some(name))),
-    }
-}
-
-/// A socket that only root may speak to, in place of what an earlier run left. The lock on the state directory keeps
-/// two daemons apart; a socket that still answers is another's all the same.
-fn bind(path: &Path) -> Result<(UnixListener, Name), Error> {
-    let fault = |source| Error::Bind {
-        path: path.to_owned(),
-        source,
-    };
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        let text = "another process serves it; stop that one first ('tombolo status' shows its pid)";
-        return Err(fault(std::io::Error::new(std::io::ErrorKind::AddrInUse, text)));
-    }
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(fault)?;
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fault(error)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).map_err(fault)?;
-    let name = Name(path.to_owned());
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fault)?;
-    Ok((listener, name))
-}
-
 async fn tick(asks: mpsc::Sender<Ask>) {
     let mut last_backup = tokio::time::Instant::now();
     let mut interval = tokio::time::interval(TICK);
@@ -398,27 +369,33 @@ async fn watch(asks: mpsc::Sender<Ask>) {
     }
 }
 
-/// Becomes true when the process is told to stop.
-fn stop_signal() -> Result<watch::Receiver<bool>, Error> {
+/// Tells the daemon to end when a signal says so.
+fn end_on_signal(tell: watch::Sender<Told>) -> Result<(), Error> {
     let fault = |source| Error::System {
         what: "listening for signals",
         source,
     };
     let mut term = signal(SignalKind::terminate()).map_err(fault)?;
     let mut int = signal(SignalKind::interrupt()).map_err(fault)?;
-    let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
         tracing::info!("told to stop");
-        stop.send(true).ok();
+        // One who is handing over ends anyway, and the other process counts on the sockets.
+        tell.send_if_modified(|told| {
+            let serves = *told == Told::Serve;
+            if serves {
+                *told = Told::End;
+            }
+            serves
+        });
     });
-    Ok(stopped)
+    Ok(())
 }
 
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    // The sender goes only after it has said so.
-    stop.wait_for(|stop| *stop).await.ok();
+async fn end(mut told: watch::Receiver<Told>) {
+    // The senders outlive the servers.
+    told.wait_for(|told| *told != Told::Serve).await.ok();
 }

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
@@ -91,6 +92,12 @@ impl Client {
                 () = until => Ok(()),
             }
         })
+    }
+
+    /// Asks for something to be done.
+    pub fn post(&self, path: &'static str, body: &impl Serialize) -> Result<Bytes, Failure> {
+        let body = serde_json::to_vec(body).map_err(|source| Failure::NoJson { path, source })?;
+        self.ask(Method::POST, path, body.into(), PATIENCE)
     }
 
     fn ask(

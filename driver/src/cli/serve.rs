@@ -7,8 +7,11 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::Common;
+use super::client::Client;
 use super::failure::Failure;
 use crate::config::{Config, LogFormat, Setting};
+use crate::hand_over::{self, Taker, Wish};
+use crate::sockets::Sockets;
 
 const HELP: &str = "\
 Examples:
@@ -16,6 +19,7 @@ Examples:
   tombolo serve --log info,tombolo=debug
   tombolo serve --address-pools 10.64.0.0/12:24,fd12:3456:789a::/48:64
   TOMBOLO_STATE_DIR=/srv/tombolo tombolo serve --log-format json
+  tombolo serve --take-over             in place of the daemon that runs, without a refused call
 
 Needs root. SIGTERM ends it; networks and containers go on without it.
 Each flag has a variable and a key in the file of settings: --state-dir is TOMBOLO_STATE_DIR and state_dir.
@@ -48,6 +52,9 @@ pub struct Flags {
     /// What log lines look like: human or json [default: human]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+    /// Take the sockets over from the daemon that runs, if one does; it ends
+    #[arg(long)]
+    take_over: bool,
 }
 
 impl Flags {
@@ -55,7 +62,11 @@ impl Flags {
     pub fn run(&self, common: &Common) -> Result<(), Failure> {
         let config = common.settings(self.given())?;
         start_log(&config)?;
-        crate::serve::run(config).map_err(|error| Failure::Serve { source: error.into() })
+        let taken = match self.take_over {
+            true => take_over(&config)?,
+            false => None,
+        };
+        crate::serve::run(config, taken).map_err(|error| Failure::Serve { source: error.into() })
     }
 
     fn given(&self) -> BTreeMap<Setting, String> {
@@ -72,6 +83,21 @@ impl Flags {
             .into_iter()
             .filter_map(|(setting, text)| Some((setting, text.clone()?)))
             .collect()
+    }
+}
+
+/// The sockets of the daemon that runs; none if none does.
+fn take_over(config: &Config) -> Result<Option<Sockets>, Failure> {
+    let failure = |error: hand_over::Error| Failure::Serve { source: error.into() };
+    let client = Client::new(config.control_socket.clone());
+    let taker = Taker::new(config).map_err(failure)?;
+    match client.post("/v1/hand-over", &Wish::of(config)) {
+        Ok(_) => taker.wait(config).map(Some).map_err(failure),
+        Err(Failure::NotRunning { .. }) => {
+            tracing::info!("no daemon runs, so there is nothing to take over");
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
 }
 
