@@ -87,6 +87,28 @@ impl Tombolo {
         *self.process.lock().expect("no panic while held") = Some(process);
     }
 
+    /// Has a new process take over from the running one, which must end well; waits until it has.
+    #[track_caller]
+    pub fn take_over(&self) {
+        let new = self.host.start(self.command(&["serve", "--take-over"]), LOG);
+        let old = self.process.lock().expect("no panic while held").replace(new);
+        let old = old.expect("a daemon that runs");
+        let mut old = old.lock().expect("no panic while held");
+        let ended = wait::within(START, || old.try_wait().expect("waiting for a process of ours"));
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "the old process ended with {ended:?}\n{}",
+            self.host.logs()
+        );
+    }
+
+    /// Runs the daemon with more arguments in the foreground, where it is to refuse to serve.
+    #[track_caller]
+    pub fn try_serve(&self, args: &[&str]) -> Output {
+        let command = self.command(&[&["serve"], args].concat());
+        run(self.host.spaces(), command, None, LIMIT)
+    }
+
     /// Stops the daemon as its service manager would and waits for its end.
     pub fn stop(&self) {
         self.end(Signal::SIGTERM);
@@ -120,7 +142,8 @@ impl Tombolo {
         self.host.log(LOG)
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// The tested binary with arguments, as this daemon is run.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(INSIDE);
         command.args(args).env("RUST_BACKTRACE", "1");
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOMBOLO_")) {

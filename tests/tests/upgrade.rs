@@ -1,0 +1,199 @@
+//! A new process in the place of the running one: no call is refused or lost, and nothing is forgotten.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use system_tests::{Answerer, Host, Scene, Tombolo, ask_tcp, http, json, say, tombolo, until};
+
+/// How often a new process takes over while everything is busy.
+const TAKE_OVERS: u32 = 10;
+
+/// What those who work during the take-overs have done.
+#[derive(Default)]
+struct Work {
+    over: AtomicBool,
+    calls: AtomicU32,
+    runs: AtomicU32,
+    longest: Mutex<Duration>,
+}
+
+impl Work {
+    /// Takes and gives back an address, over and over; each answer must be a grant.
+    fn hammer(&self, plugin: &system_tests::plugin::Client, pool: &str) {
+        while !self.over.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            let granted = plugin.accepted(
+                "IpamDriver.RequestAddress",
+                &json!({ "PoolID": pool, "Address": "" }),
+            );
+            let address = json::text(&granted, "/Address")
+                .split('/')
+                .next()
+                .unwrap_or_default();
+            let release = json!({ "PoolID": pool, "Address": address });
+            plugin.accepted("IpamDriver.ReleaseAddress", &release);
+            plugin.accepted("NetworkDriver.GetCapabilities", &Value::Null);
+            self.calls.fetch_add(3, Ordering::Relaxed);
+            let mut longest = self.longest.lock().expect("no panic while held");
+            *longest = start.elapsed().max(*longest);
+        }
+    }
+
+    /// Runs containers, one after the other; each must reach the network's gateway.
+    fn run(&self, scene: &Scene) {
+        while !self.over.load(Ordering::Relaxed) {
+            scene.docker(&[
+                "run",
+                "--rm",
+                "--network",
+                "net",
+                "-p",
+                "80",
+                "busybox",
+                "ping",
+                "-c",
+                "1",
+                "-W",
+                "5",
+                "10.70.0.1",
+            ]);
+            self.runs.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Has all of that end when this value goes, as it also does in a panic.
+    fn until_dropped(&self) -> impl Drop + '_ {
+        struct Over<'a>(&'a Work);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.over.store(true, Ordering::Relaxed);
+            }
+        }
+        Over(self)
+    }
+}
+
+fn pid(tombolo: &Tombolo) -> u64 {
+    tombolo.cli(&["status"])["pid"].as_u64().expect("a process id")
+}
+
+#[test]
+fn ten_take_overs_refuse_and_lose_no_call() {
+    let scene = Scene::new();
+    let before = scene.snapshot();
+    scene.network("net", &["--subnet", "10.70.0.0/24"]);
+    let plugin = scene.tombolo().plugin();
+    let pool = plugin.accepted(
+        "IpamDriver.RequestPool",
+        &json!({ "AddressSpace": "LocalDefault", "Pool": "10.71.0.0/16", "V6": false }),
+    );
+    let pool = json::text(&pool, "/PoolID");
+    let work = Work::default();
+    std::thread::scope(|scope| {
+        let _over = work.until_dropped();
+        for _ in 0..3 {
+            scope.spawn(|| work.hammer(&plugin, pool));
+        }
+        for _ in 0..2 {
+            scope.spawn(|| work.run(&scene));
+        }
+        let mut last = pid(scene.tombolo());
+        for _ in 0..TAKE_OVERS {
+            // Each falls into work that has gone on since the last.
+            let so_far = (
+                work.calls.load(Ordering::Relaxed),
+                work.runs.load(Ordering::Relaxed),
+            );
+            until("calls and containers go on", || {
+                let now = (
+                    work.calls.load(Ordering::Relaxed),
+                    work.runs.load(Ordering::Relaxed),
+                );
+                (now.0 > so_far.0 + 10 && now.1 > so_far.1).then_some(())
+            });
+            scene.tombolo().take_over();
+            let new = pid(scene.tombolo());
+            assert_ne!(new, last);
+            last = new;
+        }
+    });
+    say(&format!(
+        "{TAKE_OVERS} take-overs: {} calls, {} containers, the longest three calls took {:?}",
+        work.calls.into_inner(),
+        work.runs.into_inner(),
+        work.longest.into_inner().expect("no panic while held"),
+    ));
+    plugin.accepted("IpamDriver.ReleasePool", &json!({ "PoolID": pool }));
+    scene.must_clear_to(&before);
+}
+
+#[test]
+fn a_take_over_forgets_nothing_and_disturbs_no_container() {
+    let scene = Scene::new();
+    let before = scene.snapshot();
+    scene.network("net", &["--subnet", "10.70.0.0/24"]);
+    let one = scene.container("one", &["--network", "net", "-p", "8080:80"]);
+    let _web = Answerer::tcp(&one.spaces(), "0.0.0.0:80");
+    let (state, running) = (scene.tombolo().export(), scene.snapshot());
+    scene.tombolo().take_over();
+    assert_eq!(scene.tombolo().export(), state);
+    running.must_come_back(&scene.host, Some(scene.tombolo()));
+    ask_tcp(scene.outside.spaces(), "192.0.2.2:8080").expect("a published port");
+    let repairs = &scene.tombolo().cli(&["status"])["repairs"];
+    assert_eq!(repairs, &json!({}), "there was nothing to repair");
+    scene.must_clear_to(&before);
+}
+
+#[test]
+fn a_daemon_goes_on_when_who_would_take_over_may_not() {
+    let host = Arc::new(Host::new());
+    let tombolo = Tombolo::start(&host);
+    let first = pid(&tombolo);
+    tombolo
+        .try_serve(&["--take-over", "--state-dir", "/var/lib/elsewhere"])
+        .must_fail_with(&["state_dir", "/var/lib/tombolo", "/var/lib/elsewhere"]);
+    tombolo
+        .try_serve(&["--take-over", "--plugin-socket", "/run/docker/plugins/other.sock"])
+        .must_fail_with(&["plugin_socket", "/run/docker/plugins/tombolo.sock", "other.sock"]);
+    // What an older version would say, whose schema is not ours.
+    let wish = json!({
+        "version": "0.0.9", "schema": 0, "plugin_socket": "/run/docker/plugins/tombolo.sock",
+        "state_dir": "/var/lib/tombolo",
+    });
+    let control = host.path(tombolo::CONTROL);
+    let answer = http::request(&control, "POST", "/v1/hand-over", wish.to_string().as_bytes());
+    let answer = answer.expect("an answer of the control socket");
+    assert_eq!(answer.status, 409);
+    for text in ["schema", "0.0.9", "this daemon"] {
+        assert!(
+            answer.text().contains(text),
+            "'{text}' is not in {}",
+            answer.text()
+        );
+    }
+    assert_eq!(pid(&tombolo), first);
+    tombolo
+        .plugin()
+        .accepted("NetworkDriver.GetCapabilities", &Value::Null);
+}
+
+#[test]
+fn where_no_daemon_runs_there_is_nothing_to_take_over_and_one_starts() {
+    let host = Arc::new(Host::new());
+    let tombolo = Tombolo::start(&host);
+    let first = pid(&tombolo);
+    tombolo.kill();
+    let started = host.start(tombolo.command(&["serve", "--take-over"]), tombolo::LOG);
+    let second = until("the daemon answers", || {
+        let status = tombolo.try_cli(&["status", "--output", "json"]);
+        status.ok.then(|| json::parse(&status.stdout)["pid"].as_u64())
+    });
+    assert_ne!(second, Some(first));
+    system_tests::engine::end(
+        &started,
+        nix::sys::signal::Signal::SIGTERM,
+        Duration::from_secs(20),
+    );
+}
