@@ -69,8 +69,32 @@ start_with_systemd() {
     systemctl start tombolo.socket tombolo.service || explain "systemd could not start tombolo"
 }
 
+# can_hand_over PID: whether the tombolo that runs is one that hands its sockets over to a newer one.
+can_hand_over() { "/proc/$1/exe" serve --help 2>/dev/null | grep -e --take-over >/dev/null; }
+
+# For wait_for: 2 where the new process has ended and the old one goes on.
+replaced() {
+    gone "$PID_FILE" tombolo && return
+    kill -0 "$1" 2>/dev/null || return 2
+    return 1
+}
+
+take_over() {
+    local new
+    say "A new tombolo takes over from the one that runs ..."
+    setsid "$BINARY" serve --take-over </dev/null >>"$LOG_FILE" 2>&1 &
+    new=$!
+    wait_for 60 "it has" replaced "$new" || explain "the tombolo that runs did not hand over"
+    echo "$new" >"$PID_FILE"
+}
+
 start_by_hand() {
-    if runs "$PID_FILE" tombolo && is_old "$(cat "$PID_FILE")"; then
+    local pid
+    if runs "$PID_FILE" tombolo && pid=$(cat "$PID_FILE") && is_old "$pid"; then
+        if can_hand_over "$pid"; then
+            take_over
+            return
+        fi
         say "Restarting tombolo ..."
         stop_process "$PID_FILE" tombolo 15
     fi

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use system_tests::Host;
 use system_tests::command::{Output, run};
+use system_tests::{Host, json};
 
 /// A build from nothing takes minutes; where the release binary is there already, a second.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -66,6 +66,25 @@ fn up_makes_docker_have_tombolo_and_down_undoes_it() {
     let before = pids(&host);
     make(&host, "up").must();
     assert_eq!(pids(&host), before, "run twice it changes nothing");
+
+    // What runs is another binary than the one that was built, so the new one takes its place; only tombolo is new then.
+    host.sh(
+        "kill $(cat /run/tombolo/tombolo.pid); while [ -e /run/docker/plugins/tombolo.sock ]; do sleep 0.1; done
+         cp /usr/local/bin/tombolo /tmp/older; printf older >>/tmp/older; mv /tmp/older /usr/local/bin/tombolo
+         setsid /usr/local/bin/tombolo serve >>/run/tombolo/tombolo.log 2>&1 & echo $! >/run/tombolo/tombolo.pid
+         until tombolo status >/dev/null 2>&1; do sleep 0.1; done",
+    );
+    let older = pids(&host);
+    let up = make(&host, "up").must();
+    assert!(up.stdout.contains("takes over"), "{}", up.stdout);
+    let newer = pids(&host);
+    assert_ne!(newer.lines().next(), older.lines().next());
+    assert_eq!(newer.lines().nth(1), older.lines().nth(1));
+    let shown = host.run("tombolo", &["status", "--output", "json"]);
+    let pid = json::parse(&shown)["pid"].to_string();
+    assert_eq!(newer.lines().next(), Some(pid.as_str()));
+    make(&host, "up").must();
+    assert_eq!(pids(&host), newer);
 
     host.run("docker", &["network", "rm", "demo"]);
     make(&host, "down").must();
