@@ -3,6 +3,9 @@
 //! No handler ever calls this: the engine holds locks while it waits for us, and would wait for ever (a container's
 //! inspection blocks during its start, every call blocks during the engine's start). What is read here goes to our
 //! engine as one message; see `engine::reconcile` for what becomes of it.
+//!
+//! As a managed plug-in we bear whatever name we were given (`acme/net:2`), and our networks have that for their driver.
+//! The engine knows it, by the plug-in's id, which is the name of the folder that our socket is in.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -191,6 +194,46 @@ struct ContainerJson {
     ipv6_address: String,
 }
 
+/// A managed plug-in.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct PluginJson {
+    id: String,
+    name: String,
+}
+
+impl NetworkJson {
+    /// Puts our driver's name in the place of the one that we have as a managed plug-in.
+    fn rename(&mut self, plugin: Option<&PluginJson>, driver: &str) {
+        for name in [&mut self.driver, &mut self.ipam.driver] {
+            if plugin.is_some_and(|plugin| plugin.name == *name) {
+                driver.clone_into(name);
+            }
+        }
+    }
+}
+
+/// What the engine calls us as a managed plug-in; none if we are not one.
+async fn own_plugin(socket: &Path) -> Result<Option<PluginJson>, Error> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let Some(id) = plugin_id(&mounts) else {
+        return Ok(None);
+    };
+    let all: Vec<PluginJson> = get_json(socket, "/plugins").await?;
+    Ok(all.into_iter().find(|plugin| plugin.id == id))
+}
+
+/// The id of the managed plug-in that we are: `/run/docker/plugins` is then a folder of the host that is named by it.
+fn plugin_id(mounts: &str) -> Option<&str> {
+    let folders = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(3);
+        let (folder, place) = (words.next()?, words.next()?);
+        (place == "/run/docker/plugins").then_some(folder)
+    });
+    let mut names = folders.filter_map(|folder| folder.rsplit('/').next());
+    names.find(|name| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 /// Follows the engine for ever: a look at the start, after events, and now and then.
 pub async fn follow(socket: PathBuf, driver: String, asks: mpsc::Sender<Ask>) {
     let mut told = String::new();
@@ -215,8 +258,9 @@ async fn follow_once(socket: &Path, driver: &str, asks: &mpsc::Sender<Ask>) -> R
     // The events first, so that nothing slips in between them and the first look.
     let mut events = get(socket, &format!("/events?filters={FILTERS}")).await?;
     let info: Info = get_json(socket, "/info").await?;
+    let plugin = own_plugin(socket).await?;
     loop {
-        let view = look(socket, driver, &info).await?;
+        let view = look(socket, driver, plugin.as_ref(), &info).await?;
         if asks.send(Ask::Docker(Ok(view))).await.is_err() {
             return Ok(());
         }
@@ -237,8 +281,9 @@ async fn follow_once(socket: &Path, driver: &str, asks: &mpsc::Sender<Ask>) -> R
 
 /// Asks the engine for all that concerns us. An error when one of the calls fails: half a view would look like things
 /// missing.
-async fn look(socket: &Path, driver: &str, info: &Info) -> Result<View, Error> {
-    let networks: Vec<NetworkJson> = get_json(socket, "/networks").await?;
+async fn look(socket: &Path, driver: &str, plugin: Option<&PluginJson>, info: &Info) -> Result<View, Error> {
+    let mut networks: Vec<NetworkJson> = get_json(socket, "/networks").await?;
+    networks.iter_mut().for_each(|n| n.rename(plugin, driver));
     let ours = |n: &NetworkJson| is_driver(&n.driver, driver) || is_driver(&n.ipam.driver, driver);
     let bridge = |n: &NetworkJson| n.options.as_ref()?.get(BRIDGE_NAME)?.parse().ok();
     let mut view = View {
@@ -253,7 +298,10 @@ async fn look(socket: &Path, driver: &str, info: &Info) -> Result<View, Error> {
     };
     for network in networks.into_iter().filter(ours) {
         match get_json::<NetworkJson>(socket, &format!("/networks/{}", network.id)).await {
-            Ok(network) => view.networks.extend(network_view(network)),
+            Ok(mut network) => {
+                network.rename(plugin, driver);
+                view.networks.extend(network_view(network));
+            }
             // Removed since the list was made.
             Err(Error::Answer { why, .. }) if why.contains("404") => {}
             Err(error) => return Err(error),
@@ -364,4 +412,41 @@ async fn get(socket: &Path, call: &str) -> Result<Incoming, Error> {
     tokio::time::timeout(TIMEOUT, ask)
         .await
         .map_err(|late| answer(late.to_string()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_managed_plug_in_knows_its_id_and_no_other_process_has_one() {
+        let id = "0f".repeat(32);
+        let mounts = format!(
+            "36 35 98:0 / / rw shared:1 - ext4 /dev/vda rw\n\
+             41 36 0:21 /docker/plugins/{id} /run/docker/plugins rw - tmpfs tmpfs rw\n"
+        );
+        assert_eq!(plugin_id(&mounts), Some(id.as_str()));
+        assert_eq!(
+            plugin_id("41 36 0:21 /docker/plugins /run/docker/plugins rw - tmpfs tmpfs rw"),
+            None
+        );
+        assert_eq!(plugin_id("22 1 0:21 / /run rw - tmpfs tmpfs rw"), None);
+    }
+
+    #[test]
+    fn the_name_of_a_managed_plug_in_is_taken_for_the_drivers() {
+        let text = r#"{"Id":"a","Name":"n","Driver":"acme/net:2","IPAM":{"Driver":"acme/net:2"}}"#;
+        let plugin = PluginJson {
+            id: "b".into(),
+            name: "acme/net:2".into(),
+        };
+        let mut network: NetworkJson = serde_json::from_str(text).unwrap();
+        network.rename(None, "tombolo");
+        assert_eq!(network.driver, "acme/net:2");
+        network.rename(Some(&plugin), "tombolo");
+        assert_eq!(
+            (network.driver.as_str(), network.ipam.driver.as_str()),
+            ("tombolo", "tombolo")
+        );
+    }
 }
