@@ -1,7 +1,7 @@
 # Each target is a thin line; what is longer is a script of its own.
 
 .DEFAULT_GOAL := help
-.PHONY: help build check up down test test-engines bench clean
+.PHONY: help build check up down plugin test test-engines bench clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -17,6 +17,9 @@ up: ## Make this host's Docker engine have tombolo (root)
 
 down: ## Undo `make up`; networks and containers stay (root)
 	@plugin-config/down.sh
+
+plugin: ## Build the managed plug-in, a folder for `docker plugin create`: target/plugin
+	@tests/run.sh plugin
 
 test: ## Install what tests need and run every test (root)
 	@tests/run.sh test

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make build`, `check`, `test`, `test-engines`, `bench` and `clean` do: named steps, and the first that fails ends it.
+# What `make build`, `plugin`, `check`, `test`, `test-engines`, `bench` and `clean` do: named steps, and the first that fails ends it.
 set -euo pipefail
 # shellcheck source=plugin-config/common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../plugin-config/common.sh"
@@ -39,6 +39,11 @@ build() {
     need_cargo
     need_linker
     release_build
+}
+
+plugin() {
+    build
+    plugin-config/plugin.sh
 }
 
 # The wall of ARCHITECTURE.md: what decides knows no runtime, no database and no kernel.
@@ -92,7 +97,7 @@ engines() {
     local release
     for release in trixie sid; do
         step "Docker engine of Debian $release" \
-            env "TOMBOLO_TEST_ENGINE=$release" cargo test --locked -p system-tests --test everyday
+            env "TOMBOLO_TEST_ENGINE=$release" cargo test --locked -p system-tests --test everyday --test plugin
     done
     say "" && say "All engines passed."
 }
@@ -107,10 +112,11 @@ bench() {
 
 case "${1:-}" in
 build) build ;;
+plugin) plugin ;;
 check) check ;;
 test) everything ;;
 engines) engines ;;
 bench) bench ;;
 clean) need_cargo && cargo clean ;;
-*) die "usage: tests/run.sh build|check|test|engines|bench|clean" ;;
+*) die "usage: tests/run.sh build|plugin|check|test|engines|bench|clean" ;;
 esac
