@@ -2,6 +2,7 @@
 # Makes the engine roots of the system tests: a small Debian of another release, with that release's Docker engine.
 #
 #   engines.sh [trixie|sid ...]     makes those that are missing (default: both) and prints where they are
+#   engines.sh bookworm             one with systemd as well, for the tests of the package and the units
 #
 # Roots are kept outside the source tree, in $TOMBOLO_TEST_ENGINES (default /var/cache/tombolo-tests/engines). A root
 # is made beside its final place and renamed when it is complete, under a lock, so a root that is there is whole and
@@ -29,6 +30,9 @@ quietly() {
 
 make_root() {
     suite=$1
+    wanted=$packages
+    # A machine to boot: its systemd also runs on a kernel that has the older control groups.
+    [ "$suite" != bookworm ] || wanted=docker.io,iptables,nftables,iproute2,ca-certificates,systemd-sysv,dbus,procps
     part="$roots/.$suite.part"
     log="$roots/$suite.log"
     # What an interrupted run left behind; it can hold mounts of its own.
@@ -44,7 +48,7 @@ make_root() {
         >"$part/etc/apt/apt.conf.d/90tombolo-tests"
     # In namespaces of its own: package scripts start nothing that outlives the making, and mounts end with it.
     quietly "$log" unshare --mount --pid --fork --kill-child \
-        debootstrap --variant=minbase --include="$packages" "$suite" "$part" "$mirror"
+        debootstrap --variant=minbase --include="$wanted" "$suite" "$part" "$mirror"
     rm -rf "$part/var/cache/apt/archives" "$part/var/lib/apt/lists"
     mkdir -p "$part/var/cache/apt/archives/partial" "$part/var/lib/apt/lists/partial"
     quietly "$log" chroot "$part" dockerd --version
@@ -61,8 +65,8 @@ exec 9>"$roots/.lock"
 flock 9
 for suite in "$@"; do
     case $suite in
-    trixie | sid) ;;
-    *) fail "no engine root is called '$suite': trixie and sid are" ;;
+    bookworm | trixie | sid) ;;
+    *) fail "no engine root is called '$suite': bookworm, trixie and sid are" ;;
     esac
     [ -d "$roots/$suite" ] || make_root "$suite"
     echo "$suite: $roots/$suite: $(cat "$roots/$suite/etc/tombolo-test-engine")"

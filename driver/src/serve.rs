@@ -7,7 +7,8 @@
 //!   tasks:  plug-in socket ┐                         thread "engine":
 //!           control socket ├── Ask ──> queue ──────> records, kernel, store
 //!           Docker's API   │
-//!           slow tick      ┘
+//!           slow tick      │
+//!           heartbeat      ┘
 //! ```
 //!
 //! On SIGTERM or SIGINT nothing more is accepted, requests under way end, and the kernel is left as it is: containers go on.
@@ -23,6 +24,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tombolo_core::state::State;
 use tombolo_ipam::Carve;
 
@@ -197,6 +199,7 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
     let mut others = JoinSet::new();
     others.spawn(tick(asks.clone()));
     others.spawn(watch(asks.clone()));
+    others.spawn(heartbeat(asks.clone()));
     let DockerHost::Unix(docker_socket) = &config.docker_host;
     others.spawn(docker::follow(docker_socket.clone(), driver, asks));
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
@@ -366,6 +369,27 @@ async fn watch(asks: mpsc::Sender<Ask>) {
     if let Err(error) = watched.await {
         let every_s = TICK.as_secs();
         tracing::warn!(%error, every_s, "changes of firewall rules are not heard, only found now and then");
+    }
+}
+
+/// Tells the service manager, if it wants to hear it, that we live: each time the engine's task has answered, so a task
+/// that hangs is heard of.
+async fn heartbeat(asks: mpsc::Sender<Ask>) {
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    // Three chances within the limit.
+    let mut interval = tokio::time::interval(limit / 3);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        if asks.send(Ask::Alive(answer)).await.is_err() || answered.await.is_err() {
+            return;
+        }
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]) {
+            tracing::warn!(%error, "the service manager does not hear that this daemon lives");
+        }
     }
 }
 

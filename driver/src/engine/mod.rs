@@ -114,6 +114,8 @@ pub enum Ask {
         /// Write a plain copy of the records as well.
         backup: bool,
     },
+    /// Say that the engine's task is alive.
+    Alive(oneshot::Sender<()>),
     /// What the Docker engine has just said of itself, or why it can't be asked.
     Docker(Result<View, String>),
     /// Put other records in place of all there are.
@@ -237,6 +239,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                         tracing::warn!(%error, "the plain copy of the records was not written");
                     }
                 }
+                Ask::Alive(answer) => drop(answer.send(())),
                 Ask::Docker(view) => self.heard_from_docker(view, Instant::now()).await,
                 Ask::Import(records, answer) => {
                     let imported = self.import(records).await;
