@@ -36,7 +36,7 @@ remove_files() {
         ! with_systemd || systemctl daemon-reload
     fi
     # A socket that nobody listens on makes Docker wait as long as none at all, and misleads whoever looks.
-    rm -f "$BINARY" "$PLUGIN_SOCKET" "$RUN/control.sock" "$PID_FILE" "$LOG_FILE" "$ENGINE_FILE" "$ENGINE_LOG"
+    rm -f "$BINARY" "$PLUGIN_SOCKET" "$RUN"/control.sock{,.lock} "$PID_FILE" "$LOG_FILE" "$ENGINE_FILE" "$ENGINE_LOG"
     [ ! -d "$RUN" ] || rmdir --ignore-fail-on-non-empty "$RUN"
 }
 

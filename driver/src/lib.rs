@@ -1,5 +1,6 @@
 //! Making it so: the engine, the store, the kernel, Docker's socket and the command line.
 
+pub mod claim;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -28,6 +28,7 @@ use tokio::time::MissedTickBehavior;
 use tombolo_core::state::State;
 use tombolo_ipam::Carve;
 
+use crate::claim::Claim;
 use crate::config::{Config, DockerHost};
 use crate::control::Control;
 use crate::engine::events::Events;
@@ -38,7 +39,7 @@ use crate::kernel::watch::Watch;
 use crate::records::{self, Records};
 use crate::sockets::{self, Name, Sockets};
 use crate::store::{self, Opened, Put, Row, Store};
-use crate::{control, docker, hand_over, host, http};
+use crate::{claim, control, docker, hand_over, host, http};
 
 /// The version of the records' form.
 pub use crate::records::SCHEMA;
@@ -58,6 +59,9 @@ pub enum Error {
     /// A socket could not be made.
     #[error(transparent)]
     Sockets(#[from] sockets::Error),
+    /// Another tombolo looks after this host.
+    #[error(transparent)]
+    Claim(#[from] claim::Error),
     /// The sockets could not be handed over. All else has ended as it should.
     #[error(transparent)]
     HandOver(#[from] hand_over::Error),
@@ -126,6 +130,8 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
         dir: config.state_dir.clone(),
         source,
     };
+    // Before anything of the state or the kernel is touched. One who hands over has let go of it.
+    let claim = Claim::take(&config.control_socket)?;
     let (store, opened) = Store::open(&config.state_dir, records::SCHEMA).map_err(state)?;
     let mut loaded = load(&store, opened).map_err(state)?;
     let carve = carve(&config, &store, &mut loaded.meta)?;
@@ -209,6 +215,7 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
     let sockets = (plugin.await.ok(), control.await.ok());
     others.shutdown().await;
     tokio::task::spawn_blocking(move || engine.join()).await.ok();
+    drop(claim);
     if let (Told::HandOver, (Some(plugin), Some(control))) = (*told.borrow(), &sockets) {
         hand_over::give(&config.control_socket, plugin.as_fd(), control.as_fd())?;
         [plugin_name, control_name]

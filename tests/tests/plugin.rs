@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use system_tests::{
-    Answerer, Container, Engine, Host, Outside, Snapshot, ask_tcp, json, say, tombolo, until,
+    Answerer, Container, Engine, Host, Outside, Snapshot, Tombolo, ask_tcp, json, say, tombolo, until,
 };
 
 /// The plug-in's name, which no setting of tombolo knows of; its networks have it for their driver, with the tag.
@@ -227,4 +227,32 @@ fn a_managed_plug_in_has_no_more_rights_than_it_needs() {
         log.contains("IPTABLES: it is 'new', and may be nft or legacy"),
         "{log}"
     );
+}
+
+#[test]
+fn a_managed_plug_in_does_not_start_beside_another_tombolo() {
+    let stage = Stage::new();
+    stage.engine.docker(&["plugin", "disable", NAME]);
+    let beside = Tombolo::start_with(&stage.host, &[("TOMBOLO_STATE_DIR", "/var/lib/beside")]);
+    let network = stage
+        .host
+        .sh("docker network create -d tombolo --ipam-driver tombolo theirs");
+    assert!(!stage.engine.try_docker(&["plugin", "enable", NAME]).ok);
+    let log = stage.host.log(system_tests::engine::LOG);
+    assert!(log.contains("another process serves it"), "{log}");
+    assert_eq!(json::text(&beside.cli(&["networks"]), "/0/network_id"), network);
+    // Nor the other way round, also where systemd has given that one the sockets: then the lock tells.
+    stage.host.sh("docker network rm theirs");
+    beside.stop();
+    // The engine may still be at trying by itself again what has failed, and refuses then.
+    until("the plug-in is enabled and answers", || {
+        stage.engine.try_docker(&["plugin", "enable", NAME]);
+        stage.host.try_run("tombolo", &["status"]).ok.then_some(())
+    });
+    stage.host.sh("rm /run/tombolo/control.sock");
+    beside.try_serve(&[]).must_fail_with(&[
+        "/run/tombolo/control.sock.lock is locked",
+        "another tombolo",
+        "docker plugin ls",
+    ]);
 }
