@@ -5,7 +5,7 @@
 //!   status networks endpoints ports          -> config -> client -> control socket -> table or JSON
 //!   pools state                              -> config -> client -> control socket -> table or JSON
 //!   events                                   -> config -> client -> control socket -> a line each as it comes
-//!   version completions                      -> need nobody
+//!   version completions manual               -> need nobody
 //! ```
 
 mod client;
@@ -13,6 +13,7 @@ mod completions;
 mod endpoints;
 mod events;
 mod failure;
+mod manual;
 mod networks;
 mod output;
 mod pools;
@@ -90,6 +91,9 @@ enum Command {
     Version(version::Flags),
     /// Print the completions of a shell
     Completions(completions::Flags),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Manual(manual::Flags),
 }
 
 impl Common {
@@ -147,6 +151,7 @@ fn run(cli: &Cli, out: &mut Vec<u8>) -> Result<(), Failure> {
         Command::State(flags) => flags.run(&common.client()?, out),
         Command::Version(flags) => flags.run(out),
         Command::Completions(flags) => flags.run(out),
+        Command::Manual(flags) => flags.run(),
     }
 }
 
