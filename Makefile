@@ -1,7 +1,7 @@
 # Each target is a thin line; what is longer is a script of its own.
 
 .DEFAULT_GOAL := help
-.PHONY: help build check up down plugin test test-engines bench clean
+.PHONY: help build check up down plugin deb test test-engines units bench clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -21,11 +21,17 @@ down: ## Undo `make up`; networks and containers stay (root)
 plugin: ## Build the managed plug-in, a folder for `docker plugin create`: target/plugin
 	@tests/run.sh plugin
 
+deb: ## Build the Debian package: target/deb/tombolo_*.deb
+	@tests/run.sh deb
+
 test: ## Install what tests need and run every test (root)
 	@tests/run.sh test
 
 test-engines: ## Run the everyday tests against newer Docker engines (root)
 	@tests/run.sh engines
+
+units: ## Try the Debian package and its units in a Debian that is booted with systemd (root)
+	@tests/run.sh units
 
 bench: ## Measure what a container's network costs (root)
 	@tests/run.sh bench

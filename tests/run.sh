@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make build`, `plugin`, `check`, `test`, `test-engines`, `bench` and `clean` do: named steps, and the first that fails ends it.
+# What `make build`, `plugin`, `deb`, `check`, `test`, `test-engines`, `units`, `bench` and `clean` do: named steps, and the first that fails ends it.
 set -euo pipefail
 # shellcheck source=plugin-config/common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../plugin-config/common.sh"
@@ -46,6 +46,11 @@ plugin() {
     plugin-config/plugin.sh
 }
 
+deb() {
+    build
+    plugin-config/deb.sh
+}
+
 # The wall of ARCHITECTURE.md: what decides knows no runtime, no database and no kernel.
 core_is_pure() {
     local found
@@ -72,7 +77,7 @@ check() {
 }
 
 scripts() {
-    find .ci plugin-config tests \( -name '*.sh' -o -path .ci/run \) -print0 | sort -z | xargs -0 shellcheck -x
+    find .ci plugin-config tests \( -name '*.sh' -o -path .ci/run -o -path 'plugin-config/debian/p*' \) -print0 | sort -z | xargs -0 shellcheck -x
 }
 
 everything() {
@@ -102,6 +107,19 @@ engines() {
     say "" && say "All engines passed."
 }
 
+# Not among the tests of `make test`: the first time it makes a Debian to boot, which takes minutes.
+units() {
+    need_root units
+    need_cargo
+    install_test_programs
+    install_missing systemd-nspawn:systemd-container dpkg-shlibdeps:dpkg-dev
+    release_build
+    local package
+    package=$(plugin-config/deb.sh </dev/null) || die "the Debian package could not be built"
+    step "units" tests/units.sh "$package"
+    say "" && say "The package and its units work."
+}
+
 bench() {
     need_root bench
     need_cargo
@@ -113,10 +131,12 @@ bench() {
 case "${1:-}" in
 build) build ;;
 plugin) plugin ;;
+deb) deb ;;
 check) check ;;
 test) everything ;;
 engines) engines ;;
+units) units ;;
 bench) bench ;;
 clean) need_cargo && cargo clean ;;
-*) die "usage: tests/run.sh build|plugin|check|test|engines|bench|clean" ;;
+*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|units|bench|clean" ;;
 esac
