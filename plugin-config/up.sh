@@ -60,10 +60,14 @@ start_with_systemd() {
     done
     [ "$units_old" = no ] || systemctl daemon-reload
     pid=$(systemctl show --property MainPID --value tombolo.service)
-    if [ "$pid" != 0 ] && { [ "$units_old" = yes ] || is_old "$pid"; }; then
-        say "Restarting tombolo ..."
+    if [ "$pid" != 0 ] && [ "$units_old" = yes ]; then
+        say "Restarting tombolo and its sockets ..."
         # A socket cannot be changed under its service. Docker repeats its calls for 15 s, so none is lost.
         systemctl stop tombolo.service tombolo.socket
+    elif [ "$pid" != 0 ] && is_old "$pid"; then
+        say "Restarting tombolo ..."
+        # systemd goes on holding the sockets, and calls wait in them.
+        systemctl restart tombolo.service
     fi
     systemctl --quiet enable tombolo.socket tombolo.service
     systemctl start tombolo.socket tombolo.service || explain "systemd could not start tombolo"
