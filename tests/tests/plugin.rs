@@ -36,9 +36,14 @@ struct Stage {
 impl Stage {
     /// A host with an engine that has the plug-in, enabled, and no tombolo beside it.
     fn new() -> Self {
+        Self::with_flags(&[])
+    }
+
+    /// The same, with more flags for the engine.
+    fn with_flags(flags: &[&str]) -> Self {
         let host = Arc::new(Host::with_engine_files());
         let outside = Outside::of(&host);
-        let engine = Arc::new(Engine::start(&host, &[]));
+        let engine = Arc::new(Engine::start(&host, flags));
         let stage = Self {
             outside,
             engine,
@@ -164,7 +169,27 @@ fn a_managed_plug_in_serves_networks_and_comes_back_with_its_engine() {
 }
 
 #[test]
-fn the_state_of_a_managed_plug_in_outlives_its_process_and_an_upgrade() {
+fn a_managed_plug_in_lives_on_with_its_containers_where_the_engine_restores_them_live() {
+    let stage = Stage::with_flags(&["--live-restore"]);
+    stage.network(&["--subnet", "10.70.0.0/24"]);
+    let one = stage.container("one", &["--network", "net", "-p", "8080:80"]);
+    let two = stage.container("two", &["--network", "net"]);
+    let (pid, state) = (stage.pid(), stage.exported());
+    let (inside, address) = (one.spaces(), two.ip("net"));
+    for end in [Engine::stop, Engine::kill] {
+        end(&stage.engine);
+        inside.run("busybox", &["ping", "-c", "1", "-W", "5", &address]);
+        stage.engine.start_again();
+        stage.must_work(&one, &two);
+        assert_eq!(stage.pid(), pid, "the same process");
+        assert_eq!(stage.exported(), state);
+    }
+    let three = stage.container("three", &["--network", "net"]);
+    assert!(three.pings("one"));
+}
+
+#[test]
+fn the_state_of_a_managed_plug_in_outlives_its_process_and_a_change_of_settings() {
     let stage = Stage::new();
     stage.network(&["--subnet", "10.70.0.0/24"]);
     let one = stage.container("one", &["--network", "net", "-p", "8080:80"]);
