@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod docker;
 pub mod engine;
+pub mod firewall;
 pub mod hand_over;
 pub mod host;
 pub mod http;

@@ -32,6 +32,7 @@ mod docker_accept;
 mod elements;
 pub mod fake;
 mod link;
+pub mod look;
 mod loopback;
 mod netlink;
 mod nft;

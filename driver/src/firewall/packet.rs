@@ -1,0 +1,118 @@
+//! A packet as rules see it. What the asker doesn't know is left open.
+
+use std::net::IpAddr;
+
+/// What a packet carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layer4 {
+    /// A TCP segment.
+    Tcp,
+    /// A UDP datagram.
+    Udp,
+    /// An SCTP packet.
+    Sctp,
+    /// A ping.
+    Echo,
+}
+
+impl Layer4 {
+    /// Its name in nft's listings.
+    pub fn name(self, v6: bool) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+            Self::Echo if v6 => "ipv6-icmp",
+            Self::Echo => "icmp",
+        }
+    }
+
+    /// IANA's number.
+    pub fn number(self, v6: bool) -> u64 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+            Self::Echo if v6 => 58,
+            Self::Echo => 1,
+        }
+    }
+
+    /// Whether it has ports.
+    pub fn has_ports(self) -> bool {
+        self != Self::Echo
+    }
+}
+
+/// A link as rules see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Nic {
+    /// Its name.
+    pub name: String,
+    /// Its group.
+    pub group: u32,
+}
+
+/// What connection tracking says of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The first of a connection.
+    New,
+    /// Of one that was let in.
+    Established,
+}
+
+/// A packet.
+#[derive(Debug, Clone)]
+pub struct Packet {
+    /// Whether it is of IPv6.
+    pub v6: bool,
+    /// Where it comes from.
+    pub from: Option<IpAddr>,
+    /// Where it goes.
+    pub to: Option<IpAddr>,
+    /// What it carries.
+    pub layer4: Option<Layer4>,
+    /// The port it comes from.
+    pub from_port: Option<u16>,
+    /// The port it goes to.
+    pub to_port: Option<u16>,
+    /// The link it came in by; none for what this host made.
+    pub iif: Option<Nic>,
+    /// The link it leaves by; none as long as that is not decided.
+    pub oif: Option<Nic>,
+    /// Its mark.
+    pub mark: u32,
+    /// What connection tracking says of it.
+    pub state: State,
+    /// Its connection's destination was translated.
+    pub dnat: bool,
+    /// Its connection's source was translated.
+    pub snat: bool,
+    /// Its connection's first packet, as it was before any translation: source, destination, destination's port.
+    pub original: (Option<IpAddr>, Option<IpAddr>, Option<u16>),
+    /// What sort of address it goes to, as the routes say (`local`, `unicast`, …); none if that wasn't asked.
+    pub to_type: Option<&'static str>,
+}
+
+impl Packet {
+    /// A new connection's first packet, of which nothing else is known.
+    pub fn new(v6: bool) -> Self {
+        Self {
+            v6,
+            from: None,
+            to: None,
+            layer4: None,
+            from_port: None,
+            to_port: None,
+            iif: None,
+            oif: None,
+            mark: 0,
+            state: State::New,
+            dnat: false,
+            snat: false,
+            original: (None, None, None),
+            to_type: None,
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Rules as real programs wrote them, and what becomes of packets.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::kernel::look::rules::Listings;
+
+/// A listing of nft with these objects.
+fn ruleset(objects: &[Value], save: &str) -> Ruleset {
+    let listings = Listings {
+        json: json!({ "nftables": objects }).to_string(),
+        saves: [save.to_owned(), String::new()],
+        ..Listings::default()
+    };
+    read(&listings).unwrap()
+}
+
+fn base(table: &str, name: &str, hook: &str, priority: i64, policy: &str) -> Value {
+    json!({ "chain": { "family": "inet", "table": table, "name": name, "type": "filter", "hook": hook, "prio": priority, "policy": policy } })
+}
+
+fn rule(table: &str, chain: &str, expressions: Value) -> Value {
+    json!({ "rule": { "family": "inet", "table": table, "chain": chain, "handle": 1, "expr": expressions } })
+}
+
+fn meets(left: Value, op: &str, right: Value) -> Value {
+    json!({ "match": { "op": op, "left": left, "right": right } })
+}
+
+fn meta(key: &str) -> Value {
+    json!({ "meta": { "key": key } })
+}
+
+fn packet() -> Packet {
+    Packet {
+        from: Some("10.1.0.2".parse().unwrap()),
+        to: Some("192.0.2.1".parse().unwrap()),
+        layer4: Some(Layer4::Tcp),
+        to_port: Some(80),
+        iif: Some(Nic {
+            name: "tb-1".to_owned(),
+            group: 29807,
+        }),
+        oif: Some(Nic {
+            name: "eth0".to_owned(),
+            group: 0,
+        }),
+        ..Packet::new(false)
+    }
+}
+
+fn fate(rules: &Ruleset, packet: &Packet) -> (Verdict, usize) {
+    let seen = rules.pass(Hook::Forward, &mut packet.clone());
+    let last = seen.last().unwrap();
+    (last.verdict, seen.iter().map(|seen| seen.doubts.len()).sum())
+}
+
+#[test]
+fn a_drop_by_policy_is_final_whatever_another_chain_accepts() {
+    let rules = ruleset(
+        &[
+            base("a", "f", "forward", -10, "accept"),
+            rule("a", "f", json!([{ "accept": null }])),
+            base("b", "f", "forward", 0, "drop"),
+        ],
+        "",
+    );
+    let seen = rules.pass(Hook::Forward, &mut packet());
+    assert_eq!(seen.len(), 2);
+    assert_eq!((seen[1].verdict, seen[1].by.clone()), (Verdict::Drop, None));
+}
+
+#[test]
+fn a_mark_that_one_chain_sets_is_seen_by_the_next() {
+    let set = json!({ "mangle": { "key": meta("mark"), "value": { "|": [meta("mark"), 0x0800_0000] } } });
+    let marked = meets(json!({ "&": [meta("mark"), 0x0800_0000] }), "!=", json!(0));
+    let rules = ruleset(
+        &[
+            base("a", "f", "forward", -10, "accept"),
+            rule(
+                "a",
+                "f",
+                json!([meets(meta("iifgroup"), "==", json!(29807)), set, { "accept": null }]),
+            ),
+            base("b", "f", "forward", 0, "drop"),
+            rule("b", "f", json!([marked, { "accept": null }])),
+        ],
+        "",
+    );
+    assert_eq!(fate(&rules, &packet()), (Verdict::Accept, 0));
+    let mut other = packet();
+    other.iif = Some(Nic::default());
+    assert_eq!(fate(&rules, &other), (Verdict::Drop, 0));
+}
+
+#[test]
+fn sets_maps_prefixes_ranges_and_verdict_maps_are_looked_into() {
+    let port = json!({ "payload": { "protocol": "tcp", "field": "dport" } });
+    let to = json!({ "payload": { "protocol": "ip", "field": "daddr" } });
+    let ports = |ports: Value| meets(port.clone(), "==", json!({ "set": ports }));
+    let cases = [
+        (ports(json!([22, { "range": [80, 90] }])), true),
+        (ports(json!([22, 443])), false),
+        (
+            meets(
+                to.clone(),
+                "!=",
+                json!({ "prefix": { "addr": "192.0.2.0", "len": 24 } }),
+            ),
+            false,
+        ),
+        (
+            meets(
+                json!({ "concat": [meta("iifname"), meta("iifname")] }),
+                "==",
+                json!("@pairs"),
+            ),
+            true,
+        ),
+        (
+            meets(
+                json!({ "concat": [meta("oifname"), meta("oifname")] }),
+                "==",
+                json!("@pairs"),
+            ),
+            false,
+        ),
+        (meets(meta("oifname"), "==", json!("eth*")), true),
+        (
+            meets(
+                json!({ "ct": { "key": "state" } }),
+                "in",
+                json!(["established", "related"]),
+            ),
+            false,
+        ),
+        (
+            json!({ "vmap": { "key": { "ct": { "key": "state" } }, "data": { "set": [["new", { "drop": null }]] } } }),
+            true,
+        ),
+    ];
+    for (expression, drops) in cases {
+        let pairs = json!({ "set": { "family": "inet", "table": "a", "name": "pairs", "elem": [{ "concat": ["tb-1", "tb-1"] }] } });
+        let rules = ruleset(
+            &[
+                base("a", "f", "forward", 0, "accept"),
+                pairs,
+                rule("a", "f", json!([expression, { "drop": null }])),
+            ],
+            "",
+        );
+        let expected = if drops { Verdict::Drop } else { Verdict::Accept };
+        assert_eq!(fate(&rules, &packet()), (expected, 0), "{expression}");
+    }
+}
+
+#[test]
+fn a_field_of_the_other_family_or_protocol_never_matches_not_even_its_negation() {
+    let drop = |left: Value| {
+        let rules = ruleset(
+            &[
+                base("a", "f", "forward", 0, "accept"),
+                rule("a", "f", json!([meets(left, "!=", json!(1)), { "drop": null }])),
+            ],
+            "",
+        );
+        fate(&rules, &packet()).0
+    };
+    for (protocol, field) in [("ip6", "daddr"), ("udp", "dport"), ("icmp", "type")] {
+        let left = json!({ "payload": { "protocol": protocol, "field": field } });
+        assert_eq!(drop(left), Verdict::Accept, "{protocol} {field}");
+    }
+}
+
+#[test]
+fn a_translation_by_a_map_leads_elsewhere_and_is_noted_with_its_element() {
+    let key = json!({ "concat": [meta("l4proto"), { "payload": { "protocol": "th", "field": "dport" } }] });
+    let chain = json!({ "chain": { "family": "inet", "table": "a", "name": "d", "type": "nat", "hook": "prerouting", "prio": -100, "policy": "accept" } });
+    let map = json!({ "map": { "family": "inet", "table": "a", "name": "ports", "elem": [[{ "concat": ["tcp", 80] }, { "concat": ["10.9.0.2", 8080] }]] } });
+    let dnat = json!([{ "dnat": { "family": "ip", "addr": { "map": { "key": key, "data": "@ports" } } } }]);
+    let rules = ruleset(&[chain, map, rule("a", "d", dnat)], "");
+    let mut passing = packet();
+    let seen = rules.pass(Hook::Prerouting, &mut passing);
+    assert_eq!(
+        (passing.to, passing.to_port, passing.dnat),
+        (Some("10.9.0.2".parse().unwrap()), Some(8080), true)
+    );
+    assert_eq!(
+        seen[0].by.as_ref().unwrap().elements,
+        ["ports { tcp . 80 : 10.9.0.2 . 8080 }"]
+    );
+    let mut other = Packet {
+        to_port: Some(81),
+        ..packet()
+    };
+    assert!(rules.pass(Hook::Prerouting, &mut other)[0].nat.is_none() && !other.dnat);
+    let mut answer = Packet {
+        state: State::Established,
+        ..packet()
+    };
+    assert!(
+        rules.pass(Hook::Prerouting, &mut answer).is_empty(),
+        "an answer is not translated anew"
+    );
+}
+
+/// Docker's own rules as iptables-nft 1.8.9 saves them; nft can't read the matches.
+const SAVE: &str = "*filter
+:FORWARD DROP [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -m mark --mark 0x8000000/0x8000000 -m comment --comment tombolo -j ACCEPT
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -i docker0 ! -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT
+-A FORWARD -m recent --rcheck --name x -j ACCEPT
+-A DOCKER-USER -s 10.2.0.0/16 -j DROP
+-A DOCKER-USER -j RETURN
+COMMIT
+";
+
+fn iptables() -> Ruleset {
+    let listings = Listings {
+        legacy: [SAVE.to_owned(), String::new()],
+        ..Listings::default()
+    };
+    read(&listings).unwrap()
+}
+
+#[test]
+fn iptables_rules_are_walked_with_their_jumps() {
+    let rules = iptables();
+    let case = |change: &dyn Fn(&mut Packet)| {
+        let mut packet = packet();
+        change(&mut packet);
+        fate(&rules, &packet)
+    };
+    assert_eq!(case(&|p| p.mark = 0x0800_0000), (Verdict::Accept, 0));
+    // The last rule before the policy is one that we can't judge.
+    assert_eq!(case(&|_| ()), (Verdict::Drop, 1));
+    let docker = || {
+        Some(Nic {
+            name: "docker0".to_owned(),
+            group: 0,
+        })
+    };
+    assert_eq!(case(&|p| p.iif = docker()), (Verdict::Accept, 0));
+    assert_eq!(
+        case(&|p| (p.iif, p.oif) = (docker(), docker())),
+        (Verdict::Drop, 1)
+    );
+    assert_eq!(
+        case(&|p| (p.oif, p.state) = (docker(), State::Established)),
+        (Verdict::Accept, 0)
+    );
+    let marked = |p: &mut Packet| (p.mark, p.from) = (0x0800_0000, Some("10.2.0.9".parse().unwrap()));
+    assert_eq!(case(&marked), (Verdict::Drop, 0));
+}
+
+#[test]
+fn what_nft_cannot_read_is_taken_from_iptables() {
+    let chain = json!({ "chain": { "family": "ip", "table": "filter", "name": "FORWARD", "type": "filter", "hook": "forward", "prio": 0, "policy": "accept" } });
+    let foreign = json!({ "rule": { "family": "ip", "table": "filter", "chain": "FORWARD", "handle": 4,
+        "expr": [{ "xt": { "type": "match", "name": "conntrack" } }, { "drop": null }] } });
+    let save = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m conntrack --ctstate NEW -j DROP\nCOMMIT\n";
+    assert_eq!(
+        fate(&ruleset(&[chain.clone(), foreign.clone()], save), &packet()),
+        (Verdict::Drop, 0)
+    );
+    // Without iptables' own listing it is a doubt.
+    assert_eq!(
+        fate(&ruleset(&[chain, foreign], ""), &packet()),
+        (Verdict::Accept, 1)
+    );
+}
+
+#[test]
+fn what_the_asker_leaves_open_decides_nothing() {
+    let port = json!({ "payload": { "protocol": "tcp", "field": "dport" } });
+    let rules = ruleset(
+        &[
+            base("a", "f", "forward", 0, "drop"),
+            rule(
+                "a",
+                "f",
+                json!([meets(port, "==", json!(80)), { "accept": null }]),
+            ),
+        ],
+        "",
+    );
+    let open = Packet {
+        to_port: None,
+        ..packet()
+    };
+    assert_eq!(fate(&rules, &open), (Verdict::Drop, 1));
+    assert_eq!(fate(&rules, &packet()), (Verdict::Accept, 0));
+}
