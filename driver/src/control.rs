@@ -72,6 +72,8 @@ pub fn control(control: Control) -> Router {
             "/v1/hand-over",
             post(async move |body: Bytes| hand_over(&giver, &body)),
         )
+        .route("/v1/differences", get(|State(asks): Asks| compare(asks, false)))
+        .route("/v1/settle", post(|State(asks): Asks| compare(asks, true)))
         .fallback(|| async {
             error(
                 StatusCode::NOT_FOUND,
@@ -120,6 +122,15 @@ async fn show(asks: mpsc::Sender<Ask>, what: Show) -> Response {
     let sent = asks.send(Ask::Show(what, answer)).await;
     match (sent, answered.await) {
         (Ok(()), Ok(document)) => crate::http::json(&document),
+        _ => error(StatusCode::SERVICE_UNAVAILABLE, &chain(&Error::Gone)),
+    }
+}
+
+async fn compare(asks: mpsc::Sender<Ask>, repair: bool) -> Response {
+    let (answer, answered) = oneshot::channel();
+    let sent = asks.send(Ask::Compare { repair, answer }).await;
+    match (sent, answered.await) {
+        (Ok(()), Ok(compared)) => crate::http::json(&json!(compared)),
         _ => error(StatusCode::SERVICE_UNAVAILABLE, &chain(&Error::Gone)),
     }
 }

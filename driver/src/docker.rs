@@ -364,6 +364,14 @@ fn address(text: &str) -> Option<IpAddr> {
     text.split('/').next().and_then(|text| text.parse().ok())
 }
 
+/// Asks the engine one question, for a person at the command line who waits for the answer.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn ask(socket: &Path, call: &str) -> Result<serde_json::Value, Error> {
+    get_json(socket, call).await
+}
+
 async fn get_json<T: DeserializeOwned>(socket: &Path, call: &str) -> Result<T, Error> {
     let answer = |why| Error::Answer {
         call: call.to_owned(),

@@ -100,6 +100,12 @@ impl Client {
         self.ask(Method::POST, path, body.into(), PATIENCE)
     }
 
+    /// Has the daemon do what `path` stands for, and gives its document about it.
+    pub fn post_json(&self, path: &'static str) -> Result<Value, Failure> {
+        let bytes = self.ask(Method::POST, path, Bytes::new(), PATIENCE_IMPORT)?;
+        serde_json::from_slice(&bytes).map_err(|source| Failure::NoJson { path, source })
+    }
+
     fn ask(
         &self,
         method: Method,

@@ -116,6 +116,13 @@ pub enum Ask {
     },
     /// Say that the engine's task is alive.
     Alive(oneshot::Sender<()>),
+    /// Compare the kernel with the records now, and repair what differs if that is wanted.
+    Compare {
+        /// Whether to repair it.
+        repair: bool,
+        /// Where the comparison goes.
+        answer: oneshot::Sender<views::Comparison>,
+    },
     /// What the Docker engine has just said of itself, or why it can't be asked.
     Docker(Result<View, String>),
     /// Put other records in place of all there are.
@@ -240,6 +247,13 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     }
                 }
                 Ask::Alive(answer) => drop(answer.send(())),
+                Ask::Compare { repair, answer } => {
+                    let compared = match repair {
+                        true => self.settle("asked for by hand").await,
+                        false => self.compare().await,
+                    };
+                    answer.send(compared).ok();
+                }
                 Ask::Docker(view) => self.heard_from_docker(view, Instant::now()).await,
                 Ask::Import(records, answer) => {
                     let imported = self.import(records).await;
@@ -503,8 +517,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     }
 
     /// Looks at the kernel, notes endpoints whose links are gone, and repairs what differs. One object that won't settle
-    /// doesn't stop the others; it is a problem that `status` shows, and tried again on the next look.
-    pub async fn settle(&mut self, why: &str) {
+    /// doesn't stop the others; it is a problem that `status` shows, and tried again on the next look. Tells what it found.
+    pub async fn settle(&mut self, why: &str) -> views::Comparison {
+        let mut compared = views::Comparison::default();
         self.in_doubt = false;
         let observed = match self.kernel.observe().await {
             Ok(observed) => observed,
@@ -512,7 +527,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 tracing::error!(%error, "the kernel could not be read");
                 self.problems
                     .insert("kernel".to_owned(), error.to_string().into());
-                return;
+                compared.unreadable = Some(error.to_string());
+                return compared;
             }
         };
         let filter6 = observed.get(&Key::Setting(Setting::BridgeFilter6));
@@ -537,7 +553,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             if step.removes() && self.keep_unknown {
                 continue;
             }
-            match self.step(step).await {
+            let done = self.step(step).await;
+            compared.note(step, Some(done.as_ref().err().map(ToString::to_string)));
+            match done {
                 Ok(()) => self.repaired(step, why),
                 Err(error) => {
                     let owner = self.state.owner(step.key());
@@ -556,6 +574,20 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.forget(&steps).await;
         // Steps with an unknown outcome were just tried; trying again at once would only spin.
         self.in_doubt = false;
+        compared
+    }
+
+    /// Looks at the kernel and tells what differs. Nothing is changed.
+    async fn compare(&mut self) -> views::Comparison {
+        let mut compared = views::Comparison::default();
+        match self.kernel.observe().await {
+            Ok(observed) => {
+                let steps = diff(&self.state.world(), &observed);
+                steps.iter().for_each(|step| compared.note(step, None));
+            }
+            Err(error) => compared.unreadable = Some(error.to_string()),
+        }
+        compared
     }
 
     /// A joined endpoint whose host end is gone is dead: its container's namespace ended without a word from Docker. Its

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use tombolo_core::model::{Endpoint, Network, Published};
-use tombolo_core::world::{Key, World};
+use tombolo_core::world::{Key, Step, World};
 use tombolo_ipam::{PoolId, Slot, Use};
 
 use super::events::Problem;
@@ -27,6 +28,40 @@ pub enum Show {
     Pools,
     /// All records, in the form that can be imported.
     Records,
+}
+
+/// How the kernel differs from what the records want, and what became of that.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Comparison {
+    /// Each difference.
+    pub differences: Vec<Difference>,
+    /// Why the kernel could not be read, if it couldn't.
+    pub unreadable: Option<String>,
+}
+
+/// One difference.
+#[derive(Debug, Clone, Serialize)]
+pub struct Difference {
+    /// The step that mends it, as an operator would type it.
+    pub step: String,
+    /// What differs is there, and no record asks for it.
+    pub unwanted: bool,
+    /// It was mended.
+    pub repaired: bool,
+    /// Why it could not be mended, where that was tried.
+    pub error: Option<String>,
+}
+
+impl Comparison {
+    /// Notes a step, and how it ended where it was made.
+    pub fn note(&mut self, step: &Step, made: Option<Option<String>>) {
+        self.differences.push(Difference {
+            step: step.to_string(),
+            unwanted: step.removes(),
+            repaired: made == Some(None),
+            error: made.flatten(),
+        });
+    }
 }
 
 impl<K: Kernel, J: Journal> Engine<K, J> {
