@@ -98,18 +98,26 @@ pub async fn avoid() -> Result<Vec<IpNet>, String> {
         .await
         .map_err(|error| error.to_string())?;
     avoid.retain(|net| net.prefix_len() >= ROUTE_LEAST);
-    // systemd-resolved keeps the true servers in a file of its own and puts a loopback address into the other.
-    for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
-        // A host without the file has no name server to avoid.
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        avoid.extend(name_servers(&text));
-    }
+    avoid.extend(name_servers());
     avoid.sort();
     avoid.dedup();
     Ok(avoid)
 }
 
-fn name_servers(resolv_conf: &str) -> impl Iterator<Item = IpNet> + '_ {
+/// The host's name servers.
+pub fn name_servers() -> Vec<IpNet> {
+    // systemd-resolved keeps the true servers in a file of its own and puts a loopback address into the other.
+    let files = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+    let mut servers = Vec::new();
+    for file in files {
+        // A host without the file has none.
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        servers.extend(name_servers_in(&text));
+    }
+    servers
+}
+
+fn name_servers_in(resolv_conf: &str) -> impl Iterator<Item = IpNet> + '_ {
     let words = resolv_conf
         .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"));
@@ -126,7 +134,7 @@ mod tests {
     #[test]
     fn name_servers_are_read() {
         let text = "# a comment\nsearch example.net\nnameserver 10.8.0.1\nnameserver fd00::53\nnameserver fe80::1%eth0\n";
-        let found: Vec<String> = name_servers(text).map(|net| net.to_string()).collect();
+        let found: Vec<String> = name_servers_in(text).map(|net| net.to_string()).collect();
         assert_eq!(found, ["10.8.0.1/32", "fd00::53/128"]);
     }
 

@@ -94,6 +94,12 @@ pub enum Failure {
         /// What the system said.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// `doctor` found what does not work. What it found was shown.
+    #[error("{faults} {} found; what to do is written with each", if *.faults == 1 { "fault was" } else { "faults were" })]
+    Faults {
+        /// How many.
+        faults: usize,
+    },
     /// The daemon stopped with an error.
     #[error("serving failed")]
     Serve {

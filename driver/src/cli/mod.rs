@@ -5,11 +5,13 @@
 //!   status networks endpoints ports          -> config -> client -> control socket -> table or JSON
 //!   pools state                              -> config -> client -> control socket -> table or JSON
 //!   events                                   -> config -> client -> control socket -> a line each as it comes
+//!   doctor                                   -> config -> client, Docker, kernel -> findings
 //!   version completions manual               -> need nobody
 //! ```
 
 mod client;
 mod completions;
+mod doctor;
 mod endpoints;
 mod events;
 mod failure;
@@ -87,6 +89,8 @@ enum Command {
     Pools(pools::Flags),
     /// Save or restore all that the daemon remembers
     State(state::Flags),
+    /// Look for what is wrong on this host, and say what to do about it
+    Doctor(doctor::Flags),
     /// Show the version
     Version(version::Flags),
     /// Print the completions of a shell
@@ -127,8 +131,9 @@ fn environment() -> BTreeMap<String, String> {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut out = Vec::new();
-    let result = run(&cli, &mut out).and_then(|()| print(&out));
-    match result {
+    let result = run(&cli, &mut out);
+    // What a command has to say is worth reading even where it failed in the end.
+    match result.and(print(&out)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Where even stderr is gone the exit code is all that is left to say it with.
@@ -149,6 +154,7 @@ fn run(cli: &Cli, out: &mut Vec<u8>) -> Result<(), Failure> {
         Command::Events(flags) => flags.run(&common.client()?),
         Command::Pools(flags) => flags.run(&common.client()?, out),
         Command::State(flags) => flags.run(&common.client()?, out),
+        Command::Doctor(flags) => flags.run(common, out),
         Command::Version(flags) => flags.run(out),
         Command::Completions(flags) => flags.run(out),
         Command::Manual(flags) => flags.run(),

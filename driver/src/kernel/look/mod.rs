@@ -12,6 +12,7 @@
 mod read;
 pub mod rules;
 pub mod spaces;
+pub mod trial;
 
 use std::net::IpAddr;
 

@@ -60,6 +60,24 @@ pub fn listings() -> Result<Listings, Error> {
     Ok(listings)
 }
 
+/// What a program writes, if it is installed.
+pub fn output(program: &str, arguments: &[&str]) -> Option<Result<String, String>> {
+    let file = tools::find(program)?;
+    let run = || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let ran = runtime.block_on(tools::run(&file, arguments, ""));
+        ran.map_err(|why| why.to_string())
+    };
+    Some(run())
+}
+
+/// Whether `iptables` is the one for the kernel's older tables.
+pub fn iptables_is_legacy() -> bool {
+    let file = tools::find("iptables").and_then(|file| fs::canonicalize(file).ok());
+    file.is_some_and(|file| !file.to_string_lossy().contains("nft"))
+}
+
 /// Whether a program is installed.
 pub fn has_program(program: &str) -> bool {
     tools::find(program).is_some()
@@ -71,18 +89,10 @@ pub fn has_program(program: &str) -> bool {
 /// # Errors
 /// What `nft` says against it.
 pub fn try_skeleton() -> Result<(), String> {
-    run_nft(&shape::script())
-}
-
-/// Runs a script of nft in this thread's network namespace. To be called in one that is thrown away.
-///
-/// # Errors
-/// What `nft` says against it.
-pub fn run_nft(script: &str) -> Result<(), String> {
     let nft = tools::find("nft").ok_or("there is no program nft on this host")?;
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let ran = runtime.block_on(tools::run(&nft, &["-f", "-"], script));
+    let ran = runtime.block_on(tools::run(&nft, &["-f", "-"], &shape::script()));
     ran.map(drop).map_err(|why| why.to_string())
 }
 

@@ -1,0 +1,219 @@
+//! Addresses: does a network of ours have some that lead elsewhere on this host?
+
+use ipnet::IpNet;
+
+use super::Finding;
+use super::evidence::Evidence;
+use crate::kernel::look::RouteKind;
+
+/// Shorter routes say where most traffic goes, not which addresses a network has.
+const ROUTE_LEAST: u8 = 4;
+
+pub(super) fn overlaps(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "addresses.overlap";
+    let subnets = evidence.subnets();
+    if subnets.is_empty() {
+        return vec![Finding::none(CHECK, "no network is known")];
+    }
+    let mut findings = Vec::new();
+    for (at, (subnet, name, bridge)) in subnets.iter().enumerate() {
+        let about = format!("network {name} ({subnet})");
+        findings.extend(routes(evidence, CHECK, *subnet, &about, bridge));
+        for server in evidence
+            .host
+            .name_servers
+            .iter()
+            .filter(|server| subnet.contains(*server))
+        {
+            let found = format!("{about} holds the address of this host's name server {server}");
+            findings.push(Finding::fault(CHECK, found, elsewhere(name)));
+        }
+        for (other, others_name, _) in subnets
+            .iter()
+            .skip(at + 1)
+            .filter(|(other, ..)| meet(*subnet, *other))
+        {
+            let found = format!("{about} overlaps network {others_name} ({other})");
+            findings.push(Finding::fault(CHECK, found, elsewhere(name)));
+        }
+        for (docker, other) in dockers(evidence)
+            .into_iter()
+            .filter(|(_, other)| meet(*subnet, *other))
+        {
+            let found = format!("{about} overlaps Docker's network {docker} ({other})");
+            findings.push(Finding::fault(CHECK, found, elsewhere(name)));
+        }
+    }
+    if findings.is_empty() {
+        let found = format!(
+            "{} subnets overlap no route, address, name server or other network",
+            subnets.len()
+        );
+        findings.push(Finding::ok(CHECK, found));
+    }
+    findings
+}
+
+fn elsewhere(name: &str) -> String {
+    format!(
+        "make the network anew without --subnet, or with one that is free: docker network rm {name}, then docker network create \
+         -d tombolo --ipam-driver tombolo {name}"
+    )
+}
+
+fn meet(one: IpNet, other: IpNet) -> bool {
+    one.contains(&other) || other.contains(&one)
+}
+
+/// Routes and addresses on links that are not the network's own bridge.
+fn routes(
+    evidence: &Evidence,
+    check: &'static str,
+    subnet: IpNet,
+    about: &str,
+    bridge: &str,
+) -> Vec<Finding> {
+    let own = evidence
+        .host
+        .links
+        .iter()
+        .find(|link| link.name == bridge)
+        .map(|link| link.index);
+    let mut findings = Vec::new();
+    for route in &evidence.host.routes {
+        let to = route
+            .to
+            .filter(|to| to.prefix_len() >= ROUTE_LEAST && meet(subnet, *to));
+        let counts = matches!(route.kind, RouteKind::Unicast | RouteKind::Local) && route.oif != own;
+        let Some(to) = to.filter(|_| counts && route.oif.is_some()) else {
+            continue;
+        };
+        let link = route
+            .oif
+            .and_then(|oif| evidence.link(oif))
+            .map_or("?", |link| link.name.as_str());
+        let (sort, table) = match route.kind {
+            RouteKind::Local => ("the host's own address", String::new()),
+            _ => ("the route", format!(", table {}", route.table)),
+        };
+        let found = format!("{about} overlaps {sort} {to} on {link}{table}");
+        // Of two routes the longer one wins; a shorter one merely cannot be reached from here any more.
+        findings.push(match to.prefix_len() >= subnet.prefix_len() {
+            true => Finding::fault(
+                check,
+                found,
+                format!(
+                    "what is for the network goes there instead; {}, or remove what overlaps it",
+                    elsewhere("it")
+                ),
+            ),
+            false => Finding::warning(
+                check,
+                found,
+                format!(
+                    "that part of it can't be reached from this host; {}",
+                    elsewhere("it")
+                ),
+            ),
+        });
+    }
+    findings
+}
+
+/// The subnets of networks that Docker has with other drivers.
+fn dockers(evidence: &Evidence) -> Vec<(String, IpNet)> {
+    let known = |id: &serde_json::Value| {
+        evidence
+            .daemon
+            .networks
+            .iter()
+            .any(|network| network["network_id"] == *id)
+    };
+    let mut subnets = Vec::new();
+    for network in evidence
+        .docker
+        .networks
+        .iter()
+        .filter(|network| !known(&network["Id"]))
+    {
+        let name = network["Name"].as_str().unwrap_or_default();
+        for config in network
+            .pointer("/IPAM/Config")
+            .and_then(|c| c.as_array())
+            .into_iter()
+            .flatten()
+        {
+            let subnet = config["Subnet"]
+                .as_str()
+                .and_then(|subnet| subnet.parse::<IpNet>().ok());
+            subnets.extend(subnet.map(|subnet| (name.to_owned(), subnet)));
+        }
+    }
+    subnets
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Verdict;
+    use super::*;
+    use crate::kernel::look::{Link, Route};
+
+    fn host() -> Evidence {
+        let mut evidence = Evidence::default();
+        evidence.daemon.networks = vec![
+            json!({ "network_id": "1", "name": "n", "bridge": "tb-1", "ipv4": { "pool": "10.1.0.0/24" } }),
+        ];
+        for (index, name) in [(1, "tb-1"), (2, "vpn0")] {
+            evidence.host.links.push(Link {
+                index,
+                name: name.to_owned(),
+                ..Link::default()
+            });
+        }
+        evidence.host.routes = vec![route("10.1.0.0/24", 1), route("10.0.0.0/16", 2)];
+        evidence
+    }
+
+    fn route(to: &str, oif: u32) -> Route {
+        Route {
+            to: Some(to.parse().unwrap()),
+            oif: Some(oif),
+            table: 254,
+            ..Route::default()
+        }
+    }
+
+    #[test]
+    fn a_networks_own_route_is_no_overlap() {
+        assert_eq!(overlaps(&host())[0].verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn of_two_routes_the_longer_wins() {
+        let mut evidence = host();
+        evidence.host.routes.push(route("10.1.0.128/25", 2));
+        assert_eq!(overlaps(&evidence)[0].verdict, Verdict::Fault);
+        evidence.host.routes[2] = route("10.0.0.0/8", 2);
+        let finding = &overlaps(&evidence)[0];
+        assert_eq!(finding.verdict, Verdict::Warning);
+        assert!(finding.evidence.contains("10.0.0.0/8 on vpn0"), "{finding:?}");
+        // The halves by which VPNs replace the default route.
+        evidence.host.routes[2] = route("0.0.0.0/1", 2);
+        assert_eq!(overlaps(&evidence)[0].verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn name_servers_and_dockers_networks_count() {
+        let mut evidence = host();
+        evidence.host.name_servers = vec!["10.1.0.53".parse().unwrap()];
+        evidence.docker.networks = vec![
+            json!({ "Id": "1", "Name": "n", "IPAM": { "Config": [{ "Subnet": "10.1.0.0/24" }] } }),
+            json!({ "Id": "2", "Name": "other", "IPAM": { "Config": [{ "Subnet": "10.1.0.0/16" }] } }),
+        ];
+        let findings = overlaps(&evidence);
+        assert_eq!(findings.len(), 2, "{findings:?}");
+        assert!(findings[1].evidence.contains("Docker's network other"));
+    }
+}

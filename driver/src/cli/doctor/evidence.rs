@@ -1,0 +1,189 @@
+//! All that the checks look at: values only.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::firewall::Ruleset;
+use crate::kernel::look::{Link, Route};
+use tombolo_core::world::LINK_GROUP;
+
+/// What was found on this host. An `Err` holds, in words, why it could not be found out.
+#[derive(Debug, Default)]
+pub(super) struct Evidence {
+    /// Sockets and directories, as the daemon has them where it answers.
+    pub places: Places,
+    /// The daemon's documents.
+    pub daemon: Daemon,
+    /// Docker's documents.
+    pub docker: Docker,
+    /// The host's network.
+    pub host: Host,
+    /// All packet filter rules.
+    pub rules: Rules,
+    /// Settings under `/proc/sys`, by their names with dots; what is missing there is missing here.
+    pub sysctl: BTreeMap<String, String>,
+    /// What this kernel was tried for, and what it said against it.
+    pub features: Vec<(Feature, Result<(), String>)>,
+    /// The disk under the state directory.
+    pub storage: Storage,
+    /// systemd, where it runs.
+    pub systemd: Option<Systemd>,
+    /// firewalld is running.
+    pub firewalld: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    pub plugin_socket: PathBuf,
+    pub control_socket: PathBuf,
+    pub state_dir: PathBuf,
+    pub docker_socket: PathBuf,
+    /// Whether something listens on the plug-in's socket, or why it can't be reached.
+    pub listens: Option<Result<(), String>>,
+    /// Files by which Docker finds plug-ins, with what is in them; sockets have none.
+    pub plugin_files: BTreeMap<PathBuf, String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Daemon {
+    /// Its status; none was asked for in tests that need none.
+    pub status: Option<Result<Value, String>>,
+    pub networks: Vec<Value>,
+    pub endpoints: Vec<Value>,
+    /// What differs from the records.
+    pub differences: Option<Result<Value, String>>,
+    /// Sandboxes of joined endpoints, and whether they are there.
+    pub sandboxes: BTreeMap<String, bool>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Docker {
+    pub version: Option<Result<Value, String>>,
+    pub networks: Vec<Value>,
+    pub plugins: Vec<Value>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    pub links: Vec<Link>,
+    pub routes: Vec<Route>,
+    pub name_servers: Vec<IpAddr>,
+    /// Why the lists above are empty, if they could not be read.
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    pub ruleset: Ruleset,
+    /// Why there are none, if they could not be read.
+    pub error: Option<String>,
+    pub has_nft: bool,
+    /// `iptables` is the older sort.
+    pub iptables_is_legacy: bool,
+}
+
+/// Something that a kind of network needs of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Feature {
+    /// What it is called.
+    pub name: &'static str,
+    /// The kind of network that needs it; none for all.
+    pub kind: &'static str,
+    /// Whether this version makes such networks.
+    pub built: bool,
+    /// The module that brings it.
+    pub module: &'static str,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Storage {
+    /// Bytes: free and all.
+    pub bytes: Option<(u64, u64)>,
+    /// Inodes: free and all; zero of zero where the file system has no such limit.
+    pub inodes: (u64, u64),
+    pub read_only: bool,
+    /// Why the directory can't be looked at.
+    pub error: Option<String>,
+    /// Seconds of the wall clock.
+    pub now_s: u64,
+    /// The newest change in the state directory, by the same clock.
+    pub newest_s: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Systemd {
+    /// What `tombolo.service` is to be started before; none if there is no such unit.
+    pub before: Option<String>,
+    pub enabled: String,
+}
+
+impl Evidence {
+    /// Whether the daemon answered.
+    pub fn daemon_answers(&self) -> bool {
+        matches!(self.daemon.status, Some(Ok(_)))
+    }
+
+    /// The links that bridges of ours are.
+    pub fn our_bridges(&self) -> Vec<&Link> {
+        let ours = |link: &&Link| link.group == LINK_GROUP && link.kind.as_deref() == Some("bridge");
+        self.host.links.iter().filter(ours).collect()
+    }
+
+    /// The link that most traffic leaves by.
+    pub fn way_out(&self, v6: bool) -> Option<&Link> {
+        let default = |route: &&Route| route.to.is_none() && route.v6 == v6 && route.table == 254;
+        let oif = self.host.routes.iter().find(default)?.oif?;
+        self.link(oif)
+    }
+
+    pub fn link(&self, index: u32) -> Option<&Link> {
+        self.host.links.iter().find(|link| link.index == index)
+    }
+
+    /// The subnets of our networks, each with the network's name and its bridge.
+    pub fn subnets(&self) -> Vec<(IpNet, String, String)> {
+        let of = |network: &Value| {
+            let name = name_of(network);
+            let bridge = network["bridge"].as_str().unwrap_or_default().to_owned();
+            ["ipv4", "ipv6"].map(|family| {
+                let pool = network[family]["pool"]
+                    .as_str()
+                    .and_then(|pool| pool.parse().ok());
+                pool.map(|pool: IpNet| (pool, name.clone(), bridge.clone()))
+            })
+        };
+        self.daemon.networks.iter().flat_map(of).flatten().collect()
+    }
+
+    /// How many joined endpoints of networks that reach outside have an address of a family.
+    pub fn reaching_out(&self, v6: bool) -> usize {
+        let internal = |endpoint: &Value| {
+            let network = self
+                .daemon
+                .networks
+                .iter()
+                .find(|n| n["network_id"] == endpoint["network_id"]);
+            network.is_some_and(|network| network["internal"] == true)
+        };
+        let family = if v6 { "ipv6" } else { "ipv4" };
+        let reaches = |e: &&Value| e["joined"] == true && !e[family].is_null() && !internal(e);
+        self.daemon.endpoints.iter().filter(reaches).count()
+    }
+}
+
+/// A network's name, or what its identifier begins with as long as Docker hasn't told it.
+pub(super) fn name_of(network: &Value) -> String {
+    match network["name"].as_str() {
+        Some(name) => name.to_owned(),
+        None => network["network_id"]
+            .as_str()
+            .unwrap_or("-")
+            .chars()
+            .take(12)
+            .collect(),
+    }
+}

@@ -1,0 +1,203 @@
+//! Whether this host forwards, and what of its settings gets in the way.
+
+use tombolo_core::world::MARK_ACCEPT;
+
+use super::Finding;
+use super::evidence::Evidence;
+use super::firewall::{Probe, default_fate};
+use crate::firewall::Nic;
+
+pub(super) fn ipv4(evidence: &Evidence) -> Vec<Finding> {
+    forwarding(evidence, "forwarding.ipv4", "net.ipv4.ip_forward", false)
+}
+
+pub(super) fn ipv6(evidence: &Evidence) -> Vec<Finding> {
+    forwarding(evidence, "forwarding.ipv6", "net.ipv6.conf.all.forwarding", true)
+}
+
+fn forwarding(evidence: &Evidence, check: &'static str, setting: &str, v6: bool) -> Vec<Finding> {
+    let family = if v6 { "IPv6" } else { "IPv4" };
+    let containers = evidence.reaching_out(v6);
+    let value = evidence.sysctl.get(setting).map(String::as_str);
+    vec![match value {
+        None => Finding::none(check, format!("there is no {setting}: this kernel runs without {family}")),
+        Some("0") if containers > 0 => Finding::fault(
+            check,
+            format!("{setting} is 0, and {containers} containers have a way out by {family}"),
+            "packets between containers and the outside are dropped without a word; look for what sets it to 0 in /etc/sysctl.d",
+        )
+        .by(format!("sysctl -w {setting}=1")),
+        Some("0") => Finding::none(check, format!("{setting} is 0; no container needs it yet")),
+        Some(value) => Finding::ok(check, format!("{setting} is {value}")),
+    }]
+}
+
+pub(super) fn rp_filter(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "forwarding.rp-filter";
+    let number = |name: &str| -> u32 {
+        let text = evidence.sysctl.get(&format!("net.ipv4.conf.{name}.rp_filter"));
+        text.and_then(|text| text.parse().ok()).unwrap_or(0)
+    };
+    let bridges = evidence.our_bridges();
+    if bridges.is_empty() {
+        return vec![Finding::none(CHECK, "there is no bridge of tombolo's")];
+    }
+    let all = number("all");
+    // The kernel takes the larger one of `all` and the link's own; 1 is strict, 2 is loose.
+    let strict = bridges.iter().filter(|link| number(&link.name).max(all) == 1);
+    let findings: Vec<Finding> = strict
+        .map(|link| {
+            let found = format!(
+                "net.ipv4.conf.all.rp_filter is {all}, net.ipv4.conf.{0}.rp_filter is {1}: strict",
+                link.name,
+                number(&link.name)
+            );
+            let remedy = "what a container on two networks sends by the other one is dropped without a word; 2 is loose";
+            // A name may hold dots; with slashes it is one word.
+            Finding::warning(CHECK, found, remedy).by(format!("sysctl -w net/ipv4/conf/{}/rp_filter=2", link.name))
+        })
+        .collect();
+    if findings.is_empty() {
+        return vec![Finding::ok(
+            CHECK,
+            format!("strict on none of {} bridges", bridges.len()),
+        )];
+    }
+    findings
+}
+
+/// With br_netfilter, frames between two containers of one network pass the rules for forwarded packets as well.
+pub(super) fn br_netfilter(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "forwarding.br-netfilter";
+    let mut findings = Vec::new();
+    for (setting, v6) in [
+        ("net.bridge.bridge-nf-call-iptables", false),
+        ("net.bridge.bridge-nf-call-ip6tables", true),
+    ] {
+        match evidence.sysctl.get(setting).map(String::as_str) {
+            None => {}
+            Some("0") => findings.push(Finding::ok(
+                CHECK,
+                format!("{setting} is 0: frames within a network pass no IP rules"),
+            )),
+            Some(value) => findings.push(frames(
+                evidence,
+                CHECK,
+                &format!("{setting} is {value}"),
+                v6,
+                setting,
+            )),
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(
+            CHECK,
+            "br_netfilter is not loaded: frames within a network pass no IP rules",
+        ));
+    }
+    findings
+}
+
+fn frames(evidence: &Evidence, check: &'static str, found: &str, v6: bool, setting: &str) -> Finding {
+    for link in evidence.our_bridges() {
+        let nic = Nic {
+            name: link.name.clone(),
+            group: link.group,
+        };
+        let probe = Probe {
+            v6,
+            iif: nic.clone(),
+            oif: nic,
+            dnat: false,
+            mark: 0,
+        };
+        if let Some((chain, by)) = default_fate(&evidence.rules.ruleset, &probe) {
+            let what = format!(
+                "{found}, and chain {chain} drops frames between containers of {} ({by})",
+                link.name
+            );
+            let remedy = format!(
+                "let that chain accept what bears the mark {MARK_ACCEPT:#010x} (see firewall.foreign-chains), or keep frames \
+                 away from IP rules"
+            );
+            return Finding::fault(check, what, remedy).by(format!("sysctl -w {setting}=0"));
+        }
+    }
+    Finding::ok(
+        check,
+        format!("{found}: frames within a network pass the IP rules, which let them through"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tombolo_core::world::LINK_GROUP;
+
+    use super::super::Verdict;
+    use super::*;
+    use crate::kernel::look::Link;
+
+    fn with(settings: &[(&str, &str)]) -> Evidence {
+        let mut evidence = Evidence::default();
+        evidence.sysctl = settings
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        evidence.host.links = vec![Link {
+            name: "tb-1".to_owned(),
+            group: LINK_GROUP,
+            kind: Some("bridge".to_owned()),
+            ..Link::default()
+        }];
+        evidence
+    }
+
+    #[test]
+    fn forwarding_is_needed_by_containers_that_reach_out() {
+        let mut evidence = with(&[("net.ipv4.ip_forward", "0")]);
+        assert_eq!(ipv4(&evidence)[0].verdict, Verdict::NotApplicable);
+        assert_eq!(ipv6(&evidence)[0].verdict, Verdict::NotApplicable);
+        evidence.daemon.networks = vec![json!({ "network_id": "n", "internal": true })];
+        evidence.daemon.endpoints =
+            vec![json!({ "network_id": "n", "joined": true, "ipv4": "10.1.0.2", "ipv6": null })];
+        assert_eq!(ipv4(&evidence)[0].verdict, Verdict::NotApplicable);
+        evidence.daemon.networks[0]["internal"] = json!(false);
+        let fault = &ipv4(&evidence)[0];
+        assert_eq!(
+            (fault.verdict, fault.command.as_deref()),
+            (Verdict::Fault, Some("sysctl -w net.ipv4.ip_forward=1"))
+        );
+        evidence
+            .sysctl
+            .insert("net.ipv4.ip_forward".to_owned(), "1".to_owned());
+        assert_eq!(ipv4(&evidence)[0].verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn the_larger_rp_filter_counts() {
+        for (all, own, verdict) in [
+            ("0", "0", Verdict::Ok),
+            ("1", "0", Verdict::Warning),
+            ("0", "1", Verdict::Warning),
+            ("1", "2", Verdict::Ok),
+        ] {
+            let evidence = with(&[
+                ("net.ipv4.conf.all.rp_filter", all),
+                ("net.ipv4.conf.tb-1.rp_filter", own),
+            ]);
+            assert_eq!(rp_filter(&evidence)[0].verdict, verdict, "{all} {own}");
+        }
+    }
+
+    #[test]
+    fn frames_that_pass_ip_rules_matter_where_those_drop_them() {
+        let setting = [("net.bridge.bridge-nf-call-iptables", "1")];
+        let mut evidence = with(&setting);
+        assert_eq!(br_netfilter(&evidence)[0].verdict, Verdict::Ok);
+        evidence.rules.ruleset = super::super::firewall::dropping("inet", "adm", "f", 0);
+        assert_eq!(br_netfilter(&evidence)[0].verdict, Verdict::Fault);
+        evidence.sysctl.insert(setting[0].0.to_owned(), "0".to_owned());
+        assert_eq!(br_netfilter(&evidence)[0].verdict, Verdict::Ok);
+    }
+}

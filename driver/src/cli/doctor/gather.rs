@@ -1,0 +1,321 @@
+//! The evidence, gathered: the only part that looks at the host. What can't be had is noted as such.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use nix::sys::statvfs::{FsFlags, statvfs};
+use serde_json::Value;
+
+use super::Client;
+use super::docker::{SOCKETS, SPECS};
+use super::evidence::{Daemon, Docker, Evidence, Feature, Host, Places, Rules, Storage, Systemd};
+use crate::config::{Config, DockerHost};
+use crate::kernel::look::{Look, rules, spaces, trial};
+use crate::{firewall, host};
+
+/// What is tried, in the order of [`trial::links`] and after that the rules.
+const FEATURES: [Feature; 6] = [
+    feature("bridge", "bridge", true, "bridge"),
+    feature("veth", "bridge", true, "veth"),
+    feature("vxlan", "overlay", false, "vxlan"),
+    feature("macvlan", "macvlan", false, "macvlan"),
+    feature("ipvlan", "macvlan", false, "ipvlan"),
+    feature(
+        "nftables with tombolo's rules, sets and maps",
+        "bridge",
+        true,
+        "nf_tables",
+    ),
+];
+
+const fn feature(name: &'static str, kind: &'static str, built: bool, module: &'static str) -> Feature {
+    Feature {
+        name,
+        kind,
+        built,
+        module,
+    }
+}
+
+pub(super) fn all(config: &Config, client: &Client) -> Evidence {
+    let mut evidence = Evidence {
+        places: places(config),
+        daemon: daemon(client),
+        ..Evidence::default()
+    };
+    take_daemons_places(&mut evidence);
+    evidence.places.listens = Some(match UnixStream::connect(&evidence.places.plugin_socket) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    });
+    evidence.docker = docker(&evidence.places.docker_socket);
+    evidence.host = match network() {
+        Ok(host) => host,
+        Err(error) => Host {
+            error: Some(error.to_string()),
+            ..Host::default()
+        },
+    };
+    evidence.rules = read_rules();
+    evidence.sysctl = sysctl(&evidence);
+    evidence.features = features();
+    evidence.storage = storage(&evidence.places.state_dir);
+    evidence.systemd = systemd();
+    evidence.firewalld = firewalld();
+    evidence
+}
+
+fn places(config: &Config) -> Places {
+    let DockerHost::Unix(docker_socket) = &config.docker_host;
+    let mut plugin_files = BTreeMap::new();
+    for dir in [SOCKETS].into_iter().chain(SPECS) {
+        note_files(Path::new(dir), 1, &mut plugin_files);
+    }
+    Places {
+        plugin_socket: config.plugin_socket.clone(),
+        control_socket: config.control_socket.clone(),
+        state_dir: config.state_dir.clone(),
+        docker_socket: docker_socket.clone(),
+        listens: None,
+        plugin_files,
+    }
+}
+
+/// Docker also looks into a folder of the plug-in's name.
+fn note_files(dir: &Path, deeper: u8, files: &mut BTreeMap<PathBuf, String>) {
+    // A folder that isn't there holds nothing.
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() && deeper > 0 => note_files(&path, deeper - 1, files),
+            Ok(kind) if kind.is_file() => {
+                drop(files.insert(path.clone(), fs::read_to_string(&path).unwrap_or_default()))
+            }
+            _ => {}
+        }
+    }
+}
+
+fn daemon(client: &Client) -> Daemon {
+    let status = client.get_json("/v1/status").map_err(|failure| failure.chain());
+    if status.is_err() {
+        return Daemon {
+            status: Some(status),
+            ..Daemon::default()
+        };
+    }
+    let list = |path| match client.get_json(path) {
+        Ok(Value::Array(items)) => items,
+        _ => Vec::new(),
+    };
+    let endpoints = list("/v1/endpoints");
+    let joined = endpoints
+        .iter()
+        .filter_map(|endpoint| endpoint["sandbox"].as_str());
+    let sandboxes = joined
+        .map(|path| (path.to_owned(), Path::new(path).exists()))
+        .collect();
+    Daemon {
+        status: Some(status),
+        networks: list("/v1/networks"),
+        endpoints,
+        differences: Some(
+            client
+                .get_json("/v1/differences")
+                .map_err(|failure| failure.chain()),
+        ),
+        sandboxes,
+    }
+}
+
+/// The daemon may have been given other settings than this command.
+fn take_daemons_places(evidence: &mut Evidence) {
+    let Some(Ok(status)) = &evidence.daemon.status else {
+        return;
+    };
+    for setting in status["settings"].as_array().into_iter().flatten() {
+        let Some(value) = setting["value"].as_str() else {
+            continue;
+        };
+        match setting["name"].as_str() {
+            Some("plugin_socket") => evidence.places.plugin_socket = value.into(),
+            Some("state_dir") => evidence.places.state_dir = value.into(),
+            Some("docker_host") => {
+                if let Some(path) = value.strip_prefix("unix://") {
+                    evidence.places.docker_socket = path.into();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn docker(socket: &Path) -> Docker {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return Docker {
+                version: Some(Err(error.to_string())),
+                ..Docker::default()
+            };
+        }
+    };
+    let ask = |call: &str| {
+        runtime
+            .block_on(crate::docker::ask(socket, call))
+            .map_err(|error| error.to_string())
+    };
+    let version = ask("/version");
+    let list = |call: &str| match ask(call) {
+        Ok(Value::Array(items)) => items,
+        _ => Vec::new(),
+    };
+    let (networks, plugins) = match version {
+        Ok(_) => (list("/networks"), list("/plugins")),
+        Err(_) => (Vec::new(), Vec::new()),
+    };
+    Docker {
+        version: Some(version),
+        networks,
+        plugins,
+    }
+}
+
+fn network() -> Result<Host, crate::kernel::Error> {
+    let mut look = Look::new()?;
+    Ok(Host {
+        links: look.links()?,
+        routes: look.routes()?,
+        name_servers: host::name_servers().iter().map(ipnet::IpNet::addr).collect(),
+        error: None,
+    })
+}
+
+fn read_rules() -> Rules {
+    let iptables_is_legacy = rules::iptables_is_legacy();
+    match rules::listings() {
+        Ok(listings) => match firewall::read(&listings) {
+            Ok(ruleset) => Rules {
+                ruleset,
+                error: None,
+                has_nft: listings.nft,
+                iptables_is_legacy,
+            },
+            Err(error) => Rules {
+                error: Some(error),
+                has_nft: listings.nft,
+                iptables_is_legacy,
+                ..Rules::default()
+            },
+        },
+        Err(error) => Rules {
+            error: Some(error.to_string()),
+            has_nft: rules::has_program("nft"),
+            iptables_is_legacy,
+            ..Rules::default()
+        },
+    }
+}
+
+fn sysctl(evidence: &Evidence) -> BTreeMap<String, String> {
+    let mut names: Vec<(String, String)> = [
+        "net.ipv4.ip_forward",
+        "net.ipv6.conf.all.forwarding",
+        "net.ipv4.conf.all.rp_filter",
+        "net.bridge.bridge-nf-call-iptables",
+        "net.bridge.bridge-nf-call-ip6tables",
+        "net.netfilter.nf_conntrack_count",
+        "net.netfilter.nf_conntrack_max",
+    ]
+    .into_iter()
+    .map(|name| (name.to_owned(), name.replace('.', "/")))
+    .collect();
+    for link in evidence.our_bridges() {
+        let name = &link.name;
+        names.push((
+            format!("net.ipv4.conf.{name}.rp_filter"),
+            format!("net/ipv4/conf/{name}/rp_filter"),
+        ));
+    }
+    let read = |(name, path): (String, String)| {
+        let text = fs::read_to_string(format!("/proc/sys/{path}")).ok()?;
+        Some((name, text.trim().to_owned()))
+    };
+    names.into_iter().filter_map(read).collect()
+}
+
+fn features() -> Vec<(Feature, Result<(), String>)> {
+    let tried = spaces::apart(|| {
+        let mut tried = trial::links()?;
+        tried.push(("nftables", rules::try_skeleton()));
+        Ok::<_, crate::kernel::Error>(tried)
+    });
+    let results: Vec<Result<(), String>> = match tried {
+        Ok(Ok(tried)) => tried.into_iter().map(|(_, result)| result).collect(),
+        // Without a namespace to try it in nothing can be told.
+        Ok(Err(_)) | Err(_) => return Vec::new(),
+    };
+    FEATURES.into_iter().zip(results).collect()
+}
+
+fn storage(dir: &Path) -> Storage {
+    let mut storage = Storage {
+        now_s: host::now_s(),
+        ..Storage::default()
+    };
+    match statvfs(dir) {
+        Ok(found) => {
+            let unit = found.fragment_size();
+            storage.bytes = Some((found.blocks_available() * unit, found.blocks() * unit));
+            storage.inodes = (found.files_available(), found.files());
+            storage.read_only = found.flags().contains(FsFlags::ST_RDONLY);
+        }
+        Err(error) => storage.error = Some(std::io::Error::from(error).to_string()),
+    }
+    storage.newest_s = newest(dir, 2);
+    storage
+}
+
+fn newest(dir: &Path, deeper: u8) -> Option<u64> {
+    let entries = fs::read_dir(dir).ok()?.flatten();
+    let of = |entry: fs::DirEntry| {
+        let meta = entry.metadata().ok()?;
+        let own = meta.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs();
+        let below = (meta.is_dir() && deeper > 0)
+            .then(|| newest(&entry.path(), deeper - 1))
+            .flatten();
+        Some(below.map_or(own, |below| below.max(own)))
+    };
+    entries.filter_map(of).max()
+}
+
+fn systemd() -> Option<Systemd> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let properties = ["LoadState", "Before", "UnitFileState"].map(|name| format!("--property={name}"));
+    let mut arguments = vec!["show", "tombolo.service"];
+    arguments.extend(properties.iter().map(String::as_str));
+    // The folder may be left over from somewhere else; then nobody answers.
+    let shown = rules::output("systemctl", &arguments)?.ok()?;
+    let property = |name: &str| {
+        let line = shown
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name}=")));
+        line.unwrap_or_default().to_owned()
+    };
+    Some(Systemd {
+        before: (property("LoadState") == "loaded").then(|| property("Before")),
+        enabled: property("UnitFileState"),
+    })
+}
+
+fn firewalld() -> bool {
+    let pid = fs::read_to_string("/run/firewalld.pid").unwrap_or_default();
+    pid.trim()
+        .parse::<u32>()
+        .is_ok_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
+}
