@@ -9,7 +9,7 @@
 //! ```
 //! IPv6 likewise: 2001:db8::/64 on the wire, fd00:1::/64 and so on.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use nix::sys::socket::{
     sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use socket2::{Domain, Protocol, Socket, Type};
 use tombolo::kernel::{Flow, Kernel, Real};
 use tombolo_core::model::{Mac, Proto};
 use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
@@ -607,5 +608,50 @@ fn flows_that_lead_astray_are_forgotten_and_no_others() {
             lab.kernel.forget(&[Flow::Into(at(v6, 1, 2))]).await.unwrap();
             assert_eq!((count(8080), count(8090)), (0, 1), "{}", flows());
         }
+    });
+}
+
+/// The checksum of SCTP (CRC-32C, RFC 9260, appendix A).
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+    let byte = |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), step);
+    !bytes.iter().fold(!0, byte)
+}
+
+/// The beginning of an association: an INIT chunk (RFC 9260, section 3.3.2), as it stands behind the IP header.
+fn sctp_init(from_port: u16, to_port: u16) -> Vec<u8> {
+    let mut packet = [from_port.to_be_bytes(), to_port.to_be_bytes()].concat();
+    // No tag yet, and room for the checksum.
+    packet.extend([0; 8]);
+    // INIT, 20 bytes, a tag of our own, a window, one stream each way, the first number.
+    packet.extend([1, 0, 0, 20, 0, 0, 0, 7, 0, 0, 0x80, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+    let sum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+#[test]
+fn sctp_reaches_a_published_port_as_well() {
+    in_namespace(async || {
+        let mut lab = Lab::new().await;
+        let key = Key::Publish(Proto::Sctp, "0.0.0.0".parse().unwrap(), 8083);
+        apply(&mut lab.kernel, Step::Add(key, Value::To(at(false, 1, 2), 80))).await;
+        // IANA's number of SCTP. The kernel need not speak it to translate it.
+        let raw = |namespace: &Namespace| {
+            namespace.within(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(132))))
+        };
+        let (outside, mut inside) = (raw(&lab.outside).unwrap(), raw(&lab.a1).unwrap());
+        inside.set_read_timeout(Some(PATIENCE)).unwrap();
+        let to = SocketAddr::new(wire(false, 1), 0);
+        outside.send_to(&sctp_init(40_000, 8083), &to.into()).unwrap();
+        let mut packet = [0; 128];
+        let length = inside.read(&mut packet).expect("an association begins");
+        // 20 bytes of IP with the sender from the 13th on, 32 of SCTP that begin with the ports.
+        assert_eq!((length, &packet[12..16]), (52, &[192, 0, 2, 2][..]));
+        assert_eq!(packet[20..24], [(40_000_u16 >> 8) as u8, 40_000_u16 as u8, 0, 80]);
+        let mut sctp = packet[20..52].to_vec();
+        let sum = sctp[8..12].to_vec();
+        sctp[8..12].fill(0);
+        assert_eq!(sum, crc32c(&sctp).to_le_bytes(), "its checksum is right again");
     });
 }
