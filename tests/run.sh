@@ -102,7 +102,7 @@ engines() {
     local release
     for release in trixie sid; do
         step "Docker engine of Debian $release" \
-            env "TOMBOLO_TEST_ENGINE=$release" cargo test --locked -p system-tests --test everyday --test plugin
+            env "TOMBOLO_TEST_ENGINE=$release" cargo test --locked -p system-tests --test everyday --test bridge --test plugin
     done
     say "" && say "All engines passed."
 }

@@ -285,7 +285,12 @@ async fn look(socket: &Path, driver: &str, plugin: Option<&PluginJson>, info: &I
     let mut networks: Vec<NetworkJson> = get_json(socket, "/networks").await?;
     networks.iter_mut().for_each(|n| n.rename(plugin, driver));
     let ours = |n: &NetworkJson| is_driver(&n.driver, driver) || is_driver(&n.ipam.driver, driver);
-    let bridge = |n: &NetworkJson| n.options.as_ref()?.get(BRIDGE_NAME)?.parse().ok();
+    // The names that the engine gives by itself are known without it.
+    let usual = |name: &IfName| name.as_str() == "docker0" || name.as_str().starts_with("br-");
+    let bridge = |n: &NetworkJson| {
+        let name = n.options.as_ref()?.get(BRIDGE_NAME)?.parse().ok();
+        name.filter(|name| !usual(name))
+    };
     let mut view = View {
         engine: info.id.clone(),
         version: info.server_version.clone(),

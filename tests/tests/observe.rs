@@ -227,6 +227,13 @@ fn events_tell_what_happens_as_it_happens() {
 fn a_problem_is_told_as_it_appears_and_as_it_is_solved() {
     let scene = Scene::new();
     scene.network("net", &["-o", "bridge_name=wanted"]);
+    until("the network's name is known", || {
+        let networks = scene.tombolo().cli(&["networks"]);
+        look::rows(&networks)
+            .iter()
+            .any(|n| n["name"] == "net")
+            .then_some(())
+    });
     let follower = Follower::start(&scene);
     // What cannot be: somebody else's link has the name of our bridge.
     until("the name is somebody else's", || {

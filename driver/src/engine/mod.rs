@@ -533,6 +533,14 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         };
         let filter6 = observed.get(&Key::Setting(Setting::BridgeFilter6));
         self.state.note_bridge_filter6(filter6 == Some(&Value::Number(1)));
+        if self.docker.never_heard() {
+            // What an earlier run heard of them holds until there is something newer.
+            let foreign = observed.keys().filter_map(|key| match key {
+                Key::Foreign(link) => Some(link.clone()),
+                _ => None,
+            });
+            self.state.note_foreign(foreign.collect());
+        }
         self.note_lost(&observed).await;
         let desired = self.state.world();
         let steps = diff(&desired, &observed);

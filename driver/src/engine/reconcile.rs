@@ -80,6 +80,11 @@ impl Docker {
         self.heard.is_some() && self.error.is_none()
     }
 
+    /// Whether the engine has told nothing since the start.
+    pub fn never_heard(&self) -> bool {
+        self.heard.is_none()
+    }
+
     /// The pools of networks that have our IPAM, with the networks' names.
     pub fn pools(&self) -> &BTreeMap<IpNet, String> {
         &self.pools
