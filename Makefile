@@ -1,7 +1,7 @@
 # Each target is a thin line; what is longer is a script of its own.
 
 .DEFAULT_GOAL := help
-.PHONY: help build check up down plugin deb test test-engines units bench clean
+.PHONY: help build check up down plugin deb test test-engines units bench soak clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -33,8 +33,11 @@ test-engines: ## Run the everyday tests against newer Docker engines (root)
 units: ## Try the Debian package and its units in a Debian that is booted with systemd (root)
 	@tests/run.sh units
 
-bench: ## Measure what a container's network costs (root)
-	@tests/run.sh bench
+bench: ## Measure what a container's network costs; PARTS="calls ports" chooses (root)
+	@tests/run.sh bench $(PARTS)
+
+soak: ## Start and remove 2,000 containers and look for leaks (root)
+	@tests/run.sh soak
 
 clean: ## Remove what was built
 	@tests/run.sh clean

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make build`, `plugin`, `deb`, `check`, `test`, `test-engines`, `units`, `bench` and `clean` do: named steps, and the first that fails ends it.
+# What `make build`, `plugin`, `deb`, `check`, `test`, `test-engines`, `units`, `bench`, `soak` and `clean` do: named steps, and the first that fails ends it.
 set -euo pipefail
 # shellcheck source=plugin-config/common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../plugin-config/common.sh"
@@ -102,7 +102,8 @@ engines() {
     local release
     for release in trixie sid; do
         step "Docker engine of Debian $release" \
-            env "TOMBOLO_TEST_ENGINE=$release" cargo test --locked -p system-tests --test everyday --test bridge --test plugin
+            env "TOMBOLO_TEST_ENGINE=$release" \
+            cargo test --locked -p system-tests --test everyday --test bridge --test conformance --test plugin
     done
     say "" && say "All engines passed."
 }
@@ -125,7 +126,15 @@ bench() {
     need_cargo
     install_test_programs
     release_build
-    step "bench" cargo run --locked --release -p system-tests --bin bench
+    step "bench" cargo run --locked --release -p system-tests --bin bench -- "$@"
+}
+
+soak() {
+    need_root soak
+    need_cargo
+    install_test_programs
+    release_build
+    step "soak" cargo run --locked --release -p system-tests --bin soak
 }
 
 case "${1:-}" in
@@ -136,7 +145,8 @@ check) check ;;
 test) everything ;;
 engines) engines ;;
 units) units ;;
-bench) bench ;;
+bench) bench "${@:2}" ;;
+soak) soak ;;
 clean) need_cargo && cargo clean ;;
-*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|units|bench|clean" ;;
+*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|units|bench|soak|clean" ;;
 esac

@@ -25,6 +25,11 @@ impl Container {
         // Its first process would ignore a request to end: so a stop kills it at once.
         let head = ["run", "-d", "--name", name, "--stop-signal", "KILL"];
         engine.docker(&[&head, args, &["busybox", "sleep", "3600"]].concat());
+        Self::known(host, engine, name)
+    }
+
+    /// A container that is there already.
+    pub fn known(host: &Arc<Host>, engine: &Arc<Engine>, name: &str) -> Self {
         Self {
             host: Arc::clone(host),
             engine: Arc::clone(engine),

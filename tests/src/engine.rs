@@ -183,7 +183,13 @@ impl Engine {
     /// Runs the engine's own command line and waits for its end.
     #[track_caller]
     pub fn try_docker(&self, args: &[&str]) -> Output {
-        run(self.host.spaces(), self.client(args), None, LIMIT)
+        self.try_docker_for(LIMIT, args)
+    }
+
+    /// Runs the engine's own command line, which may take longer than commands usually do.
+    #[track_caller]
+    pub fn try_docker_for(&self, limit: Duration, args: &[&str]) -> Output {
+        run(self.host.spaces(), self.client(args), None, limit)
     }
 
     /// Runs the engine's own command line, which must succeed, and returns what it printed.

@@ -246,16 +246,7 @@ impl Place {
 
     /// The memory of tombolo in MiB: what it holds, and the most that it has held.
     pub fn memory(&self) -> [f64; 2] {
-        let pid = &self.tombolo.cli(&["status"])["pid"];
-        let path = self.host.path(&format!("/proc/{pid}/status"));
-        let text =
-            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("reading {}: {e}", path.display()));
-        ["VmRSS:", "VmHWM:"].map(|name| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-            let kib: Option<f64> = kib.and_then(|kib| kib.parse().ok());
-            kib.unwrap_or_else(|| panic!("no {name} in {text}")) / 1024.0
-        })
+        crate::memory::of(&self.host, &self.tombolo)
     }
 
     /// What it costs to make something durable on this host's disk.

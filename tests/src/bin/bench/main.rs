@@ -1,13 +1,21 @@
-//! What tombolo costs, measured on one machine in one run: the network's share of a `docker run`, tombolo's own answers
-//! with few and with many endpoints, and its memory. Prints a table in Markdown; progress goes to standard error.
+//! What tombolo costs, measured on one machine in one run. Prints tables in Markdown; progress goes to standard error.
+//!
+//! The parts, to be named on the command line (without a name: `calls`):
+//!
+//! - `calls`: the network's share of a `docker run`, tombolo's own answers with few and with many endpoints, its memory
+//! - `ports`: what a question through a published port takes with few ports and with many
 //!
 //! What is compared is measured in turns, so that whatever else the machine does hits all alike. Nothing depends on how
 //! fast it is: the exit code tells whether everything worked. `TOMBOLO_BENCH_ROUNDS` (default 30) is how many rounds of
 //! containers there are, `TOMBOLO_BENCH_CALLS` (default 300) how many times each method is called,
-//! `TOMBOLO_TEST_ENGINE` which engine is used, as for the tests.
+//! `TOMBOLO_BENCH_PORTS` (default 10000) how many ports are many, `TOMBOLO_BENCH_PORT_ROUNDS` (default 100) how many rounds
+//! of questions there are, `TOMBOLO_TEST_ENGINE` which engine is used, as for the tests.
 
+mod ask;
 mod disk;
 mod handlers;
+mod memory;
+mod ports;
 mod runs;
 mod samples;
 
@@ -31,7 +39,34 @@ const LONGEST: Duration = Duration::from_secs(60);
 const AIM_MS: f64 = 15.0;
 const AIM_RATIO: f64 = 2.0;
 
+/// How many published ports are few.
+const FEW_PORTS: usize = 10;
+
 fn main() {
+    let named: Vec<String> = std::env::args().skip(1).collect();
+    let parts = if named.is_empty() {
+        vec!["calls".to_owned()]
+    } else {
+        named
+    };
+    for part in &parts {
+        assert!(
+            ["calls", "ports"].contains(&part.as_str()),
+            "no part is called '{part}': calls and ports are"
+        );
+    }
+    for part in &parts {
+        let lines = if part == "calls" {
+            calls()
+        } else {
+            scaling_of_ports()
+        };
+        print(&lines.join("\n"));
+    }
+}
+
+/// The part `calls`.
+fn calls() -> Vec<String> {
     let begin = load();
     let runs = runs::measure(number_from("TOMBOLO_BENCH_ROUNDS", 30));
     let [few, many] = ask_in_turns(number_from("TOMBOLO_BENCH_CALLS", 300));
@@ -47,7 +82,22 @@ fn main() {
     let images = [&runs.images[..], &[few.image.clone(), many.image.clone()]].concat();
     drop((few, many));
     disk::must_be_gone(&images);
-    print(&lines.concat().join("\n"));
+    lines.concat()
+}
+
+/// The part `ports`.
+fn scaling_of_ports() -> Vec<String> {
+    let many = number_from("TOMBOLO_BENCH_PORTS", 10_000);
+    let begin = load();
+    let table = ports::measure(FEW_PORTS, many, number_from("TOMBOLO_BENCH_PORT_ROUNDS", 100));
+    let cores = std::thread::available_parallelism().expect("the number of processors");
+    let machine = format!(
+        "One run of `make bench PARTS=ports`: Linux {}, {cores} processors, load average {begin} before (the machine's other \
+         work) and {} after.",
+        read("/proc/sys/kernel/osrelease").trim(),
+        load()
+    );
+    [vec![machine, String::new()], table].concat()
 }
 
 /// A number of at least one from the environment.

@@ -1,0 +1,305 @@
+//! Whether a published port becomes slower with the number of ports: ten and ten thousand of them, with tombolo and with
+//! Docker's own bridge, whose userland proxy is off or on.
+//!
+//! ```text
+//!   outside ── wire ── host (10 or 10,000 ports, an engine, tombolo or not) ── five containers, a server in three
+//! ```
+//!
+//! All hosts are prepared first and kept; then one after the other is asked, round by round, so that whatever slows down
+//! the machine slows down all of them. Ports are published on IPv4 alone. Of each host three ports are asked, the first,
+//! one in the middle and the last: where rules stand in a list, that makes a difference.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use system_tests::outside::HOST;
+use system_tests::{Container, Engine, Host, Outside, Tombolo, say};
+
+use crate::ask::{self, Server};
+use crate::samples::Samples;
+
+/// On how many containers the ports are: one has 2,000 at most.
+const CONTAINERS: usize = 5;
+
+/// The first host port, and how far those of the next container are from it.
+const PORT: usize = 20_000;
+const STEP: usize = 2_000;
+
+/// What is compared: a name, the flags of the engine, and whether tombolo is the driver.
+const WAYS: [(&str, &[&str], bool); 3] = [
+    ("tombolo", &[], true),
+    (
+        "Docker's bridge, userland proxy off",
+        &["--userland-proxy=false"],
+        false,
+    ),
+    ("Docker's bridge, userland proxy on", &[], false),
+];
+
+/// How long Docker may take to start a container with its ports.
+const START: Duration = Duration::from_secs(3600);
+
+/// After this time no further round is begun: on a busy machine fewer rounds say more than a long wait.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// How often each port is asked in a round, on one connection and on connections of their own.
+const EXCHANGES: usize = 200;
+const CONNECTIONS: usize = 60;
+
+/// How much slower a port of tombolo's may be with many ports than with few.
+const AIM: f64 = 1.05;
+
+/// What was measured of one sort of question at one place: all of it, and the median of each round.
+#[derive(Default)]
+struct Times {
+    all: Samples,
+    medians: Vec<f64>,
+}
+
+impl Times {
+    fn add(&mut self, round: &[Duration]) {
+        let mut samples = Samples::default();
+        round.iter().for_each(|time| samples.add(*time));
+        self.medians.push(samples.median());
+        self.all.extend(&samples);
+    }
+}
+
+/// A host with its ports. What it holds ends in the order of the fields.
+struct Place {
+    way: usize,
+    ports: usize,
+    set_up: Duration,
+    asked: Vec<SocketAddr>,
+    exchanges: Times,
+    connections: Times,
+    version: String,
+    memory_mib: Option<f64>,
+    _servers: Vec<Server>,
+    outside: Outside,
+    _tombolo: Option<Tombolo>,
+}
+
+impl Place {
+    fn prepare(way: usize, ports: usize) -> Self {
+        let (name, flags, ours) = WAYS[way];
+        let host = Arc::new(Host::with_engine_files());
+        let outside = Outside::of(&host);
+        let tombolo = ours.then(|| Tombolo::start(&host));
+        let engine = Arc::new(Engine::start(&host, flags));
+        let [driver, addresses] = if ours {
+            ["tombolo"; 2]
+        } else {
+            ["bridge", "default"]
+        };
+        let drivers = ["-d", driver, "--ipam-driver", addresses];
+        engine.docker(
+            &[
+                &["network", "create"],
+                &drivers[..],
+                &["--subnet", "10.60.0.0/24", "net"],
+            ]
+            .concat(),
+        );
+        let each = ports / CONTAINERS;
+        let begun = Instant::now();
+        for number in 0..CONTAINERS {
+            let first = PORT + number * STEP;
+            let last = first + each - 1;
+            start(
+                &engine,
+                &container_name(number),
+                &format!("0.0.0.0:{first}-{last}:{first}-{last}"),
+            );
+            say(&format!(
+                "ports: {name}: {} of {ports} after {:.0} s",
+                (number + 1) * each,
+                begun.elapsed().as_secs_f64()
+            ));
+        }
+        let set_up = begun.elapsed();
+        // The first, one in the middle, and the last.
+        let asked = [(0, 0), (CONTAINERS / 2, each / 2), (CONTAINERS - 1, each - 1)];
+        let asked = asked.map(|(number, port)| (number, PORT + number * STEP + port));
+        let servers = asked.map(|(number, port)| {
+            let container = Container::known(&host, &engine, &container_name(number));
+            Server::start(&container.spaces(), port)
+        });
+        let address = |(_, port)| format!("{}:{port}", HOST[0]).parse().expect("an address");
+        Self {
+            way,
+            ports,
+            set_up,
+            asked: asked.map(address).to_vec(),
+            exchanges: Times::default(),
+            connections: Times::default(),
+            version: engine.version(),
+            memory_mib: tombolo
+                .as_ref()
+                .map(|tombolo| crate::memory::of(&host, tombolo)[0]),
+            _servers: servers.into(),
+            outside,
+            _tombolo: tombolo,
+        }
+    }
+
+    /// Asks once more; only what comes after the warm-up counts.
+    fn round(&mut self, counts: bool) {
+        let round = ask::round(self.outside.spaces(), &self.asked, EXCHANGES, CONNECTIONS);
+        if counts {
+            self.exchanges.add(&round.exchanges);
+            self.connections.add(&round.connections);
+        }
+    }
+}
+
+fn container_name(number: usize) -> String {
+    format!("ports-{number}")
+}
+
+fn start(engine: &Engine, name: &str, range: &str) {
+    let args = [
+        "run",
+        "-d",
+        "--name",
+        name,
+        "--stop-signal",
+        "KILL",
+        "--network",
+        "net",
+        "-p",
+        range,
+    ];
+    let command = ["busybox", "sleep", "86400"];
+    engine
+        .try_docker_for(START, &[&args[..], &command].concat())
+        .must();
+}
+
+/// Publishes `few` and `many` ports each way and asks in `rounds` rounds, or as many as fit into [`LONGEST`].
+pub fn measure(few: usize, many: usize, rounds: usize) -> Vec<String> {
+    let most = CONTAINERS * STEP;
+    for ports in [few, many] {
+        assert!(
+            ports.is_multiple_of(CONTAINERS) && (CONTAINERS..=most).contains(&ports),
+            "{ports} ports: a multiple of {CONTAINERS} is wanted, {most} at most"
+        );
+    }
+    let mut places: Vec<Place> = Vec::new();
+    for way in 0..WAYS.len() {
+        for ports in [few, many] {
+            places.push(Place::prepare(way, ports));
+        }
+    }
+    places.iter_mut().for_each(|place| place.round(false));
+    let begun = Instant::now();
+    for round in 0..rounds {
+        if round > 0 && begun.elapsed() > LONGEST {
+            say("ports: this machine is slow or busy, so there are fewer rounds");
+            break;
+        }
+        // Each round begins with another place, and every other one goes backwards.
+        let count = places.len();
+        for turn in 0..count {
+            let turn = if round.is_multiple_of(2) {
+                turn
+            } else {
+                count - 1 - turn
+            };
+            places[(round / 2 + turn) % count].round(true);
+        }
+        if (round + 1) % 10 == 0 {
+            say(&format!("ports: {} of {rounds} rounds", round + 1));
+        }
+    }
+    table(&places, [few, many])
+}
+
+/// The median over all rounds of how much longer the second place took than the first in the same round.
+fn ratio(few: &Times, many: &Times) -> f64 {
+    let mut ratios: Vec<f64> = few
+        .medians
+        .iter()
+        .zip(&many.medians)
+        .map(|(few, many)| many / few)
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios[ratios.len() / 2]
+}
+
+fn table(places: &[Place], [few, many]: [usize; 2]) -> Vec<String> {
+    let rounds = places[0].exchanges.medians.len();
+    let mut lines = vec![
+        format!(
+            "Docker {}; {rounds} rounds in turns, in each {} exchanges of one byte on a connection that is open and {} \
+             connections with an exchange each, from another host, through the first, the middle and the last port. The \
+             ratio is the median of the rounds' ratios.",
+            places[0].version,
+            3 * EXCHANGES,
+            3 * CONNECTIONS
+        ),
+        String::new(),
+        format!(
+            "| through a published port, in µs | p50, {few} | p99 | p50, {many} | p99 | p50 {many}/{few} | p99 {many}/{few} |"
+        ),
+        "|---|---|---|---|---|---|---|".to_owned(),
+    ];
+    let mut found = Vec::new();
+    for pair in places.chunks(2) {
+        let [few, many] = pair else {
+            unreachable!("places come in pairs")
+        };
+        let name = WAYS[few.way].0;
+        for (what, times) in [
+            (
+                "exchange on an open connection",
+                [&few.exchanges, &many.exchanges],
+            ),
+            (
+                "connection with an exchange",
+                [&few.connections, &many.connections],
+            ),
+        ] {
+            let ratio = ratio(times[0], times[1]);
+            let [few, many] = times.map(|times| [times.all.median() * 1e3, times.all.p99() * 1e3]);
+            lines.push(format!(
+                "| {name}: {what} | {:.1} | {:.1} | {:.1} | {:.1} | {ratio:.3} | {:.2} |",
+                few[0],
+                few[1],
+                many[0],
+                many[1],
+                many[1] / few[1]
+            ));
+            found.push((name, what, ratio));
+        }
+    }
+    lines.push(String::new());
+    lines.push("| until all containers have their ports | few | many |".to_owned());
+    lines.push("|---|---|---|".to_owned());
+    for pair in places.chunks(2) {
+        let seconds: Vec<String> = pair
+            .iter()
+            .map(|place| format!("{}: {:.1} s", place.ports, place.set_up.as_secs_f64()))
+            .collect();
+        lines.push(format!("| {} | {} |", WAYS[pair[0].way].0, seconds.join(" | ")));
+    }
+    lines.push(String::new());
+    if let [Some(few), Some(many)] = [places[0].memory_mib, places[1].memory_mib] {
+        lines.push(format!(
+            "tombolo then holds {few:.1} MiB and {many:.1} MiB of memory."
+        ));
+        lines.push(String::new());
+    }
+    for (_, what, ratio) in found.iter().filter(|(name, ..)| *name == WAYS[0].0) {
+        lines.push(crate::aim(
+            &format!(
+                "with {many} ports at most {:.0} % slower than with {few}, {what}",
+                (AIM - 1.0) * 100.0
+            ),
+            &format!("{:+.1} %", (ratio - 1.0) * 100.0),
+            *ratio <= AIM,
+        ));
+    }
+    lines
+}
