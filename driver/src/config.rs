@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use fault::{Fault, Faults, Origin};
-pub use parse::{DockerHost, LogFormat};
+pub use parse::{DockerHost, LogFormat, MetricsAddr};
 pub use pools::AddressPool;
 
 /// Where the file of settings is looked for unless `--config` or `TOMBOLO_CONFIG` says otherwise.
@@ -47,6 +47,8 @@ pub enum Setting {
     AddressPools,
     /// The host's address that ports are published on where nobody names one.
     HostBinding,
+    /// Where metrics are scraped.
+    MetricsAddr,
     /// Which log lines are wanted.
     Log,
     /// What log lines look like.
@@ -55,13 +57,14 @@ pub enum Setting {
 
 impl Setting {
     /// All settings, in the order in which they are listed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PluginSocket,
         Self::ControlSocket,
         Self::StateDir,
         Self::DockerHost,
         Self::AddressPools,
         Self::HostBinding,
+        Self::MetricsAddr,
         Self::Log,
         Self::LogFormat,
     ];
@@ -75,6 +78,7 @@ impl Setting {
             Self::DockerHost => "docker_host",
             Self::AddressPools => "address_pools",
             Self::HostBinding => "host_binding",
+            Self::MetricsAddr => "metrics_addr",
             Self::Log => "log",
             Self::LogFormat => "log_format",
         }
@@ -99,6 +103,7 @@ impl Setting {
             Self::DockerHost => "unix:///var/run/docker.sock",
             Self::AddressPools => "10.208.0.0/12:24,198.18.0.0/15:24",
             Self::HostBinding => "0.0.0.0",
+            Self::MetricsAddr => "off",
             Self::Log => "info",
             Self::LogFormat => "human",
         }
@@ -114,6 +119,7 @@ impl Setting {
                 "BASE/PREFIX:SIZE (the size may be left out: 24, or 64 for IPv6), several separated by commas, such as 10.208.0.0/12:24"
             }
             Self::HostBinding => "an address of this host, or 0.0.0.0 for all of both families",
+            Self::MetricsAddr => "off, or an IP address and a port, such as 127.0.0.1:9477 or [::1]:9477",
             Self::Log => {
                 "a level (off, error, warn, info, debug, trace) and TARGET=LEVEL pairs, such as info,tombolo=debug"
             }
@@ -155,6 +161,8 @@ pub struct Config {
     pub address_pools: Vec<AddressPool>,
     /// The host's address that ports are published on where neither user nor network names one.
     pub host_binding: IpAddr,
+    /// Where metrics are scraped, if they are.
+    pub metrics_addr: MetricsAddr,
     /// Which log lines are wanted: a filter that [`tracing_subscriber::EnvFilter`] takes.
     pub log: String,
     /// What log lines look like.
@@ -212,6 +220,7 @@ impl Config {
             Setting::DockerHost => self.docker_host.to_string(),
             Setting::AddressPools => pools::list(&self.address_pools),
             Setting::HostBinding => self.host_binding.to_string(),
+            Setting::MetricsAddr => self.metrics_addr.to_string(),
             Setting::Log => self.log.clone(),
             Setting::LogFormat => self.log_format.to_string(),
         }
@@ -251,6 +260,7 @@ impl Reader {
         let docker_host = self.take(Setting::DockerHost, parse::docker_host);
         let address_pools = self.take(Setting::AddressPools, pools::parse);
         let host_binding = self.take(Setting::HostBinding, parse::address);
+        let metrics_addr = self.take(Setting::MetricsAddr, parse::metrics_addr);
         let log = self.take(Setting::Log, parse::filter);
         let log_format = self.take(Setting::LogFormat, parse::log_format);
         let origins = self
@@ -265,6 +275,7 @@ impl Reader {
             docker_host: docker_host?,
             address_pools: address_pools?,
             host_binding: host_binding?,
+            metrics_addr: metrics_addr?,
             log: log?,
             log_format: log_format?,
             origins,

@@ -1,4 +1,4 @@
-//! HTTP on Unix sockets: Docker's, and the command line's.
+//! HTTP on sockets: Docker's, the command line's, and the one for metrics.
 //!
 //! ```text
 //!   accept ─(at most CONNECTIONS)─> headers within HEADER_TIMEOUT ─> body of at most BODY_MAX within DEADLINE
@@ -22,7 +22,8 @@ use axum::routing::post;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tombolo_core::state::{Command, Reply};
 use tombolo_core::wire::{self, Call};
@@ -30,6 +31,7 @@ use tombolo_ipam::Want;
 
 use crate::engine::{Ask, Error, Looked};
 use crate::kernel::routes;
+use crate::metrics::{Metrics, Outcome};
 
 /// How long a request of Docker's may take; then it is refused and what it began is taken back. Docker itself would wait
 /// for ever, holding the container's lock.
@@ -38,6 +40,8 @@ pub const DEADLINE: Duration = Duration::from_secs(2);
 pub const BODY_MAX: usize = 1 << 20;
 /// How long the head of a request may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// What methods that there are not are counted as.
+const UNKNOWN: &str = "unknown";
 /// How many connections are served at a time; more wait in the socket's queue.
 const CONNECTIONS: u32 = 512;
 /// How long requests that are being served may take to end once we are shutting down.
@@ -45,54 +49,70 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How long a connection on which nothing has come yet may still begin a request once we are shutting down.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// What Docker's interface speaks for.
+#[derive(Clone)]
+pub struct Plugin {
+    /// The engine's queue.
+    pub asks: mpsc::Sender<Ask>,
+    /// Where answers are counted.
+    pub metrics: Arc<Metrics>,
+}
+
 /// Docker's interface.
-pub fn plugin(asks: mpsc::Sender<Ask>) -> Router {
+pub fn plugin(plugin: Plugin) -> Router {
     Router::new()
         .route("/{method}", post(call))
         .fallback(|| async { no_method("this path") })
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(asks)
+        .with_state(plugin)
 }
 
 async fn call(
-    State(asks): State<mpsc::Sender<Ask>>,
+    State(plugin): State<Plugin>,
     Path(method): Path<String>,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Response {
     let started = Instant::now();
-    let body = match body {
-        Ok(body) => body,
-        Err(error) => {
+    let unread = body.as_ref().err().map(ToString::to_string);
+    let (answer, outcome) = match (wire::read(&method, &body.unwrap_or_default()), unread) {
+        (Err(wire::Error::NoMethod { .. }), _) => {
+            plugin
+                .metrics
+                .answered(UNKNOWN, Outcome::Refused, started.elapsed());
+            return no_method(&method);
+        }
+        (_, Some(error)) => {
             let why = format!("body: {error}; at most {BODY_MAX} bytes are read");
-            tracing::warn!(method, %why, "refused");
-            return json(&wire::refusal(&method, &why));
+            (Err(why), Outcome::Refused)
         }
-    };
-    let answer = match wire::read(&method, &body) {
-        Ok(Call::Fixed(answer)) => answer,
-        Ok(Call::Do(command)) => match carry_out(&asks, command).await {
-            Ok(reply) => wire::answer(&reply),
-            Err(why) => {
-                tracing::warn!(method, %why, "refused");
-                wire::refusal(&method, &why)
-            }
+        (Ok(Call::Fixed(answer)), None) => (Ok(answer), Outcome::Granted),
+        (Ok(Call::Do(command)), None) => match carry_out(&plugin.asks, command).await {
+            Ok(reply) => (Ok(wire::answer(&reply)), Outcome::Granted),
+            Err((outcome, why)) => (Err(why), outcome),
         },
-        Err(wire::Error::NoMethod { .. }) => return no_method(&method),
-        Err(error) => {
-            let why = chain(&error);
-            tracing::warn!(method, %why, "refused");
-            wire::refusal(&method, &why)
-        }
+        (Err(error), None) => (Err(chain(&error)), Outcome::Refused),
     };
+    plugin.metrics.answered(&method, outcome, started.elapsed());
     tracing::debug!(method, took_us = started.elapsed().as_micros(), "answered");
-    json(&answer)
+    json(&answer.unwrap_or_else(|why| {
+        tracing::warn!(method, %why, "refused");
+        wire::refusal(&method, &why)
+    }))
 }
 
 /// Has the engine carry a command out, within the deadline.
-async fn carry_out(asks: &mpsc::Sender<Ask>, command: Command) -> Result<Reply, String> {
+async fn carry_out(asks: &mpsc::Sender<Ask>, command: Command) -> Result<Reply, (Outcome, String)> {
     let deadline = Instant::now() + DEADLINE;
+    let failed = |error: Error| {
+        let outcome = match error {
+            Error::Refused(_) => Outcome::Refused,
+            Error::Kernel(_) | Error::Store(_) | Error::Gone => Outcome::Failed,
+            Error::Late(_) => Outcome::Late,
+        };
+        (outcome, chain(&error))
+    };
     let granted = async {
-        let looked = look(&command).await?;
+        let looked = look(&command).await.map_err(|why| (Outcome::Failed, why))?;
         let (answer, answered) = oneshot::channel();
         let ask = Ask::Do {
             command,
@@ -100,16 +120,13 @@ async fn carry_out(asks: &mpsc::Sender<Ask>, command: Command) -> Result<Reply, 
             deadline,
             answer,
         };
-        asks.send(ask).await.map_err(|_| chain(&Error::Gone))?;
-        answered
-            .await
-            .map_err(|_| chain(&Error::Gone))?
-            .map_err(|error| chain(&error))
+        asks.send(ask).await.map_err(|_| failed(Error::Gone))?;
+        answered.await.map_err(|_| failed(Error::Gone))?.map_err(failed)
     };
     // When time is up the receiving end is dropped, by which the engine knows to take back what it granted.
     tokio::time::timeout(DEADLINE, granted)
         .await
-        .map_err(|_| chain(&Error::Late(DEADLINE)))?
+        .map_err(|_| failed(Error::Late(DEADLINE)))?
 }
 
 /// Looks up on the host what a command depends on.
@@ -172,9 +189,52 @@ enum Phase {
     Over,
 }
 
+/// Where connections come from.
+pub trait Listen {
+    /// A connection.
+    type Stream: Connection;
+
+    /// The next connection.
+    fn next(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
+}
+
+/// One connection.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {
+    /// Waits until something has come, or the connection has ended.
+    fn readable(&self) -> impl Future<Output = std::io::Result<()>> + Send;
+}
+
+impl Listen for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> std::io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Connection for UnixStream {
+    async fn readable(&self) -> std::io::Result<()> {
+        self.readable().await
+    }
+}
+
+impl Listen for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> std::io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Connection for TcpStream {
+    async fn readable(&self) -> std::io::Result<()> {
+        self.readable().await
+    }
+}
+
 /// Serves a socket until told to stop, then lets requests under way end, for a bounded time. Gives the socket back: what
 /// waits in its queue is for the next who serves it.
-pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output = ()>) -> UnixListener {
+pub async fn serve<L: Listen>(listener: L, app: Router, stop: impl Future<Output = ()>) -> L {
     let room = Arc::new(Semaphore::new(CONNECTIONS as usize));
     let (phase, _) = watch::channel(Phase::Serving);
     tokio::pin!(stop);
@@ -182,12 +242,12 @@ pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output
         let accepted = async {
             // The semaphore is never closed.
             let place = room.clone().acquire_owned().await.ok();
-            (place, listener.accept().await)
+            (place, listener.next().await)
         };
         let (place, stream) = tokio::select! {
             () = &mut stop => break,
             (place, accepted) = accepted => match accepted {
-                Ok((stream, _)) => (place, stream),
+                Ok(stream) => (place, stream),
                 Err(error) => {
                     // Out of file descriptors, most likely: connections that end make room.
                     tracing::error!(%error, "a connection could not be accepted");
@@ -224,7 +284,7 @@ pub async fn serve(listener: UnixListener, app: Router, stop: impl Future<Output
 /// hyper is never told that we are ending. It would close a connection from which it has read nothing yet, though the
 /// request be on its way, and Docker repeats such a request without its body. Since a connection has one request, it ends
 /// by itself.
-async fn connection(stream: UnixStream, app: Router, mut phase: watch::Receiver<Phase>) {
+async fn connection(stream: impl Connection, app: Router, mut phase: watch::Receiver<Phase>) {
     let too_late = async {
         // The sender outlives the connections.
         phase.wait_for(|phase| *phase >= Phase::Ending).await.ok();

@@ -11,6 +11,7 @@ pub mod hand_over;
 pub mod host;
 pub mod http;
 pub mod kernel;
+pub mod metrics;
 pub mod records;
 pub mod serve;
 pub mod sockets;

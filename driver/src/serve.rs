@@ -8,19 +8,22 @@
 //!           control socket ├── Ask ──> queue ──────> records, kernel, store
 //!           Docker's API   │
 //!           slow tick      │
-//!           heartbeat      ┘
+//!           heartbeat      │
+//!           metrics        ┘
 //! ```
 //!
 //! On SIGTERM or SIGINT nothing more is accepted, requests under way end, and the kernel is left as it is: containers go on.
 //! When another process takes over ([`crate::hand_over`]), the sockets are handed to it then.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -29,17 +32,19 @@ use tombolo_core::state::State;
 use tombolo_ipam::Carve;
 
 use crate::claim::Claim;
-use crate::config::{Config, DockerHost};
+use crate::config::{Config, DockerHost, MetricsAddr, Setting};
 use crate::control::Control;
 use crate::engine::events::Events;
 use crate::engine::{self, Ask, Edge, Engine, Journal, Setup};
 use crate::hand_over::{Giver, Told};
+use crate::http::Plugin;
 use crate::kernel::Real;
 use crate::kernel::watch::Watch;
+use crate::metrics::{Metrics, Timed};
 use crate::records::{self, Records};
 use crate::sockets::{self, Name, Sockets};
 use crate::store::{self, Opened, Put, Row, Store};
-use crate::{claim, control, docker, hand_over, host, http};
+use crate::{claim, control, docker, hand_over, host, http, metrics};
 
 /// The version of the records' form.
 pub use crate::records::SCHEMA;
@@ -65,6 +70,18 @@ pub enum Error {
     /// The sockets could not be handed over. All else has ended as it should.
     #[error(transparent)]
     HandOver(#[from] hand_over::Error),
+    /// The socket for metrics could not be made.
+    #[error(
+        "metrics_addr (from {origin}): '{addr}' can't be listened on; allowed: an address of this host with a port that is free, or off"
+    )]
+    Metrics {
+        /// The address.
+        addr: SocketAddr,
+        /// Where the setting came from.
+        origin: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The state can't be used.
     #[error("opening the state in {}", dir.display())]
     State {
@@ -126,6 +143,7 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
         Some(sockets) => sockets,
         None => Sockets::open(&config)?,
     };
+    let metrics_socket = metrics_listener(&config).await?;
     let state = |source| Error::State {
         dir: config.state_dir.clone(),
         source,
@@ -154,6 +172,8 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
     };
 
     let driver = setup.driver.clone();
+    let metrics = Arc::new(Metrics::new());
+    let store = Timed::new(store, metrics.clone());
     let events = Events::default();
     let told = events.clone();
     let (asks, queue) = mpsc::channel(engine::QUEUE);
@@ -189,7 +209,10 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
     };
     let plugin = tokio::spawn(http::serve(
         listener(plugin.listener)?,
-        http::plugin(asks.clone()),
+        http::plugin(Plugin {
+            asks: asks.clone(),
+            metrics: metrics.clone(),
+        }),
         end(told.clone()),
     ));
     let control = tokio::spawn(http::serve(
@@ -206,6 +229,10 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
     others.spawn(tick(asks.clone()));
     others.spawn(watch(asks.clone()));
     others.spawn(heartbeat(asks.clone()));
+    let scraped = metrics_socket.map(|socket| {
+        let router = metrics::router(metrics, asks.clone());
+        tokio::spawn(http::serve(socket, router, end(told.clone())))
+    });
     let DockerHost::Unix(docker_socket) = &config.docker_host;
     others.spawn(docker::follow(docker_socket.clone(), driver, asks));
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
@@ -213,6 +240,9 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
 
     // A server that panicked has ended as well, but its socket is lost.
     let sockets = (plugin.await.ok(), control.await.ok());
+    if let Some(scraped) = scraped {
+        drop(scraped.await);
+    }
     others.shutdown().await;
     tokio::task::spawn_blocking(move || engine.join()).await.ok();
     drop(claim);
@@ -230,7 +260,7 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
 /// The engine's thread: it may block on the disk without holding up anything else.
 fn run_engine(
     loaded: Loaded,
-    store: Store,
+    store: Timed<Store>,
     setup: Setup,
     events: Events,
     queue: mpsc::Receiver<Ask>,
@@ -329,6 +359,19 @@ fn driver_name(socket: &Path) -> String {
         || "tombolo".to_owned(),
         |stem| stem.to_string_lossy().into_owned(),
     )
+}
+
+/// The socket that metrics are scraped from, if there is to be one.
+async fn metrics_listener(config: &Config) -> Result<Option<TcpListener>, Error> {
+    let MetricsAddr(Some(addr)) = config.metrics_addr else {
+        return Ok(None);
+    };
+    let listener = TcpListener::bind(addr).await.map_err(|source| Error::Metrics {
+        addr,
+        origin: config.origin(Setting::MetricsAddr).to_string(),
+        source,
+    })?;
+    Ok(Some(listener))
 }
 
 async fn tick(asks: mpsc::Sender<Ask>) {

@@ -46,6 +46,9 @@ pub struct Flags {
     /// of both families]
     #[arg(long, value_name = "ADDRESS", verbatim_doc_comment)]
     host_binding: Option<String>,
+    /// Address and port that Prometheus scrapes metrics from, such as 127.0.0.1:9477 [default: off]
+    #[arg(long, value_name = "ADDR")]
+    metrics_addr: Option<String>,
     /// Log lines to write: a level, or TARGET=LEVEL pairs separated by commas [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -76,6 +79,7 @@ impl Flags {
             (Setting::DockerHost, &self.docker_host),
             (Setting::AddressPools, &self.address_pools),
             (Setting::HostBinding, &self.host_binding),
+            (Setting::MetricsAddr, &self.metrics_addr),
             (Setting::Log, &self.log),
             (Setting::LogFormat, &self.log_format),
         ];

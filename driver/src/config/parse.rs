@@ -1,7 +1,7 @@
 //! One setting's text to its value.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,19 @@ impl fmt::Display for DockerHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+/// Where metrics are scraped; none for nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricsAddr(pub Option<SocketAddr>);
+
+impl fmt::Display for MetricsAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(addr) => addr.fmt(f),
+            None => f.write_str("off"),
         }
     }
 }
@@ -135,6 +148,33 @@ pub fn docker_host(text: &str) -> Parsed<DockerHost> {
         ),
         None => one(text, "the scheme is missing"),
     }
+}
+
+/// An address and a port to listen on, or `off`.
+pub fn metrics_addr(text: &str) -> Parsed<MetricsAddr> {
+    if text == "off" {
+        return Ok(MetricsAddr(None));
+    }
+    if let Ok(addr) = text.parse::<SocketAddr>() {
+        return match addr.port() {
+            0 => one(
+                text,
+                "port 0 stands for any port, so nobody would know which to scrape",
+            ),
+            _ => Ok(MetricsAddr(Some(addr))),
+        };
+    }
+    let why = match text.rsplit_once(':') {
+        _ if text.parse::<IpAddr>().is_ok() => "the port is missing",
+        Some(("", _)) => "the address is missing (0.0.0.0 or [::] is all of this host's)",
+        Some((_, port)) if port.parse::<u16>().is_err() => "it does not end with a port from 1 to 65535",
+        Some((host, _)) if host.parse::<Ipv6Addr>().is_ok() => {
+            "an IPv6 address before a port stands in brackets"
+        }
+        Some(_) => "what stands before the port is no IP address",
+        None => "it is no address and port",
+    };
+    one(text, why)
 }
 
 /// A filter of log lines.

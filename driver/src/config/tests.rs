@@ -90,6 +90,7 @@ fn the_names_of_flags_and_variables_are_those_of_the_contract() {
         "--docker-host TOMBOLO_DOCKER_HOST",
         "--address-pools TOMBOLO_ADDRESS_POOLS",
         "--host-binding TOMBOLO_HOST_BINDING",
+        "--metrics-addr TOMBOLO_METRICS_ADDR",
         "--log TOMBOLO_LOG",
         "--log-format TOMBOLO_LOG_FORMAT",
     ];
@@ -116,6 +117,7 @@ fn flag_beats_environment_beats_file_beats_default() {
         "docker_host: /etc/tombolo/tombolo.toml line 4",
         "address_pools: default",
         "host_binding: default",
+        "metrics_addr: default",
         "log: environment TOMBOLO_LOG",
         "log_format: default",
     ];
@@ -310,6 +312,37 @@ fn a_pool_that_could_hold_no_network_is_refused() {
     for (text, why) in refused {
         let fault = fault_of(Setting::AddressPools, text);
         assert!(fault.contains(why), "{text}: {fault} lacks {why}");
+    }
+}
+
+#[test]
+fn metrics_are_off_or_at_an_address_and_a_port() {
+    let shown = |text| {
+        with_flag(Setting::MetricsAddr, text)
+            .unwrap()
+            .metrics_addr
+            .to_string()
+    };
+    for text in ["off", "127.0.0.1:9477", "0.0.0.0:1", "[::1]:65535"] {
+        assert_eq!(shown(text), text);
+    }
+    assert_eq!(read(&[], &[], None).unwrap().metrics_addr, MetricsAddr(None));
+    let refused = [
+        ("", "no address and port"),
+        ("on", "no address and port"),
+        ("127.0.0.1", "the port is missing"),
+        ("::1", "the port is missing"),
+        ("::1:9477", "the port is missing"),
+        (":9477", "the address is missing"),
+        ("127.0.0.1:", "does not end with a port"),
+        ("127.0.0.1:99999", "does not end with a port"),
+        ("127.0.0.1:0", "port 0"),
+        ("2001:db8:0:0:0:0:0:1:9477", "stands in brackets"),
+        ("localhost:9477", "no IP address"),
+    ];
+    for (text, why) in refused {
+        let fault = fault_of(Setting::MetricsAddr, text);
+        assert!(fault.contains(why), "{fault} lacks {why}");
     }
 }
 

@@ -16,6 +16,7 @@
 
 pub mod events;
 pub mod reconcile;
+pub mod tally;
 pub mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,6 +108,8 @@ pub enum Ask {
     },
     /// Show something.
     Show(views::Show, oneshot::Sender<serde_json::Value>),
+    /// Give the numbers that are exported as metrics.
+    Tally(oneshot::Sender<tally::Tally>),
     /// Look at the kernel and repair what differs.
     Settle {
         /// What for, in the log.
@@ -189,6 +192,8 @@ pub struct Engine<K, J> {
     docker: reconcile::Docker,
     events: events::Events,
     told: events::Told,
+    facts_desired: usize,
+    facts_holding: usize,
 }
 
 impl<K: Kernel, J: Journal> Engine<K, J> {
@@ -216,6 +221,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             docker: reconcile::Docker::default(),
             events: events::Events::default(),
             told: events::Told::default(),
+            facts_desired: 0,
+            facts_holding: 0,
         }
     }
 
@@ -240,6 +247,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     // An asker that has gone needs no answer, here and below.
                     answer.send(self.show(show)).ok();
                 }
+                Ask::Tally(answer) => drop(answer.send(self.tally())),
                 Ask::Settle { why, backup } => {
                     self.settle(why).await;
                     if backup && let Err(error) = self.journal.backup() {
@@ -580,6 +588,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
         }
         self.forget(&steps).await;
+        self.count_facts(&desired);
         // Steps with an unknown outcome were just tried; trying again at once would only spin.
         self.in_doubt = false;
         compared

@@ -115,6 +115,11 @@ impl Docker {
         self.error.as_deref()
     }
 
+    /// How many records were freed because the engine had forgotten them.
+    pub fn freed(&self) -> u64 {
+        self.freed
+    }
+
     /// For `tombolo status`.
     pub fn status(&self) -> serde_json::Value {
         json!({
