@@ -284,9 +284,11 @@ impl Collector for Told {
             ("pool_leases", "Addresses of a pool that are in use.", |pool| {
                 pool.leases as u64
             }),
-            ("pool_free", "Addresses of a pool that nobody has.", |pool| {
-                pool.free
-            }),
+            (
+                "pool_free",
+                "Addresses of a pool that nobody has, those that rest included.",
+                |pool| pool.free,
+            ),
             (
                 "pool_cooling",
                 "Freed addresses of a pool that rest a while.",

@@ -45,7 +45,7 @@ pub struct Pool {
     pub network: String,
     /// Addresses in use.
     pub leases: usize,
-    /// Addresses that nobody has.
+    /// Addresses that nobody has, the resting ones included.
     pub free: u64,
     /// Freed addresses that rest a while.
     pub cooling: usize,
