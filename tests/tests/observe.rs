@@ -234,21 +234,19 @@ fn a_problem_is_told_as_it_appears_and_as_it_is_solved() {
             .any(|n| n["name"] == "net")
             .then_some(())
     });
+    let id = json!(look::text(&scene.inspect("network", "net"), "/Id"));
     let follower = Follower::start(&scene);
     // What cannot be: somebody else's link has the name of our bridge.
     until("the name is somebody else's", || {
         let take = "ip link delete wanted; ip link add wanted type veth peer name other";
         scene.host.try_run("sh", &["-c", take]).ok.then_some(())
     });
-    let problem = follower.until("problem", "appeared", &[("network_name", json!("net"))]);
-    let shown = until("status names whose it is", || {
+    let problem = follower.until("problem", "appeared", &[("network_id", id)]);
+    until("status names whose it is", || {
         let shown = scene.tombolo().cli(&["status"])["problems"].take();
-        look::rows(&shown)
-            .iter()
-            .find(|p| p["about"] == problem["about"])
-            .cloned()
+        let whose = |p: &&Value| p["about"] == problem["about"] && p["network_name"] == "net";
+        look::rows(&shown).iter().find(whose).map(drop)
     });
-    assert_eq!(shown["network_name"], "net");
     let table = scene.tombolo().try_cli(&["status"]).must().stdout;
     assert!(table.contains(" (network net): "), "{table}");
     scene.host.run("ip", &["link", "delete", "wanted"]);
