@@ -106,6 +106,8 @@ fn pools(tombolo: &Tombolo) -> Vec<String> {
         .flatten()
         .filter_map(Value::as_object_mut)
     {
+        // Names are learned in the background.
+        pool.remove("network_name");
         pool.remove("cooling");
         pool.remove("free");
     }
