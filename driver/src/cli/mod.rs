@@ -5,7 +5,7 @@
 //!   status networks endpoints ports          -> config -> client -> control socket -> table or JSON
 //!   pools state                              -> config -> client -> control socket -> table or JSON
 //!   events                                   -> config -> client -> control socket -> a line each as it comes
-//!   doctor                                   -> config -> client, Docker, kernel -> findings
+//!   doctor trace                             -> config -> client, Docker, kernel -> what is wrong, what would happen
 //!   version completions manual               -> need nobody
 //! ```
 
@@ -23,6 +23,7 @@ mod ports;
 mod serve;
 mod state;
 mod status;
+mod trace;
 mod version;
 
 use std::collections::BTreeMap;
@@ -91,6 +92,8 @@ enum Command {
     State(state::Flags),
     /// Look for what is wrong on this host, and say what to do about it
     Doctor(doctor::Flags),
+    /// Say hop by hop what would become of a packet
+    Trace(trace::Flags),
     /// Show the version
     Version(version::Flags),
     /// Print the completions of a shell
@@ -155,6 +158,7 @@ fn run(cli: &Cli, out: &mut Vec<u8>) -> Result<(), Failure> {
         Command::Pools(flags) => flags.run(&common.client()?, out),
         Command::State(flags) => flags.run(&common.client()?, out),
         Command::Doctor(flags) => flags.run(common, out),
+        Command::Trace(flags) => flags.run(common, out),
         Command::Version(flags) => flags.run(out),
         Command::Completions(flags) => flags.run(out),
         Command::Manual(flags) => flags.run(),

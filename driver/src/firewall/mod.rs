@@ -12,6 +12,7 @@
 //! left open) is a *maybe*: the walk goes on as though the rule were not there and notes it as a doubt if it could have
 //! decided otherwise.
 
+mod field;
 mod nft;
 mod packet;
 mod read;
@@ -119,6 +120,20 @@ pub struct Rule {
     /// As its program lists it.
     pub text: String,
     body: Body,
+}
+
+impl Rule {
+    /// Whether it matches whatever comes.
+    fn is_bare(&self) -> bool {
+        match &self.body {
+            Body::Nft(expressions) => {
+                let asks = |e: &Value| ["match", "vmap", "xt"].iter().any(|word| e.get(word).is_some());
+                !expressions.iter().any(asks)
+            }
+            // `-A CHAIN -j TARGET`, and options of the target.
+            Body::Xt(words) => words.get(2).is_some_and(|word| word == "-j" || word == "-g"),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -62,6 +62,8 @@ pub struct Decider {
     pub text: String,
     /// The elements of sets and maps that matched.
     pub elements: Vec<String>,
+    /// It asks for nothing: it decides about all that comes so far.
+    pub bare: bool,
 }
 
 impl Seen {
@@ -166,6 +168,7 @@ impl Ruleset {
                 place,
                 text: rule.text.clone(),
                 elements: elements.clone(),
+                bare: rule.is_bare(),
             };
             match (truth, act) {
                 (Truth::No, _) | (_, Act::Nothing) => {}

@@ -144,8 +144,21 @@ impl Evidence {
         self.host.links.iter().find(|link| link.index == index)
     }
 
-    /// The subnets of our networks, each with the network's name and its bridge.
+    /// The subnets of our networks, each with the network's name and its bridge. Without the daemon they are known by the
+    /// bridges' own routes, and by the bridges' names.
     pub fn subnets(&self) -> Vec<(IpNet, String, String)> {
+        if self.daemon.networks.is_empty() {
+            let bridges = self.our_bridges();
+            let own = |route: &Route| {
+                let bridge = bridges.iter().find(|bridge| route.oif == Some(bridge.index))?;
+                let link_local: IpNet = IpNet::V6("fe80::/10".parse().ok()?);
+                let subnet = route
+                    .to
+                    .filter(|to| route.table == 254 && !link_local.contains(to))?;
+                Some((subnet, bridge.name.clone(), bridge.name.clone()))
+            };
+            return self.host.routes.iter().filter_map(own).collect();
+        }
         let of = |network: &Value| {
             let name = name_of(network);
             let bridge = network["bridge"].as_str().unwrap_or_default().to_owned();

@@ -3,8 +3,8 @@
 use tombolo_core::world::MARK_ACCEPT;
 
 use super::Finding;
+use super::chains::{Probe, default_fate};
 use super::evidence::Evidence;
-use super::firewall::{Probe, default_fate};
 use crate::firewall::Nic;
 
 pub(super) fn ipv4(evidence: &Evidence) -> Vec<Finding> {
@@ -139,11 +139,11 @@ mod tests {
     use crate::kernel::look::Link;
 
     fn with(settings: &[(&str, &str)]) -> Evidence {
-        let mut evidence = Evidence::default();
-        evidence.sysctl = settings
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let mut evidence = Evidence {
+            sysctl: settings.collect(),
+            ..Evidence::default()
+        };
         evidence.host.links = vec![Link {
             name: "tb-1".to_owned(),
             group: LINK_GROUP,
@@ -195,7 +195,7 @@ mod tests {
         let setting = [("net.bridge.bridge-nf-call-iptables", "1")];
         let mut evidence = with(&setting);
         assert_eq!(br_netfilter(&evidence)[0].verdict, Verdict::Ok);
-        evidence.rules.ruleset = super::super::firewall::dropping("inet", "adm", "f", 0);
+        evidence.rules.ruleset = super::super::chains::dropping("inet", "adm", "f", 0);
         assert_eq!(br_netfilter(&evidence)[0].verdict, Verdict::Fault);
         evidence.sysctl.insert(setting[0].0.to_owned(), "0".to_owned());
         assert_eq!(br_netfilter(&evidence)[0].verdict, Verdict::Ok);

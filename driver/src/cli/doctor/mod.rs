@@ -9,6 +9,7 @@
 //! that don't need it.
 
 mod addresses;
+mod chains;
 mod daemon;
 mod docker;
 mod evidence;
@@ -151,7 +152,7 @@ const CHECKS: [Check; 25] = [
     forwarding::br_netfilter,
     firewall::table,
     firewall::forward_accept,
-    firewall::foreign_chains,
+    chains::foreign_chains,
     firewall::legacy,
     firewall::firewalld,
     links::mtu,

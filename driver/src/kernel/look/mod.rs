@@ -1,5 +1,5 @@
 //! Looking at the kernel for the command line: links, addresses, routes, neighbours and rules, of anybody, in any network
-//! namespace. Nothing is changed, and nothing is kept.
+//! namespace. Nothing is changed but what the kernel remembers of neighbours, and nothing is kept.
 //!
 //! ```text
 //!   a thread of the command line ──(inside NAMESPACE)──> Look ──> socket   rtnetlink, read attribute by attribute
@@ -17,10 +17,12 @@ pub mod trial;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::NetlinkMessage;
+use netlink_packet_core::{NLM_F_CREATE, NetlinkMessage};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
-use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
+};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -241,6 +243,28 @@ impl Look {
             .iter()
             .filter_map(|reply| read::neighbour(&reply.payload))
             .collect())
+    }
+
+    /// Has the kernel ask for a neighbour, as it would for a packet to it. The answer is found in the neighbour table.
+    ///
+    /// # Errors
+    /// When netlink doesn't answer, or the link has no neighbours.
+    pub fn ask_neighbour(&mut self, link: u32, address: IpAddr) -> Result<(), Error> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = match address {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
+        message.header.ifindex = link;
+        message.header.flags = NeighbourFlags::Use;
+        message.attributes = vec![NeighbourAttribute::Destination(match address {
+            IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+            IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+        })];
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(message));
+        message.header.flags = NLM_F_CREATE;
+        let asked = self.runtime.block_on(self.socket.ask(message));
+        asked.map(drop).map_err(|why| unreadable("the neighbours", why))
     }
 
     /// Which way a packet would take, as the kernel itself decides it: forwarding, policy rules and `rp_filter` included.

@@ -1,0 +1,186 @@
+//! Which network and which container are meant.
+
+use serde_json::Value;
+use tombolo_core::kinds::options::nearest_name;
+
+use super::sight::{End, Net};
+
+/// The networks that the daemon has.
+pub(super) fn networks(document: &Value) -> Vec<Net> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let net = |n: &Value| {
+        Some(Net {
+            id: text(&n["network_id"])?,
+            name: text(&n["name"]),
+            bridge: text(&n["bridge"]).unwrap_or_default(),
+            internal: n["internal"] == true,
+        })
+    };
+    document
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(net)
+        .collect()
+}
+
+/// The endpoints that the daemon has.
+pub(super) fn endpoints(document: &Value) -> Vec<End> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let end = |e: &Value| {
+        Some(End {
+            id: text(&e["endpoint_id"])?,
+            network: text(&e["network_id"])?,
+            container: text(&e["container_name"]),
+            addresses: ["ipv4", "ipv6"]
+                .iter()
+                .filter_map(|family| e[*family].as_str()?.parse().ok())
+                .collect(),
+            mac: text(&e["mac"]).unwrap_or_default(),
+            host_link: text(&e["host_link"]),
+            sandbox: text(&e["sandbox"]),
+        })
+    };
+    document
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(end)
+        .collect()
+}
+
+/// The one that a name, or the beginning of an identifier, means.
+fn one<'a, T>(
+    what: &str,
+    wanted: &str,
+    all: &'a [T],
+    name: impl Fn(&T) -> Option<&str>,
+    id: impl Fn(&T) -> &str,
+) -> Result<&'a T, String> {
+    if let Some(found) = all
+        .iter()
+        .find(|item| name(item) == Some(wanted) || id(item) == wanted)
+    {
+        return Ok(found);
+    }
+    let begins: Vec<&T> = all
+        .iter()
+        .filter(|item| !wanted.is_empty() && id(item).starts_with(wanted))
+        .collect();
+    match begins.as_slice() {
+        [found] => Ok(found),
+        [] => {
+            let near = nearest_name(wanted, all.iter().filter_map(&name));
+            let hint = near
+                .map(|near| format!(" (did you mean {near}?)"))
+                .unwrap_or_default();
+            let known: Vec<&str> = all.iter().filter_map(&name).collect();
+            let known = match known.as_slice() {
+                [] => "there is none with a name".to_owned(),
+                names => format!("there are: {}", names.join(", ")),
+            };
+            Err(format!("{what}: '{wanted}' is not known{hint}; {known}"))
+        }
+        several => Err(format!(
+            "{what}: '{wanted}' begins {} identifiers; write more of it",
+            several.len()
+        )),
+    }
+}
+
+/// The network that is meant.
+pub(super) fn network<'a>(wanted: &str, networks: &'a [Net]) -> Result<&'a Net, String> {
+    one("NETWORK", wanted, networks, |n| n.name.as_deref(), |n| &n.id)
+        .map_err(|why| format!("{why}. `tombolo networks` lists those of tombolo's"))
+}
+
+/// The container's place on the network. `docker` tells the endpoints of the container that Docker knows by this name
+/// or identifier, with their networks.
+pub(super) fn endpoint<'a>(
+    wanted: &str,
+    network: &Net,
+    endpoints: &'a [End],
+    docker: impl Fn() -> Vec<(String, String)>,
+) -> Result<&'a End, String> {
+    let here: Vec<End> = endpoints
+        .iter()
+        .filter(|e| e.network == network.id)
+        .cloned()
+        .collect();
+    let found = match one("CONTAINER", wanted, &here, |e| e.container.as_deref(), |e| &e.id) {
+        Ok(found) => found.id.clone(),
+        Err(why) => {
+            let of_docker = docker();
+            match of_docker.iter().find(|(net, _)| *net == network.id) {
+                Some((_, id)) => id.clone(),
+                None if of_docker.is_empty() => {
+                    return Err(format!(
+                        "{why}. `tombolo endpoints` lists who is on which network"
+                    ));
+                }
+                None => {
+                    return Err(format!(
+                        "CONTAINER: '{wanted}' is not on network {}; `docker network connect {0} {wanted}` puts it there",
+                        network.shown()
+                    ));
+                }
+            }
+        }
+    };
+    endpoints.iter().find(|e| e.id == found).ok_or_else(|| {
+        format!("CONTAINER: '{wanted}' has an endpoint that tombolo doesn't know; see `tombolo doctor`")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn lists() -> (Vec<Net>, Vec<End>) {
+        let nets = networks(&json!([
+            { "network_id": "aaaa1111", "name": "front", "bridge": "tb-a" },
+            { "network_id": "aaaa2222", "name": "back", "bridge": "tb-b" },
+        ]));
+        let ends = endpoints(&json!([
+            { "endpoint_id": "e1", "network_id": "aaaa1111", "container_name": "web", "ipv4": "10.1.0.2" },
+            { "endpoint_id": "f1", "network_id": "aaaa2222", "container_name": null, "ipv4": "10.2.0.2" },
+        ]));
+        (nets, ends)
+    }
+
+    #[test]
+    fn names_and_beginnings_of_identifiers_are_taken() {
+        let (nets, ends) = lists();
+        assert_eq!(network("back", &nets).unwrap().id, "aaaa2222");
+        assert_eq!(network("aaaa11", &nets).unwrap().id, "aaaa1111");
+        assert!(
+            network("aaaa", &nets)
+                .unwrap_err()
+                .contains("begins 2 identifiers")
+        );
+        let wrong = network("frond", &nets).unwrap_err();
+        assert!(
+            wrong.contains("did you mean front?") && wrong.contains("front, back"),
+            "{wrong}"
+        );
+        let none = Vec::new;
+        assert_eq!(endpoint("web", &nets[0], &ends, none).unwrap().id, "e1");
+        assert_eq!(endpoint("e", &nets[0], &ends, none).unwrap().id, "e1");
+        assert!(
+            endpoint("wep", &nets[0], &ends, none)
+                .unwrap_err()
+                .contains("did you mean web?")
+        );
+    }
+
+    #[test]
+    fn a_container_that_only_docker_knows_by_that_name_is_found_there() {
+        let (nets, ends) = lists();
+        let docker = || vec![("aaaa2222".to_owned(), "f1".to_owned())];
+        assert_eq!(endpoint("db", &nets[1], &ends, docker).unwrap().id, "f1");
+        let elsewhere = endpoint("db", &nets[0], &ends, docker).unwrap_err();
+        assert!(elsewhere.contains("not on network front"), "{elsewhere}");
+    }
+}

@@ -1,0 +1,143 @@
+//! What a trace looks at: values, and two questions that only the kernel can answer.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::firewall::{Layer4, Nic, Ruleset};
+use crate::kernel::look::{Address, Link, Neighbour, Query, Way};
+use tombolo_core::world::LINK_GROUP;
+
+/// A network of ours.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Net {
+    pub id: String,
+    pub name: Option<String>,
+    pub bridge: String,
+    pub internal: bool,
+}
+
+impl Net {
+    pub fn shown(&self) -> String {
+        self.name
+            .clone()
+            .unwrap_or_else(|| self.id.chars().take(12).collect())
+    }
+}
+
+/// A container's place on a network of ours.
+#[derive(Debug, Clone, Default)]
+pub(super) struct End {
+    pub id: String,
+    pub network: String,
+    pub container: Option<String>,
+    pub addresses: Vec<IpAddr>,
+    pub mac: String,
+    pub host_link: Option<String>,
+    pub sandbox: Option<String>,
+}
+
+impl End {
+    pub fn shown(&self) -> String {
+        let id = || self.id.chars().take(12).collect::<String>();
+        self.container
+            .clone()
+            .unwrap_or_else(|| format!("(endpoint {})", id()))
+    }
+}
+
+/// A network namespace as it stands.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Place {
+    pub links: Vec<Link>,
+    pub addresses: Vec<Address>,
+    pub neighbours: Vec<Neighbour>,
+}
+
+impl Place {
+    pub fn link(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
+    pub fn named(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    pub fn neighbour(&self, index: u32, address: IpAddr) -> Option<&Neighbour> {
+        self.neighbours
+            .iter()
+            .find(|n| n.index == index && n.address == address)
+    }
+
+    /// The address that the kernel masquerades with on a link: the first one in the next hop's subnet, or the first one.
+    pub fn masquerade(&self, index: u32, hop: IpAddr) -> Option<IpAddr> {
+        let own = || {
+            let of_link = self.addresses.iter().filter(move |a| a.index == index);
+            of_link
+                .map(|a| a.net)
+                .filter(move |net| net.addr().is_ipv6() == hop.is_ipv6())
+        };
+        own()
+            .find(|net| net.contains(&hop))
+            .or_else(|| own().next())
+            .map(|net| net.addr())
+    }
+}
+
+/// All that is known when a trace begins.
+#[derive(Debug, Default)]
+pub(super) struct Sight {
+    pub networks: Vec<Net>,
+    pub endpoints: Vec<End>,
+    pub host: Place,
+    pub rules: Ruleset,
+    /// What the rules of our table mean, by chain and place; empty if the live table is of another version.
+    pub meanings: BTreeMap<(String, usize), String>,
+    /// Whether frames on bridges pass IP rules too, for IPv4 and IPv6.
+    pub bridge_calls: [bool; 2],
+    /// Whether this host forwards, for IPv4 and IPv6.
+    pub forwards: [bool; 2],
+}
+
+impl Sight {
+    pub fn network(&self, id: &str) -> Option<&Net> {
+        self.networks.iter().find(|network| network.id == id)
+    }
+
+    /// The network whose bridge a link is.
+    pub fn network_of(&self, link: &Link) -> Option<&Net> {
+        let ours = link.group == LINK_GROUP;
+        self.networks
+            .iter()
+            .find(|network| ours && network.bridge == link.name)
+    }
+
+    /// Who has an address on a network.
+    pub fn owner(&self, network: &Net, address: IpAddr) -> Option<&End> {
+        let on = |end: &&End| end.network == network.id && end.addresses.contains(&address);
+        self.endpoints.iter().find(on)
+    }
+
+    /// Who has an address on any network of ours.
+    pub fn anybody(&self, address: IpAddr) -> Option<&End> {
+        self.endpoints.iter().find(|end| end.addresses.contains(&address))
+    }
+}
+
+pub(super) fn nic(link: &Link) -> Nic {
+    Nic {
+        name: link.name.clone(),
+        group: link.group,
+    }
+}
+
+/// What only the kernel can answer, and only for a packet as it has become on its way.
+pub(super) trait Asker {
+    /// Which way the host sends a packet.
+    fn way(&mut self, query: Query) -> Result<Way, String>;
+
+    /// Whether anybody answers for an address on a link of the host; the kernel is made to ask where it doesn't know.
+    fn answers(&mut self, link: &Link, address: IpAddr) -> Option<bool>;
+
+    /// Whether a process listens: in a sandbox, or on the host. None where that can't be told.
+    fn listens(&mut self, sandbox: Option<&str>, layer4: Layer4, address: IpAddr, port: u16) -> Option<bool>;
+}
