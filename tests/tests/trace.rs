@@ -391,18 +391,10 @@ fn damage_on_the_way_is_told_as_it_happens() {
     host.sh("nft delete table ip adm");
 
     // Ports that are isolated from one another.
-    let links = scene.tombolo().cli(&["endpoints"]);
-    let front = [&web, &app].map(|c| {
-        let end = json::rows(&links)
-            .iter()
-            .find(|e| e["container_name"] == c.name())
-            .unwrap();
-        json::text(end, "/host_link").to_owned()
-    });
-    for link in &front {
-        host.run("bridge", &["link", "set", "dev", link, "isolated", "on"]);
-    }
-    let isolated = must_agree(scene, "front", web, &app_port, "isolated ports");
+    scene.network("apart", &["--subnet", "10.99.0.0/24", "-o", "icc=false"]);
+    let alone = ["alone", "lonely"].map(|name| scene.container(name, &["--network", "apart"]));
+    let to = format!("{}:80", alone[1].ip("apart"));
+    let isolated = must_agree(scene, "apart", &alone[0], &to, "isolated ports");
     assert!(json::text(&isolated, "/why").contains("isolated"), "{isolated:#}");
 }
 
