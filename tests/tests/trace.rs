@@ -389,13 +389,6 @@ fn damage_on_the_way_is_told_as_it_happens() {
     host.sysctl("net/bridge/bridge-nf-call-iptables", "0");
     must_agree(scene, "front", web, &app_port, "frames pass no IP rules");
     host.sh("nft delete table ip adm");
-
-    // Ports that are isolated from one another.
-    scene.network("apart", &["--subnet", "10.99.0.0/24", "-o", "icc=false"]);
-    let alone = ["alone", "lonely"].map(|name| scene.container(name, &["--network", "apart"]));
-    let to = format!("{}:80", alone[1].ip("apart"));
-    let isolated = must_agree(scene, "apart", &alone[0], &to, "isolated ports");
-    assert!(json::text(&isolated, "/why").contains("isolated"), "{isolated:#}");
 }
 
 #[test]
