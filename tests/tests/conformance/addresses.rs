@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use system_tests::{Container, Scene};
 
-use crate::{DUAL, DUAL_TOO, endpoints, has, pings_on_wire, scene};
+use crate::{DUAL, DUAL_TOO, endpoints, has, scene};
 
 /// The network's list of containers, by name.
 fn members(scene: &Scene, network: &str) -> Vec<(String, String)> {

@@ -17,7 +17,7 @@ mod ports;
 
 use std::io::Write;
 
-use system_tests::{Container, Scene, Snapshot, json};
+use system_tests::{Scene, Snapshot, json};
 
 /// Two subnets, so that a network has both address families whatever the engine's default is.
 const DUAL: [&str; 5] = ["--ipv6", "--subnet", "10.60.0.0/24", "--subnet", "fd60::/64"];
@@ -45,12 +45,6 @@ fn has(scene: &Scene, since: u32, what: &str) -> bool {
         .expect("writing to standard error");
     }
     new_enough
-}
-
-/// Whether an address that is only known on a wire answers a ping over the container's first interface.
-fn pings_on_wire(container: &Container, address: &str) -> bool {
-    let ping = ["ping", "-6", "-c", "1", "-W", "3", "-I", "eth0", address];
-    container.try_exec(&ping).ok
 }
 
 /// The addresses of all endpoints that tombolo knows, in order.

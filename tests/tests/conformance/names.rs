@@ -6,7 +6,7 @@ use system_tests::outside::OUTSIDE;
 use system_tests::{Container, Scene, until};
 
 use crate::dns::NameServer;
-use crate::{DUAL, DUAL_TOO, has, pings_on_wire, scene};
+use crate::{DUAL, DUAL_TOO, has, scene};
 
 /// What the outside's name server says of every name, and what one in a container says.
 const FROM_OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
