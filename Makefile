@@ -1,7 +1,7 @@
 # Each target is a thin line; what is longer is a script of its own.
 
 .DEFAULT_GOAL := help
-.PHONY: help build check up down plugin deb test test-engines units bench soak clean
+.PHONY: help build check up down plugin deb test test-engines units conformance bench soak clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -32,6 +32,9 @@ test-engines: ## Run the everyday tests against newer Docker engines (root)
 
 units: ## Try the Debian package and its units in a Debian that is booted with systemd (root)
 	@tests/run.sh units
+
+conformance: ## Ask of our networks what the engine asks of its own (root)
+	@tests/run.sh conformance
 
 bench: ## Measure what a container's network costs; PARTS="calls ports" chooses (root)
 	@tests/run.sh bench $(PARTS)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make build`, `plugin`, `deb`, `check`, `test`, `test-engines`, `units`, `bench`, `soak` and `clean` do: named steps, and the first that fails ends it.
+# What `make build`, `plugin`, `deb`, `check`, `test`, `test-engines`, `units`, `conformance`, `bench`, `soak` and `clean` do: named steps, and the first that fails ends it.
 set -euo pipefail
 # shellcheck source=plugin-config/common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../plugin-config/common.sh"
@@ -129,6 +129,14 @@ bench() {
     step "bench" cargo run --locked --release -p system-tests --bin bench -- "$@"
 }
 
+conformance() {
+    need_root conformance
+    need_cargo
+    install_test_programs
+    release_build
+    step "conformance" cargo test --locked -p system-tests --test conformance
+}
+
 soak() {
     need_root soak
     need_cargo
@@ -145,8 +153,9 @@ check) check ;;
 test) everything ;;
 engines) engines ;;
 units) units ;;
+conformance) conformance ;;
 bench) bench "${@:2}" ;;
 soak) soak ;;
 clean) need_cargo && cargo clean ;;
-*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|units|bench|soak|clean" ;;
+*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|units|conformance|bench|soak|clean" ;;
 esac
