@@ -110,6 +110,10 @@ fn pools(tombolo: &Tombolo) -> Vec<String> {
         pool.remove("network_name");
         pool.remove("cooling");
         pool.remove("free");
+        let leases = pool.get_mut("leases").and_then(Value::as_array_mut);
+        for lease in leases.into_iter().flatten().filter_map(Value::as_object_mut) {
+            lease.remove("container_name");
+        }
     }
     lines(&format!("{pools:#}"))
 }
