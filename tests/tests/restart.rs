@@ -228,13 +228,13 @@ fn what_is_not_ours_stays_and_what_nobody_wants_of_ours_goes() {
          ip route add blackhole 10.91.0.0/24",
     );
     let foreign = Snapshot::of(&host, None);
+    tombolo.kill();
     // Left by one who died before its record was stored: a bridge and a veth pair with the group that marks ours.
     host.sh(
         "ip link add tb-0123456789ab group 29807 type bridge; ip link set tb-0123456789ab up
          ip link add tbh0123456789ab group 29807 type veth peer name tbc0123456789ab
          ip link set tbh0123456789ab master tb-0123456789ab",
     );
-    tombolo.kill();
     tombolo.start_again();
     until("orphans are swept", || {
         let differences = foreign.differences(&Snapshot::of(&host, None));
