@@ -3,13 +3,17 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::command::Output;
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::host::Host;
+use crate::json;
 use crate::outside::Outside;
 use crate::snapshot::Snapshot;
 use crate::tombolo::Tombolo;
+use crate::wait::until;
 
 /// Names the network driver of a run. Default `tombolo`; `bridge` runs what it can against Docker's own, without
 /// tombolo, which tells whether a test asks for more than Docker itself gives.
@@ -99,6 +103,16 @@ impl Scene {
         self.tombolo
             .as_deref()
             .expect("this test needs tombolo itself, not a stand-in")
+    }
+
+    /// Waits until tombolo has learned the name of each endpoint's container and network, which the engine tells in its own time.
+    #[track_caller]
+    pub fn names_are_known(&self) {
+        until("names are known", || {
+            let endpoints = self.tombolo().cli(&["endpoints"]);
+            let unnamed = |e: &Value| e["network_name"].is_null() || e["container_name"].is_null();
+            (!json::rows(&endpoints).iter().any(unnamed)).then_some(())
+        });
     }
 
     /// The arguments that choose the driver under test for a network and its addresses.

@@ -127,10 +127,12 @@ fn containers_are_shown_as_joined() {
     }
     assert_eq!(shown["joined"], true);
     // Names come from the engine, a moment later.
-    system_tests::until("names are known", || {
-        let shown = scene.tombolo().cli(&["endpoints"])[0].take();
-        (shown["network_name"] == "net" && shown["container_name"] == "one").then_some(())
-    });
+    scene.names_are_known();
+    let shown = scene.tombolo().cli(&["endpoints"])[0].take();
+    assert_eq!(
+        (&shown["network_name"], &shown["container_name"]),
+        (&json!("net"), &json!("one"))
+    );
 }
 
 #[test]

@@ -136,6 +136,8 @@ fn a_take_over_forgets_nothing_and_disturbs_no_container() {
     scene.network("net", &["--subnet", "10.70.0.0/24"]);
     let one = scene.container("one", &["--network", "net", "-p", "8080:80"]);
     let _web = Answerer::tcp(&one.spaces(), "0.0.0.0:80");
+    // They are kept as well, and come a moment later.
+    scene.names_are_known();
     let (state, running) = (scene.tombolo().export(), scene.snapshot());
     scene.tombolo().take_over();
     assert_eq!(scene.tombolo().export(), state);
