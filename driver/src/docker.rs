@@ -22,6 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tombolo_core::model::{EndpointId, IfName, Mac, NetworkId};
+use tombolo_core::wire::way_out_name;
+use tombolo_core::world::Family;
 
 use crate::engine::Ask;
 use crate::engine::reconcile::is_driver;
@@ -323,15 +325,15 @@ fn network_view(json: NetworkJson) -> Option<NetworkView> {
             .flatten()
             .filter_map(|(_, text)| address(text));
         let (aux, range, gateway) = (aux.collect(), s.ip_range.parse().ok(), address(&s.gateway));
+        let pool = s.subnet.parse::<IpNet>().ok()?.trunc();
+        let name = way_out_name(Family::of(pool.addr()));
+        let way_out = s.auxiliary_addresses.as_ref().and_then(|aux| aux.get(name));
         Some(SubnetView {
-            pool: s.subnet.parse::<IpNet>().ok()?.trunc(),
+            pool,
             range,
             gateway,
             aux,
-            way_out: s.auxiliary_addresses.iter().flatten().find_map(|(name, text)| {
-                let names = ["DefaultGatewayIPv4", "DefaultGatewayIPv6"];
-                names.contains(&name.as_str()).then(|| address(text))?
-            }),
+            way_out: way_out.and_then(|text| address(text)),
         })
     };
     let endpoint = |c: &ContainerJson| {

@@ -442,31 +442,31 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     /// Ends the flows that lead where the ports of some steps led before.
     async fn forget(&mut self, steps: &[Step]) {
-        let mut flows: Vec<Flow> = Vec::new();
+        // All ports of a container lead to one or two addresses; each needs to be looked for once.
+        let mut flows: BTreeSet<Flow> = BTreeSet::new();
         for step in steps {
             let Key::Publish(proto, host, port) = *step.key() else {
                 continue;
             };
             if let Step::Remove(_, Value::To(old, _)) | Step::Change(_, Value::To(old, _), _) = step {
-                flows.push(Flow::Into(*old));
+                flows.insert(Flow::Into(*old));
             }
             if let (
                 Step::Add(_, Value::To(to, to_port)) | Step::Change(_, _, Value::To(to, to_port)),
                 Proto::Udp,
             ) = (step, proto)
             {
-                flows.push(Flow::Udp {
+                flows.insert(Flow::Udp {
                     host,
                     port,
                     to: (*to, *to_port),
                 });
             }
         }
-        // All ports of a container lead to one or two addresses; each needs to be looked for once.
-        flows.dedup();
         if flows.is_empty() {
             return;
         }
+        let flows: Vec<Flow> = flows.into_iter().collect();
         if let Err(error) = self.kernel.forget(&flows).await {
             tracing::warn!(%error, "flows of before may go on to lead where the ports led");
         }

@@ -3,7 +3,7 @@
 //! What became of a flow's first packet holds for all that follow. A UDP client that goes on sending never begins a new
 //! flow, so without this it would talk to a container that is gone, or to nobody, for as long as it goes on.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NetlinkMessage};
 use netlink_packet_netfilter::conntrack::ConntrackMessage;
@@ -13,7 +13,8 @@ use tombolo_core::model::Proto;
 use tombolo_core::world::Family;
 
 use super::Flow;
-use super::socket::{Failure, Reply, Socket, attributes, unless};
+use super::attributes::{self, written};
+use super::socket::{Failure, Reply, Socket, unless};
 
 /// Length of the header of a netfilter message (`struct nfgenmsg`), in bytes: attributes follow it.
 const HEADER: usize = 4;
@@ -96,10 +97,10 @@ impl Conntrack {
         // for equal ones. So all are listed there.
         let ask = match address {
             IpAddr::V4(v4) => {
-                let source = plain(SOURCES[0], &v4.octets());
+                let source = written(SOURCES[0], &v4.octets());
                 vec![
-                    nested(REPLY, &plain(TUPLE_IP | NLA_F_NESTED, &source)),
-                    nested(FILTER, &plain(FILTER_REPLY, &BY_SOURCE.to_ne_bytes())),
+                    nested(REPLY, &written(TUPLE_IP | NLA_F_NESTED, &source)),
+                    nested(FILTER, &written(FILTER_REPLY, &BY_SOURCE.to_ne_bytes())),
                 ]
             }
             IpAddr::V6(_) => Vec::new(),
@@ -110,15 +111,15 @@ impl Conntrack {
 
     /// Deletes the flows to this host's addresses for some ports that lead elsewhere than those ports lead.
     async fn forget_udp(&mut self, family: Family, flows: &[&Flow]) -> Result<(), Failure> {
-        let mut proto = plain(PROTOCOL, &[Proto::Udp.number()]);
+        let mut proto = written(PROTOCOL, &[Proto::Udp.number()]);
         let mut by = BY_PROTOCOL;
         if let [Flow::Udp { port, .. }] = flows {
-            proto.extend(plain(DESTINATION_PORT, &port.to_be_bytes()));
+            proto.extend(written(DESTINATION_PORT, &port.to_be_bytes()));
             by |= BY_DESTINATION_PORT;
         }
         let ask = vec![
-            nested(ORIGINAL, &plain(TUPLE_PROTO | NLA_F_NESTED, &proto)),
-            nested(FILTER, &plain(FILTER_ORIGINAL, &by.to_ne_bytes())),
+            nested(ORIGINAL, &written(TUPLE_PROTO | NLA_F_NESTED, &proto)),
+            nested(FILTER, &written(FILTER_ORIGINAL, &by.to_ne_bytes())),
         ];
         let astray = |original: Side, reply: Side| {
             flows.iter().any(|flow| match flow {
@@ -155,31 +156,22 @@ impl Conntrack {
 /// came in its place.
 fn condemned(reply: &Reply, unwanted: impl Fn(Side, Side) -> bool) -> Option<(&[u8], &[u8])> {
     let listed = reply.payload.get(HEADER..)?;
-    let of = |wanted: u16| {
-        attributes(listed)
-            .find(|(kind, _)| *kind == wanted)
-            .map(|(_, value)| value)
-    };
-    let original = of(ORIGINAL)?;
-    unwanted(side(original)?, side(of(REPLY)?)?).then_some((original, of(ID)?))
+    let original = attributes::one(listed, ORIGINAL)?;
+    let reply = attributes::one(listed, REPLY)?;
+    let id = attributes::one(listed, ID)?;
+    unwanted(side(original)?, side(reply)?).then_some((original, id))
 }
 
 /// Reads a tuple; none if its protocol has no ports.
 fn side(tuple: &[u8]) -> Option<Side> {
-    let of = |wanted: u16| {
-        attributes(tuple)
-            .find(|(kind, _)| *kind == wanted)
-            .map(|(_, value)| value)
-    };
-    let (ip, proto) = (of(TUPLE_IP)?, of(TUPLE_PROTO)?);
+    let ip = attributes::one(tuple, TUPLE_IP)?;
+    let proto = attributes::one(tuple, TUPLE_PROTO)?;
     let address = |kinds: [u16; 2]| {
-        let (_, value) = attributes(ip).find(|(kind, _)| kinds.contains(kind))?;
-        let v4 = || Some(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into());
-        let v6 = || Some(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?).into());
-        v4().or_else(v6)
+        let (_, value) = attributes::all(ip).find(|(kind, _)| kinds.contains(kind))?;
+        attributes::ip(value)
     };
     let port = |wanted: u16| {
-        let (_, value) = attributes(proto).find(|(kind, _)| *kind == wanted)?;
+        let value = attributes::one(proto, wanted)?;
         value.try_into().ok().map(u16::from_be_bytes)
     };
     Some(Side {
@@ -193,15 +185,6 @@ fn side(tuple: &[u8]) -> Option<Side> {
 /// Whether an address is this host's: only then a socket can have it.
 fn is_local(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
-}
-
-/// One attribute as it stands in a message. What is written here is a few bytes long.
-fn plain(kind: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = ((value.len() + 4) as u16).to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
 }
 
 /// An attribute that holds others. The crate's own ones lose the flag that says so, which the kernel insists on.

@@ -11,7 +11,8 @@ use netlink_packet_route::link::{
 use tombolo_core::model::{IfName, Mac};
 use tombolo_core::world::{ADOPTED_GROUP, LINK_GROUP, Value};
 
-use super::socket::{Failure, Reply, attributes, text_of};
+use super::attributes;
+use super::socket::{Failure, Reply};
 
 /// The beginning of the name of a pair's container end while it is with the host, as
 /// [`tombolo_core::model::EndpointId::container_link`] makes it.
@@ -137,10 +138,10 @@ pub(super) fn link_of(reply: &Reply) -> Result<Link, Failure> {
 
 pub(super) fn name_and_group(reply: &Reply) -> (Option<String>, Option<u32>) {
     let (mut name, mut group) = (None, None);
-    for (kind, value) in attributes(reply.payload.get(IFINFO..).unwrap_or_default()) {
+    for (kind, value) in attributes::all(reply.payload.get(IFINFO..).unwrap_or_default()) {
         match kind {
-            IFLA_IFNAME => name = Some(text_of(value)),
-            IFLA_GROUP => group = value.try_into().ok().map(u32::from_ne_bytes),
+            IFLA_IFNAME => name = Some(attributes::text(value)),
+            IFLA_GROUP => group = attributes::number(value),
             _ => {}
         }
     }
@@ -149,7 +150,7 @@ pub(super) fn name_and_group(reply: &Reply) -> (Option<String>, Option<u32>) {
 
 /// The index in a link message: the fifth to eighth byte of `struct ifinfomsg`.
 pub(super) fn reply_index(reply: &Reply) -> Option<u32> {
-    reply.payload.get(4..8)?.try_into().ok().map(u32::from_ne_bytes)
+    attributes::number(reply.payload.get(4..)?)
 }
 
 /// Whether a link is the container's end of a pair that Docker has put back: it goes with the host's end, which is the

@@ -27,6 +27,7 @@
 //!   fake                                        the same promises, in memory
 //! ```
 
+mod attributes;
 mod conntrack;
 mod docker_accept;
 mod elements;
@@ -54,7 +55,7 @@ pub use real::Real;
 use tombolo_core::world::{Step, World};
 
 /// Flows that may lead where they no longer belong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flow {
     /// All that are translated to an address.
     Into(IpAddr),

@@ -239,8 +239,17 @@ impl Links {
 
     /// The link of that name, which must be ours.
     pub(super) async fn ours(&mut self, name: &IfName) -> Result<Link, Failure> {
+        self.fit(name, |link| link.ours).await
+    }
+
+    /// The link of that name, which must be ours or an adopted bridge.
+    async fn used(&mut self, name: &IfName) -> Result<Link, Failure> {
+        self.fit(name, |link| link.ours || link.adopted).await
+    }
+
+    async fn fit(&mut self, name: &IfName, fits: impl Fn(&Link) -> bool) -> Result<Link, Failure> {
         match self.find(name).await? {
-            Some(link) if link.ours => Ok(link),
+            Some(link) if fits(&link) => Ok(link),
             Some(_) => Err(refused(libc::EPERM, format!("link {name} is not tombolo's"))),
             None => Err(refused(libc::ENODEV, format!("there is no link {name}"))),
         }
@@ -248,10 +257,7 @@ impl Links {
 
     /// The bridge of that name, which must be ours or adopted.
     pub(super) async fn our_bridge(&mut self, name: &IfName) -> Result<Link, Failure> {
-        let link = match self.find_used(name).await? {
-            Some(link) => link,
-            None => self.ours(name).await?,
-        };
+        let link = self.used(name).await?;
         if link.is_bridge() {
             Ok(link)
         } else {
@@ -465,10 +471,7 @@ impl Links {
         if is_link_local6(&address) {
             return Failure::ours("link-local addresses are the kernel's own");
         }
-        let link = match self.find_used(name).await? {
-            Some(link) => link,
-            None => self.ours(name).await?,
-        };
+        let link = self.used(name).await?;
         let mut address_message = address_message(link.index, address);
         if link.adopted {
             address_message.attributes.push(our_mark());

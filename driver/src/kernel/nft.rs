@@ -16,9 +16,10 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use tombolo_core::world::{Family, World};
 
+use super::attributes;
 use super::elements::{Element, Set};
 use super::shape::{Shape, script};
-use super::socket::{Failure, Reply, Socket, attributes, text_of, unless};
+use super::socket::{Failure, Reply, Socket, unless};
 use super::tools;
 use super::user::{self, User};
 
@@ -291,13 +292,11 @@ fn found(answer: Result<Vec<Reply>, Failure>) -> Result<bool, Failure> {
 }
 
 fn attribute(reply: &Reply, kind: u16) -> Option<&[u8]> {
-    attributes(reply.payload.get(HEADER..)?)
-        .find(|(found, _)| *found == kind)
-        .map(|(_, value)| value)
+    attributes::one(reply.payload.get(HEADER..)?, kind)
 }
 
 fn text(reply: &Reply, kind: u16) -> Option<String> {
-    attribute(reply, kind).map(text_of)
+    attribute(reply, kind).map(attributes::text)
 }
 
 fn of_set(set: Set, element: Option<&Element>) -> SetElementMessage {
@@ -325,11 +324,7 @@ fn of_set(set: Set, element: Option<&Element>) -> SetElementMessage {
 /// The elements in one message of a dump. The crate's own reader is not used: its time grows with the square of their
 /// number.
 fn elements_of(set: Set, reply: &Reply) -> Vec<Element> {
-    let data = |value| {
-        attributes(value)
-            .find(|(kind, _)| *kind == DATA_VALUE)
-            .map(|(_, value)| value.to_vec())
-    };
+    let data = |value| attributes::one(value, DATA_VALUE).map(<[u8]>::to_vec);
     let element = |(_, item)| {
         let mut element = Element {
             set,
@@ -337,7 +332,7 @@ fn elements_of(set: Set, reply: &Reply) -> Vec<Element> {
             end: None,
             data: None,
         };
-        for (kind, value) in attributes(item) {
+        for (kind, value) in attributes::all(item) {
             match kind {
                 ELEMENT_KEY => element.key = data(value).unwrap_or_default(),
                 ELEMENT_END => element.end = data(value),
@@ -347,7 +342,7 @@ fn elements_of(set: Set, reply: &Reply) -> Vec<Element> {
         }
         element
     };
-    attributes(attribute(reply, ELEMENTS).unwrap_or_default())
+    attributes::all(attribute(reply, ELEMENTS).unwrap_or_default())
         .map(element)
         .collect()
 }

@@ -5,8 +5,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
 use tombolo_core::model::IfName;
 
+use super::attributes::{self, written};
 use super::netlink::Links;
-use super::socket::{Failure, Reply, attributes, text_of, unless};
+use super::socket::{Failure, Reply, unless};
 
 /// Length of `struct tcmsg`, in bytes: attributes follow it.
 const TCMSG: usize = 20;
@@ -94,42 +95,24 @@ fn options(bytes: u64) -> Vec<u8> {
     qopt[RATE_BYTES..RATE_BYTES + 4].copy_from_slice(&clip(bytes).to_ne_bytes());
     let limit = clip(u64::from(burst) + bytes / WAIT_PART);
     qopt[LIMIT..LIMIT + 4].copy_from_slice(&limit.to_ne_bytes());
-    let mut options = Vec::new();
-    let mut put = |kind: u16, value: &[u8]| {
-        // Our three values are 4, 8 and 36 bytes long.
-        options.extend(((value.len() + 4) as u16).to_ne_bytes());
-        options.extend(kind.to_ne_bytes());
-        options.extend(value);
-    };
-    put(PARMS, &qopt);
-    put(BURST, &burst.to_ne_bytes());
+    let mut options = [written(PARMS, &qopt), written(BURST, &burst.to_ne_bytes())].concat();
     if bytes > u64::from(u32::MAX) {
-        put(RATE64, &bytes.to_ne_bytes());
+        options.extend(written(RATE64, &bytes.to_ne_bytes()));
     }
     options
 }
 
 fn rate_of(reply: &Reply) -> Option<(u32, u64)> {
-    let index = u32::from_ne_bytes(reply.payload.get(4..8)?.try_into().ok()?);
+    let index = attributes::number(reply.payload.get(4..)?)?;
     let listed = reply.payload.get(TCMSG..)?;
-    let of = |wanted: u16| {
-        attributes(listed)
-            .find(|(kind, _)| *kind == wanted)
-            .map(|(_, value)| value)
-    };
-    if text_of(of(KIND)?) != "tbf" {
+    if attributes::text(attributes::one(listed, KIND)?) != "tbf" {
         return None;
     }
-    let options = of(OPTIONS)?;
-    let option = |wanted: u16| {
-        attributes(options)
-            .find(|(kind, _)| *kind == wanted)
-            .map(|(_, value)| value)
-    };
-    let wide = option(RATE64).and_then(|value| value.try_into().ok().map(u64::from_ne_bytes));
+    let options = attributes::one(listed, OPTIONS)?;
+    let wide = attributes::one(options, RATE64).and_then(|v| v.try_into().ok().map(u64::from_ne_bytes));
     let narrow = || {
-        let bytes = option(PARMS)?.get(RATE_BYTES..RATE_BYTES + 4)?;
-        bytes.try_into().ok().map(u32::from_ne_bytes).map(u64::from)
+        let parms = attributes::one(options, PARMS)?;
+        attributes::number(parms.get(RATE_BYTES..)?).map(u64::from)
     };
     Some((index, wide.or_else(narrow)? * 8))
 }
@@ -145,12 +128,8 @@ mod tests {
         for bits in [8, 10_000_000, 8 * u64::from(u32::MAX), 100_000_000_000] {
             let mut payload = vec![0; TCMSG];
             payload[4] = 7;
-            payload.extend([8, 0, 1, 0]);
-            payload.extend(b"tbf\0");
-            let options = options(bits / 8);
-            payload.extend(((options.len() + 4) as u16).to_ne_bytes());
-            payload.extend(OPTIONS.to_ne_bytes());
-            payload.extend(options);
+            payload.extend(written(KIND, b"tbf\0"));
+            payload.extend(written(OPTIONS, &options(bits / 8)));
             let reply = Reply {
                 header: NetlinkHeader::default(),
                 payload,

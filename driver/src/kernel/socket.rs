@@ -15,13 +15,14 @@ use std::io;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLA_TYPE_MASK, NLM_F_ACK, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
-    NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
-    NetlinkSerializable, Parseable,
+    NLM_F_ACK, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
+    NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkSerializable, Parseable,
 };
 use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::time::timeout;
+
+use super::attributes;
 
 /// How long the kernel may take for one request. It answers in microseconds; a second means that something is wrong.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -303,27 +304,9 @@ fn verdict(header: &NetlinkHeader, payload: &[u8]) -> Result<(), Failure> {
         _ => 16,
     };
     let rest = payload.get(4 + echoed.next_multiple_of(4)..).unwrap_or_default();
-    let text = attributes(rest)
-        .find(|(kind, _)| *kind == ERROR_TEXT)
-        .map(|(_, value)| text_of(value));
+    let text = attributes::one(rest, ERROR_TEXT).map(attributes::text);
     Err(Failure::Refused {
         errno: -code,
         text: text.unwrap_or_default(),
     })
-}
-
-/// The attributes in some bytes, by their numbers. What is cut off ends them.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let (head, _) = bytes.split_first_chunk::<4>()?;
-        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([head[2], head[3]]) & NLA_TYPE_MASK, value))
-    })
-}
-
-/// A text as the kernel writes it, with a zero at its end.
-pub(super) fn text_of(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }

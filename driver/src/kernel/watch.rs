@@ -5,8 +5,10 @@
 
 use std::io;
 
-use netlink_packet_core::{NetlinkBuffer, NlasIterator};
+use netlink_packet_core::NetlinkBuffer;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+
+use super::attributes;
 
 /// `NETLINK_NETFILTER`, include/uapi/linux/netlink.h.
 const NETFILTER: isize = 12;
@@ -82,11 +84,8 @@ fn concerns_us(message: NetlinkBuffer<&[u8]>) -> bool {
     if subsystem != SUBSYSTEM || !(NEW.contains(&kind) || DEL.contains(&kind)) {
         return false;
     }
-    let attributes = message.payload().get(GENERIC_HEADER..).unwrap_or_default();
-    let mut tables = NlasIterator::new(attributes)
-        .filter_map(Result::ok)
-        .filter(|a| a.kind() == TABLE);
-    let ours = tables.next().is_some_and(|table| table.value() == OURS);
+    let written = message.payload().get(GENERIC_HEADER..).unwrap_or_default();
+    let ours = attributes::one(written, TABLE) == Some(OURS);
     // What is made in our table is made by us; what is taken from it, by somebody else or with the last network, where
     // one look too many does no harm.
     !ours || DEL.contains(&kind)

@@ -254,9 +254,13 @@ impl Kind for Bridge {
         self.mtu.or(self.path_mtu)
     }
 
+    fn isolated(&self, v6: bool) -> bool {
+        self.mode(Family::of_v6(v6)) == Mode::Isolated
+    }
+
     fn without_gateway(&self, internal: bool, v6: bool) -> bool {
         let inhibited = internal && self.inhibit_ipv4 && !v6;
-        inhibited || self.mode(Family::of_v6(v6)) == Mode::Isolated
+        inhibited || self.isolated(v6)
     }
 
     fn publishing(&self, v6: bool) -> Publishing {

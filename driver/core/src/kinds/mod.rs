@@ -22,6 +22,8 @@ pub trait Kind {
     fn links(&self, network: &NetworkId) -> Vec<IfName>;
     /// Largest packet, in bytes, where it isn't the kernel's own choice.
     fn mtu(&self) -> Option<u32>;
+    /// Whether a family is to have no way out, no way in and no address of the host; only an internal network can be so.
+    fn isolated(&self, v6: bool) -> bool;
     /// Whether no address of a family is to be kept for a gateway.
     fn without_gateway(&self, internal: bool, v6: bool) -> bool;
     /// Where the ports of its endpoints are published.

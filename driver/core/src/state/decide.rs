@@ -6,8 +6,7 @@ use ipnet::IpNet;
 use tombolo_ipam::{Edit as IpamEdit, Pool, PoolId, PoolRequest, Slot, Space, Use, Want, Wish};
 
 use super::{Command, Edit, Owner, Refusal, Reply, State, Surroundings};
-use crate::kinds::bridge::Mode;
-use crate::kinds::{Found, Spec};
+use crate::kinds::Found;
 use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish};
 
 /// What a command comes to.
@@ -207,16 +206,14 @@ impl State {
         }
         for subnet in &network.subnets {
             let v6 = subnet.pool.addr().is_ipv6();
-            if let (Spec::Bridge(bridge), false) = (&network.spec, network.internal) {
-                let (mode, field) = if v6 {
-                    (bridge.mode_ipv6, "gateway_mode_ipv6")
+            if network.spec.kind().isolated(v6) && !network.internal {
+                let field = if v6 {
+                    "gateway_mode_ipv6"
                 } else {
-                    (bridge.mode_ipv4, "gateway_mode_ipv4")
+                    "gateway_mode_ipv4"
                 };
-                if mode == Mode::Isolated {
-                    let allowed = "only an internal network can be isolated; add --internal";
-                    return unfit(field, "isolated".to_owned(), allowed);
-                }
+                let allowed = "only an internal network can be isolated; add --internal";
+                return unfit(field, "isolated".to_owned(), allowed);
             }
             if subnet.pool.prefix_len() == 0 {
                 let allowed = "a bridge network needs addresses; --ipam-driver null has none to give";
@@ -307,10 +304,7 @@ impl State {
         rate: Option<u64>,
     ) -> Decision {
         let network = self.known(network)?;
-        let endpoint = Endpoint {
-            rate,
-            ..make_endpoint(id, network, addresses, mac)?
-        };
+        let endpoint = make_endpoint(id, network, addresses, mac, rate)?;
         if let Some(have) = self.endpoints.get(id) {
             same_endpoint(have, &endpoint)?;
             return Ok((
@@ -527,6 +521,7 @@ fn make_endpoint(
     network: &Network,
     addresses: &[IpNet],
     mac: Option<Mac>,
+    rate: Option<u64>,
 ) -> Result<Endpoint, Refusal> {
     for address in addresses {
         let subnet = network.subnet(address.addr().is_ipv6());
@@ -556,7 +551,7 @@ fn make_endpoint(
         sandbox: None,
         linked: false,
         published: Vec::new(),
-        rate: None,
+        rate,
     })
 }
 

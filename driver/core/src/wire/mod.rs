@@ -22,6 +22,7 @@ use crate::model::Malformed;
 use crate::state::{Command, Reply};
 
 pub use ipam::{SPACE_GLOBAL, SPACE_LOCAL};
+pub use network::way_out_name;
 
 /// What a request comes to.
 #[derive(Debug, Clone, PartialEq)]

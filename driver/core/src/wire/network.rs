@@ -12,6 +12,7 @@ use crate::kinds::options::{FromText, Options, Rate};
 use crate::kinds::{Joined, Spec};
 use crate::model::{EndpointId, Mac, Network, NetworkId, PortWish, Proto, Subnet, cut};
 use crate::state::Command;
+use crate::world::Family;
 
 /// Where the user's options stand among the engine's.
 const GENERIC: &str = "com.docker.network.generic";
@@ -22,9 +23,14 @@ const PORT_MAP: &str = "com.docker.network.portmap";
 /// What the engine's own options of an endpoint begin with.
 const ENGINES: &str = "com.docker.network.";
 
-/// Docker's names of the aux addresses that are the containers' gateways in place of the bridge's own address.
-const WAY_OUT_V4: &str = "DefaultGatewayIPv4";
-const WAY_OUT_V6: &str = "DefaultGatewayIPv6";
+/// Docker's name of the aux address that is the containers' gateway in place of the bridge's own address.
+pub fn way_out_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "DefaultGatewayIPv4",
+        Family::V6 => "DefaultGatewayIPv6",
+    }
+}
+
 /// The option of an endpoint that limits what it is sent.
 const RATE: &str = "rate";
 
@@ -256,11 +262,7 @@ fn create_network(request: &CreateNetwork) -> Result<Network, Error> {
             .map(|net| net.addr())
             .filter(|address| pool.contains(address))
             .collect();
-        let name = if pool.addr().is_ipv6() {
-            WAY_OUT_V6
-        } else {
-            WAY_OUT_V4
-        };
+        let name = way_out_name(Family::of(pool.addr()));
         let way_out = match data.aux_addresses.get(name) {
             Some(text) => parse::<IpNet>(name, text, "an address of the subnet")?.map(|net| net.addr()),
             None => None,

@@ -1,10 +1,8 @@
 //! Messages of rtnetlink, read by their attributes' numbers (`linux/if_link.h`, `if_addr.h`, `rtnetlink.h`, `neighbour.h`).
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
-use super::super::socket::{attributes, text_of};
+use super::super::attributes::{self, ip, number, text};
 use super::{Address, Link, Neighbour, Port, Route, RouteKind};
 
 /// Lengths of the headers before the attributes, in bytes.
@@ -16,20 +14,8 @@ const NDMSG: usize = 12;
 const IFF_UP: u32 = 1;
 const IFF_LOWER_UP: u32 = 1 << 16;
 
-fn number32(value: &[u8]) -> Option<u32> {
-    value.first_chunk().copied().map(u32::from_ne_bytes)
-}
-
 fn at32(payload: &[u8], at: usize) -> Option<u32> {
-    number32(payload.get(at..)?)
-}
-
-fn ip(value: &[u8]) -> Option<IpAddr> {
-    match value.len() {
-        4 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
-        16 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
-        _ => None,
-    }
+    number(payload.get(at..)?)
 }
 
 fn mac(value: &[u8]) -> Option<String> {
@@ -45,15 +31,15 @@ pub(super) fn link(payload: &[u8]) -> Option<Link> {
         carrier: flags & IFF_LOWER_UP != 0,
         ..Link::default()
     };
-    for (kind, value) in attributes(payload.get(IFINFO..)?) {
+    for (kind, value) in attributes::all(payload.get(IFINFO..)?) {
         match kind {
             1 => link.mac = mac(value),
-            3 => link.name = text_of(value),
-            4 => link.mtu = number32(value).unwrap_or_default(),
-            5 => link.peer = number32(value),
-            10 => link.master = number32(value),
+            3 => link.name = text(value),
+            4 => link.mtu = number(value).unwrap_or_default(),
+            5 => link.peer = number(value),
+            10 => link.master = number(value),
             18 => link_info(value, &mut link),
-            27 => link.group = number32(value).unwrap_or_default(),
+            27 => link.group = number(value).unwrap_or_default(),
             37 => link.peer_elsewhere = true,
             _ => {}
         }
@@ -64,13 +50,13 @@ pub(super) fn link(payload: &[u8]) -> Option<Link> {
 /// `IFLA_INFO_KIND`, `IFLA_INFO_SLAVE_KIND` and `IFLA_INFO_SLAVE_DATA`, in that `IFLA_BRPORT_STATE` and `_ISOLATED`.
 fn link_info(value: &[u8], link: &mut Link) {
     let mut bridged = false;
-    for (kind, value) in attributes(value) {
+    for (kind, value) in attributes::all(value) {
         match kind {
-            1 => link.kind = Some(text_of(value)),
-            4 => bridged = text_of(value) == "bridge",
+            1 => link.kind = Some(text(value)),
+            4 => bridged = text(value) == "bridge",
             5 if bridged => {
                 let mut port = Port::default();
-                for (kind, value) in attributes(value) {
+                for (kind, value) in attributes::all(value) {
                     match (kind, value.first()) {
                         (1, Some(state)) => port.state = *state,
                         (33, Some(isolated)) => port.isolated = *isolated != 0,
@@ -86,7 +72,7 @@ fn link_info(value: &[u8], link: &mut Link) {
 
 pub(super) fn address(payload: &[u8]) -> Option<Address> {
     let (mut address, mut local) = (None, None);
-    for (kind, value) in attributes(payload.get(IFADDR..)?) {
+    for (kind, value) in attributes::all(payload.get(IFADDR..)?) {
         match kind {
             1 => address = ip(value),
             2 => local = ip(value),
@@ -113,25 +99,23 @@ pub(super) fn route(payload: &[u8]) -> Option<Route> {
         },
         ..Route::default()
     };
-    for (kind, value) in attributes(payload.get(RTMSG..)?) {
+    for (kind, value) in attributes::all(payload.get(RTMSG..)?) {
         match kind {
             1 => route.to = ip(value).and_then(|to| IpNet::new(to, length).ok()),
-            4 => route.oif = number32(value),
+            4 => route.oif = number(value),
             5 => route.gateway = ip(value),
             7 => route.source = ip(value),
             // RTAX_MTU among the metrics.
             8 => {
-                route.mtu = attributes(value)
-                    .find(|(kind, _)| *kind == 2)
-                    .and_then(|(_, v)| number32(v))
+                route.mtu = attributes::one(value, 2).and_then(number);
             }
             // Of several next hops the first (`struct rtnexthop`: length, flags, hops, index; then attributes).
             9 => {
                 route.oif = route.oif.or(at32(value, 4));
-                let hop = attributes(value.get(8..).unwrap_or_default()).find(|(kind, _)| *kind == 5);
-                route.gateway = route.gateway.or(hop.and_then(|(_, v)| ip(v)));
+                let hop = attributes::one(value.get(8..).unwrap_or_default(), 5);
+                route.gateway = route.gateway.or(hop.and_then(ip));
             }
-            15 => route.table = number32(value).unwrap_or(route.table),
+            15 => route.table = number(value).unwrap_or(route.table),
             // A next router of the other family: its family stands before its address.
             18 => route.gateway = value.get(2..).and_then(ip),
             _ => {}
@@ -142,7 +126,7 @@ pub(super) fn route(payload: &[u8]) -> Option<Route> {
 
 pub(super) fn neighbour(payload: &[u8]) -> Option<Neighbour> {
     let (mut address, mut hardware) = (None, None);
-    for (kind, value) in attributes(payload.get(NDMSG..)?) {
+    for (kind, value) in attributes::all(payload.get(NDMSG..)?) {
         match kind {
             1 => address = ip(value),
             2 => hardware = mac(value),
@@ -159,23 +143,15 @@ pub(super) fn neighbour(payload: &[u8]) -> Option<Neighbour> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::attributes::written;
     use super::*;
-
-    /// An attribute as the kernel lays it out.
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = u16::try_from(value.len() + 4).unwrap().to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
 
     #[test]
     fn a_route_is_read_with_the_mtu_among_its_metrics() {
         let mut message = vec![2, 24, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0];
-        message.extend(attribute(1, &[10, 1, 2, 0]));
-        message.extend(attribute(4, &7u32.to_ne_bytes()));
-        message.extend(attribute(8, &attribute(2, &1300u32.to_ne_bytes())));
+        message.extend(written(1, &[10, 1, 2, 0]));
+        message.extend(written(4, &7u32.to_ne_bytes()));
+        message.extend(written(8, &written(2, &1300u32.to_ne_bytes())));
         let route = route(&message).unwrap();
         assert_eq!(route.to, Some("10.1.2.0/24".parse().unwrap()));
         assert_eq!(
@@ -189,15 +165,10 @@ mod tests {
         let mut message = vec![0; IFINFO];
         message[4..8].copy_from_slice(&9u32.to_ne_bytes());
         message[8..12].copy_from_slice(&(IFF_UP | IFF_LOWER_UP).to_ne_bytes());
-        message.extend(attribute(3, b"tbh1\0"));
-        let port = [attribute(1, &[3]), attribute(33, &[1])].concat();
-        let info = [
-            attribute(1, b"veth\0"),
-            attribute(4, b"bridge\0"),
-            attribute(5, &port),
-        ]
-        .concat();
-        message.extend(attribute(18, &info));
+        message.extend(written(3, b"tbh1\0"));
+        let port = [written(1, &[3]), written(33, &[1])].concat();
+        let info = [written(1, b"veth\0"), written(4, b"bridge\0"), written(5, &port)].concat();
+        message.extend(written(18, &info));
         let link = link(&message).unwrap();
         assert_eq!((link.name.as_str(), link.index, link.up), ("tbh1", 9, true));
         assert_eq!(
