@@ -8,6 +8,9 @@
 //! All hosts are prepared first and kept; then one after the other is asked, round by round, so that whatever slows down
 //! the machine slows down all of them. Ports are published on IPv4 alone. Of each host three ports are asked, the first,
 //! one in the middle and the last: where rules stand in a list, that makes a difference.
+//!
+//! Docker takes longer for each port the more there are, hours for all. So it publishes some of them itself, and the
+//! rules of the others are written after them in one go, as copies of its own: what a packet meets is the same.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,13 +40,11 @@ const WAYS: [(&str, &[&str], bool); 3] = [
     ("Docker's bridge, userland proxy on", &[], false),
 ];
 
-/// How many threads a userland proxy may have, and what part of all thread numbers they may take: this machine has other
-/// work, and a proxy that cannot start keeps its container from starting.
-const THREADS: usize = 8;
-const PART: usize = 4;
+/// How many ports Docker publishes itself.
+const BY_DOCKER: usize = 200;
 
-/// How long Docker may take to start a container with its ports.
-const START: Duration = Duration::from_secs(3600);
+/// How long it may take to start a container with its ports.
+const START: Duration = Duration::from_secs(300);
 
 /// After this time no further round is begun: on a busy machine fewer rounds say more than a long wait.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -78,7 +79,8 @@ impl Times {
 struct Place {
     way: usize,
     ports: usize,
-    set_up: Duration,
+    /// How many ports the driver published itself, and how long it took.
+    set_up: (usize, Duration),
     asked: Vec<SocketAddr>,
     exchanges: Times,
     connections: Times,
@@ -113,10 +115,15 @@ impl Place {
             .concat(),
         );
         let each = ports / CONTAINERS;
+        let real = if ours {
+            each
+        } else {
+            each.min(BY_DOCKER / CONTAINERS)
+        };
         let begun = Instant::now();
         for number in 0..CONTAINERS {
             let first = PORT + number * STEP;
-            let last = first + each - 1;
+            let last = first + real - 1;
             start(
                 &engine,
                 &container_name(number),
@@ -124,11 +131,15 @@ impl Place {
             );
             say(&format!(
                 "ports: {name}: {} of {ports} after {:.0} s",
-                (number + 1) * each,
+                (number + 1) * real,
                 begun.elapsed().as_secs_f64()
             ));
         }
-        let set_up = begun.elapsed();
+        let set_up = (real * CONTAINERS, begun.elapsed());
+        if real < each {
+            copy_rules(&host, real, each);
+            say(&format!("ports: {name}: the rules of {ports}"));
+        }
         // The first, one in the middle, and the last.
         let asked: [_; ASKED] = [(0, 0), (CONTAINERS / 2, each / 2), (CONTAINERS - 1, each - 1)];
         let asked = asked.map(|(number, port)| (number, PORT + number * STEP + port));
@@ -166,6 +177,49 @@ impl Place {
     }
 }
 
+/// Writes the rules of each container's ports from the `real`-th to the `each`-th, as copies of those of its first port.
+fn copy_rules(host: &Host, real: usize, each: usize) {
+    let save = host.run("iptables-save", &[]);
+    let mut text = String::new();
+    let mut table: Vec<&str> = Vec::new();
+    for line in save.lines() {
+        if line == "COMMIT" {
+            for number in 0..CONTAINERS {
+                let first = PORT + number * STEP;
+                let of_first: Vec<&str> = table
+                    .iter()
+                    .copied()
+                    .filter(|l| port_of(l) == Some(first))
+                    .collect();
+                let ports = first + real..first + each;
+                let copies =
+                    ports.flat_map(|port| of_first.iter().map(move |line| with_port(line, first, port)));
+                text.extend(copies);
+            }
+            text.push_str("COMMIT\n");
+            table.clear();
+        } else if line.starts_with('*') {
+            text.push_str(&format!("{line}\n"));
+        } else {
+            table.push(line);
+        }
+    }
+    host.write("/tmp/rules", &text);
+    host.run("iptables-restore", &["--noflush", "/tmp/rules"]);
+}
+
+/// The port that a rule is for.
+fn port_of(rule: &str) -> Option<usize> {
+    let (_, port) = rule.split_once(" --dport ")?;
+    port.split(' ').next()?.parse().ok()
+}
+
+/// A rule for another port.
+fn with_port(rule: &str, old: usize, new: usize) -> String {
+    let [old, new] = [old, new].map(|port| port.to_string());
+    format!("{}\n", rule.replace(&old, &new))
+}
+
 fn container_name(number: usize) -> String {
     format!("ports-{number}")
 }
@@ -199,21 +253,8 @@ pub fn measure(few: usize, many: usize, rounds: usize) -> Vec<String> {
         );
     }
     let mut places: Vec<Place> = Vec::new();
-    for (way, (name, flags, ours)) in WAYS.into_iter().enumerate() {
-        // One proxy a port.
-        let possible = if !ours && flags.is_empty() {
-            many.min(proxies())
-        } else {
-            many
-        };
-        if possible < many {
-            say(&format!(
-                "ports: {name}: this kernel has numbers for so many threads only: {possible} ports"
-            ));
-        }
-        for ports in [few, possible] {
-            places.push(Place::prepare(way, ports));
-        }
+    for way in 0..WAYS.len() {
+        places.extend([few, many].map(|ports| Place::prepare(way, ports)));
     }
     places.iter_mut().for_each(|place| place.round(false));
     let begun = Instant::now();
@@ -237,15 +278,6 @@ pub fn measure(few: usize, many: usize, rounds: usize) -> Vec<String> {
         }
     }
     table(&places, [few, many])
-}
-
-/// How many userland proxies there can be beside all else on this machine, as a multiple of 100 or of [`CONTAINERS`].
-fn proxies() -> usize {
-    let text = std::fs::read_to_string("/proc/sys/kernel/pid_max")
-        .expect("reading the kernel's largest thread number");
-    let numbers: usize = text.trim().parse().unwrap_or_else(|e| panic!("{text}: {e}"));
-    let proxies = numbers / THREADS / PART;
-    proxies - proxies % if proxies > 100 { 100 } else { CONTAINERS }
 }
 
 /// The median over all rounds of how much longer the second place took than the first in the same round.
@@ -301,17 +333,21 @@ fn table(places: &[Place], [few, many]: [usize; 2]) -> Vec<String> {
     }
     lines.push(String::new());
     lines.push(format!(
-        "| until {CONTAINERS} containers have their ports | {few} ports | many |"
+        "| until {CONTAINERS} containers have their ports | ports | seconds |"
     ));
     lines.push("|---|---|---|".to_owned());
-    for pair in places.chunks_exact(2) {
-        let seconds = [0, 1].map(|place: usize| pair[place].set_up.as_secs_f64());
-        let (name, ports) = (WAYS[pair[0].way].0, pair[1].ports);
+    for place in places {
+        let (ports, took) = place.set_up;
         lines.push(format!(
-            "| {name} | {:.1} s | {ports}: {:.1} s |",
-            seconds[0], seconds[1]
+            "| {} | {ports} | {:.1} |",
+            WAYS[place.way].0,
+            took.as_secs_f64()
         ));
     }
+    lines.push(String::new());
+    lines.push(format!(
+        "Docker published {BY_DOCKER} of the {many} ports itself; the rules of the others are copies of its own, written after them."
+    ));
     lines.push(String::new());
     if let [Some(few), Some(many)] = [places[0].memory_mib, places[1].memory_mib] {
         lines.push(format!(
