@@ -39,7 +39,7 @@ use crate::engine::{self, Ask, Edge, Engine, Journal, Setup};
 use crate::hand_over::{Giver, Told};
 use crate::http::Plugin;
 use crate::kernel::Real;
-use crate::kernel::watch::Watch;
+use crate::kernel::watch::{Own, Watch};
 use crate::metrics::{Metrics, Timed};
 use crate::records::{self, Records};
 use crate::sockets::{self, Name, Sockets};
@@ -178,9 +178,11 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
     let told = events.clone();
     let (asks, queue) = mpsc::channel(engine::QUEUE);
     let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let kernel = Real::new();
+    let own = kernel.own();
     let engine = std::thread::Builder::new()
         .name("engine".to_owned())
-        .spawn(move || run_engine(loaded, store, setup, told, queue, ready))
+        .spawn(move || run_engine(loaded, kernel, store, setup, told, queue, ready))
         .map_err(|source| Error::System {
             what: "starting the engine's thread",
             source,
@@ -227,7 +229,7 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
     ));
     let mut others = JoinSet::new();
     others.spawn(tick(asks.clone()));
-    others.spawn(watch(asks.clone()));
+    others.spawn(watch(own, asks.clone()));
     others.spawn(heartbeat(asks.clone()));
     let scraped = metrics_socket.map(|socket| {
         let router = metrics::router(metrics, asks.clone());
@@ -260,6 +262,7 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
 /// The engine's thread: it may block on the disk without holding up anything else.
 fn run_engine(
     loaded: Loaded,
+    kernel: Real,
     store: Timed<Store>,
     setup: Setup,
     events: Events,
@@ -271,7 +274,7 @@ fn run_engine(
         Err(error) => return tracing::error!(%error, "the engine has no runtime"),
     };
     runtime.block_on(async {
-        let engine = Engine::new(loaded.state, loaded.meta, loaded.lost, Real::new(), store, setup);
+        let engine = Engine::new(loaded.state, loaded.meta, loaded.lost, kernel, store, setup);
         let mut engine = engine.telling(events);
         engine.settle_first(loaded.fresh).await;
         ready.send(()).ok();
@@ -397,13 +400,14 @@ async fn tick(asks: mpsc::Sender<Ask>) {
 }
 
 /// Has the kernel looked at soon after somebody has changed firewall rules.
-async fn watch(asks: mpsc::Sender<Ask>) {
+async fn watch(own: Own, asks: mpsc::Sender<Ask>) {
     let watched = async {
-        let mut watch = Watch::new()?;
+        let mut watch = Watch::new(own)?;
         loop {
             watch.changed().await?;
             // Changes come in flocks, such as an engine's start; one look serves all of one.
             tokio::time::sleep(FLOCK).await;
+            watch.catch_up()?;
             if asks
                 .send(Ask::Settle {
                     why: "firewall rules were changed",

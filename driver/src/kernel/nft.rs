@@ -22,6 +22,7 @@ use super::shape::{Shape, script};
 use super::socket::{Failure, Reply, Socket, unless};
 use super::tools;
 use super::user::{self, User};
+use super::watch::Own;
 
 /// The name of our table; its family is `inet`.
 const TABLE: &str = "tombolo";
@@ -63,6 +64,11 @@ impl Nftables {
         Self {
             socket: Socket::new(NETLINK_NETFILTER),
         }
+    }
+
+    /// By what its changes are known.
+    pub(super) fn own(&self) -> Own {
+        self.socket.own()
     }
 
     /// Our table and its elements as facts.

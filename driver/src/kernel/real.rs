@@ -12,6 +12,7 @@ use super::netlink::{Asked, Links, Port};
 use super::nft::{Nftables, Table};
 use super::socket::Failure;
 use super::user::User;
+use super::watch::Own;
 use super::{Error, Flow, Kernel, settings};
 
 /// The Linux kernel, in the network namespace of the thread that uses this. It keeps nothing but open sockets, so a
@@ -38,6 +39,11 @@ impl Real {
             docker: DockerAccept::default(),
             conntrack: Conntrack::new(),
         }
+    }
+
+    /// By what our own changes of firewall rules are known.
+    pub fn own(&self) -> Own {
+        self.nft.own()
     }
 
     async fn add(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {

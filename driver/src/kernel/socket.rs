@@ -23,6 +23,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::time::timeout;
 
 use super::attributes;
+use super::watch::Own;
 
 /// How long the kernel may take for one request. It answers in microseconds; a second means that something is wrong.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -103,6 +104,7 @@ pub(super) struct Reply {
 pub(super) struct Socket {
     protocol: isize,
     open: Option<TokioSocket>,
+    own: Own,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -113,9 +115,15 @@ impl Socket {
         Self {
             protocol,
             open: None,
+            own: Own::default(),
             sequence: 0,
             buffer: Vec::new(),
         }
+    }
+
+    /// By what its changes are known.
+    pub(super) fn own(&self) -> Own {
+        self.own.clone()
     }
 
     /// Asks for a change or for one thing; gives what came back besides the ACK.
@@ -176,7 +184,8 @@ impl Socket {
         let socket = match self.open.take() {
             Some(socket) => socket,
             None => {
-                open(self.protocol).map_err(|e| Failure::Broken(format!("opening a netlink socket: {e}")))?
+                let opened = open(self.protocol, &self.own);
+                opened.map_err(|e| Failure::Broken(format!("opening a netlink socket: {e}")))?
             }
         };
         let mut talk = Talk {
@@ -200,10 +209,10 @@ impl Socket {
     }
 }
 
-fn open(protocol: isize) -> io::Result<TokioSocket> {
+fn open(protocol: isize, own: &Own) -> io::Result<TokioSocket> {
     let mut open = TokioSocket::new(protocol)?;
     let socket = open.socket_mut();
-    socket.bind_auto()?;
+    own.are_of(socket.bind_auto()?.port_number());
     socket.connect(&SocketAddr::new(0, 0))?;
     // Answers carry the kernel's reason in words, but not a copy of the request.
     socket.set_ext_ack(true)?;

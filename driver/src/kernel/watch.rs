@@ -1,10 +1,14 @@
 //! Word from the kernel that somebody has changed firewall rules, so that ours are put back at once and not on the next
 //! slow tick: when Docker's engine starts it makes its chains anew, and containers start right behind it.
 //!
-//! Only rules and chains count, of any table. Elements of sets are not heard: most of those are our own.
+//! Of other tables only rules and chains count, of our own the elements of sets as well. What we change ourselves is told
+//! from what others change by the number of the socket that asked for it, which every message bears.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::FutureExt;
 use netlink_packet_core::NetlinkBuffer;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
@@ -17,8 +21,9 @@ const GROUP: u32 = 7;
 /// `NFNL_SUBSYS_NFTABLES`, in the upper byte of a message's type.
 const SUBSYSTEM: u16 = 10;
 /// `NFT_MSG_{NEW,DEL}TABLE`, `…CHAIN`, `…RULE` (include/uapi/linux/netfilter/nf_tables.h).
-const NEW: [u16; 3] = [0, 3, 6];
-const DEL: [u16; 3] = [2, 5, 8];
+const RULES: [u16; 6] = [0, 2, 3, 5, 6, 8];
+/// `NFT_MSG_{NEW,DEL}SET`, `…SETELEM`.
+const SETS: [u16; 4] = [9, 11, 12, 14];
 /// The attribute that names the table, the same for tables, chains and rules.
 const TABLE: u16 = 1;
 /// Length of `struct nfgenmsg`.
@@ -28,9 +33,25 @@ const HEADER: usize = 16;
 /// The table of ours.
 const OURS: &[u8] = b"tombolo\0";
 
+/// By what our own changes are known: the number of the socket that asks for them, 0 before it is open.
+#[derive(Debug, Clone, Default)]
+pub struct Own(Arc<AtomicU32>);
+
+impl Own {
+    /// Notes the number of the socket that changes come from now on.
+    pub(super) fn are_of(&self, socket: u32) {
+        self.0.store(socket, Ordering::SeqCst);
+    }
+
+    fn is(&self, message: &NetlinkBuffer<&[u8]>) -> bool {
+        self.0.load(Ordering::SeqCst) == message.port_number()
+    }
+}
+
 /// A subscription to changes of rules in this thread's network namespace.
 pub struct Watch {
     socket: TokioSocket,
+    own: Own,
 }
 
 impl Watch {
@@ -38,15 +59,15 @@ impl Watch {
     ///
     /// # Errors
     /// When the kernel refuses a netlink socket or the subscription.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(own: Own) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETFILTER)?;
         socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
         socket.socket_mut().add_membership(GROUP)?;
-        Ok(Self { socket })
+        Ok(Self { socket, own })
     }
 
-    /// Waits until somebody else has changed a rule or a chain, or ours have been taken away. An overflow counts as a
-    /// change: something was missed.
+    /// Waits until somebody else has changed a rule or a chain, or something of our table. An overflow counts as a change:
+    /// something was missed.
     ///
     /// # Errors
     /// When the socket fails for another reason.
@@ -57,10 +78,24 @@ impl Watch {
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(()),
                 Err(error) => return Err(error),
             };
-            if messages(&datagram).any(concerns_us) {
+            if messages(&datagram).any(|message| concerns_us(&message, &self.own)) {
                 return Ok(());
             }
         }
+    }
+
+    /// Lets go of what was heard so far: whoever looks after this sees all of it.
+    ///
+    /// # Errors
+    /// As for [`Self::changed`].
+    pub fn catch_up(&mut self) -> io::Result<()> {
+        while let Some(received) = self.socket.recv_from_full().now_or_never() {
+            match received {
+                Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -79,27 +114,27 @@ fn messages(mut datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     })
 }
 
-fn concerns_us(message: NetlinkBuffer<&[u8]>) -> bool {
+fn concerns_us(message: &NetlinkBuffer<&[u8]>, own: &Own) -> bool {
     let (subsystem, kind) = (message.message_type() >> 8, message.message_type() & 0xff);
-    if subsystem != SUBSYSTEM || !(NEW.contains(&kind) || DEL.contains(&kind)) {
+    if subsystem != SUBSYSTEM || own.is(message) {
         return false;
     }
     let written = message.payload().get(GENERIC_HEADER..).unwrap_or_default();
     let ours = attributes::one(written, TABLE) == Some(OURS);
-    // What is made in our table is made by us; what is taken from it, by somebody else or with the last network, where
-    // one look too many does no harm.
-    !ours || DEL.contains(&kind)
+    RULES.contains(&kind) || ours && SETS.contains(&kind)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A message of a change that socket 7 asked for.
     fn message(kind: u16, table: &[u8]) -> Vec<u8> {
         let length = HEADER + GENERIC_HEADER + 4 + table.len().next_multiple_of(4);
         let mut bytes = (length as u32).to_ne_bytes().to_vec();
         bytes.extend((SUBSYSTEM << 8 | kind).to_ne_bytes());
-        bytes.extend([0; 10]);
+        bytes.extend([0; 6]);
+        bytes.extend(7u32.to_ne_bytes());
         bytes.extend([1, 0, 0, 0]);
         bytes.extend((4 + table.len() as u16).to_ne_bytes());
         bytes.extend(TABLE.to_ne_bytes());
@@ -108,19 +143,29 @@ mod tests {
         bytes
     }
 
+    fn heard_beside(socket: u32, datagram: &[u8]) -> bool {
+        let own = Own::default();
+        own.are_of(socket);
+        messages(datagram).any(|message| concerns_us(&message, &own))
+    }
+
     fn heard(datagram: &[u8]) -> bool {
-        messages(datagram).any(concerns_us)
+        heard_beside(8, datagram)
     }
 
     #[test]
-    fn others_changes_and_our_losses_are_heard() {
+    fn others_changes_are_heard_and_our_own_are_not() {
+        for kind in [2, 6, 12, 14] {
+            assert!(heard(&message(kind, OURS)), "{kind}");
+            assert!(!heard_beside(7, &message(kind, OURS)), "{kind}");
+        }
         assert!(heard(&message(6, b"filter\0")));
-        assert!(heard(&message(2, OURS)));
-        assert!(!heard(&message(6, OURS)));
-        // An element, and the end of a transaction.
+        // An element of another table, and the end of a transaction.
         assert!(!heard(&message(12, b"filter\0")));
-        assert!(!heard(&message(15, b"filter\0")));
-        assert!(heard(&[message(6, OURS), message(8, b"filter\0")].concat()));
+        assert!(!heard(&message(15, b"filter\0")) && !heard(&message(15, OURS)));
+        assert!(heard(
+            &[message(12, b"filter\0"), message(8, b"filter\0")].concat()
+        ));
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! What is somebody else's is neither seen nor touched.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tombolo::kernel::watch::Watch;
 use tombolo::kernel::{Error, Fake, Kernel, Real};
 use tombolo_core::world::{Key, Setting, Step, Value, World};
 
 use crate::lab::{
-    attempt, in_namespace, look, make_forward, name, on, run, setting, settle, without_settings,
+    apply, attempt, in_namespace, look, make_forward, name, on, run, setting, settle, without_settings,
 };
 use crate::promises::{bridge, one_of_each, veth};
 
@@ -133,5 +137,30 @@ fn a_program_that_says_no_is_quoted() {
             said.starts_with("ip link set tb-1") && said.contains("mtu greater than device maximum"),
             "{said}"
         );
+    });
+}
+
+#[test]
+fn what_others_change_in_our_table_is_heard_and_what_we_change_is_not() {
+    in_namespace(async || {
+        let mut kernel = Real::new();
+        settle(&mut kernel, &World::from([(Key::Table, Value::Present)])).await;
+        let mut watch = Watch::new(kernel.own()).unwrap();
+        let add = Step::Add(Key::Guard(name("tb-1")), Value::Present);
+        // The kernel has told of it before the step is done; so what is not heard now never will be.
+        apply(&mut kernel, add.clone()).await;
+        let heard = timeout(Duration::from_millis(200), watch.changed()).await;
+        assert!(heard.is_err(), "our own change is heard");
+        for _ in 0..3 {
+            run("nft delete element inet tombolo internal '{ tb-1 }'");
+            apply(&mut kernel, add.clone()).await;
+        }
+        timeout(Duration::from_secs(10), watch.changed())
+            .await
+            .expect("it is heard")
+            .unwrap();
+        watch.catch_up().unwrap();
+        let heard = timeout(Duration::from_millis(200), watch.changed()).await;
+        assert!(heard.is_err(), "what one look serves is heard once");
     });
 }
