@@ -21,6 +21,13 @@ runs() {
     [ -r "$1" ] && read -r pid <"$1" && [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$2" ]
 }
 
+# dead PID_FILE: whether the process of a pid file that was just written is no more. Its name is not asked: what was
+# started in the background has its starter's name for a moment.
+dead() {
+    local pid
+    read -r pid <"$1" && ! kill -0 "$pid" 2>/dev/null
+}
+
 # is_old PID: whether a process runs another binary than the one that is installed now.
 is_old() { ! cmp -s "/proc/$1/exe" "$BINARY"; }
 

@@ -117,7 +117,7 @@ start_by_hand() {
 # For wait_for: 2 where the process that was to answer has ended.
 tombolo_answers_yet() {
     tombolo_answers && return
-    with_systemd || runs "$PID_FILE" tombolo || return 2
+    if ! with_systemd && dead "$PID_FILE"; then return 2; fi
     return 1
 }
 
@@ -157,7 +157,7 @@ start_engine() {
 
 engine_answers_yet() {
     engine_answers && return
-    with_systemd || runs "$ENGINE_FILE" dockerd || return 2
+    if ! with_systemd && dead "$ENGINE_FILE"; then return 2; fi
     return 1
 }
 

@@ -38,7 +38,14 @@ fn up_makes_docker_have_tombolo_and_down_undoes_it() {
     // The root of this host is in memory, where Docker's usual way to keep images does not work.
     host.write("/etc/docker/daemon.json", "{ \"storage-driver\": \"vfs\" }");
 
+    // What is started is not itself at once on a busy machine; so it must not be taken for gone meanwhile.
+    host.write(
+        "/usr/local/sbin/setsid",
+        "#!/bin/sh\nsleep 2\nexec /usr/bin/setsid \"$@\"\n",
+    );
+    host.sh("chmod +x /usr/local/sbin/setsid");
     let up = make(&host, "up").must();
+    host.sh("rm /usr/local/sbin/setsid");
     for line in [
         "docker network create -d tombolo --ipam-driver tombolo demo",
         "docker run",
