@@ -481,7 +481,7 @@ impl From<Published> for String {
 }
 
 /// A wish to publish: what Docker sends for `-p`, parsed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortWish {
     /// The protocol.
     pub proto: Proto,

@@ -20,17 +20,7 @@ impl State {
         around: &Surroundings<'_>,
     ) -> Result<Vec<Published>, Refusal> {
         let mut published = Vec::new();
-        for wish in wishes {
-            let (own, hosts) = places(network, endpoint, wish, around)?;
-            published.extend(own.into_iter().map(|host| Published {
-                proto: wish.proto,
-                host,
-                host_port: wish.port,
-                port: wish.port,
-            }));
-            if hosts.is_empty() {
-                continue;
-            }
+        for (wish, hosts) in groups(network, endpoint, wishes, around, &mut published)? {
             let kept = endpoint.published.iter().find(|p| {
                 let same = p.proto == wish.proto && p.port == wish.port && hosts.contains(&p.host);
                 let taken = published
@@ -40,7 +30,7 @@ impl State {
             });
             let host_port = match kept {
                 Some(kept) => kept.host_port,
-                None => self.choose(endpoint, wish, &hosts, &published, around)?,
+                None => self.choose(endpoint, &wish, &hosts, &published, around)?,
             };
             let of = |host| Published {
                 proto: wish.proto,
@@ -173,6 +163,46 @@ impl State {
 /// Whether two host addresses can't both have the same port.
 fn collide(a: IpAddr, b: IpAddr) -> bool {
     a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+}
+
+/// The wishes that want a port of the host, each with the addresses that it is wanted on; those that are the same but for
+/// the address are one, so that they get the same port. Who has the least choice comes first, whatever the order in which
+/// they were said. What is published at the endpoint's own addresses is added to `published`.
+fn groups(
+    network: &Network,
+    endpoint: &Endpoint,
+    wishes: &[PortWish],
+    around: &Surroundings<'_>,
+    published: &mut Vec<Published>,
+) -> Result<Vec<(PortWish, Vec<IpAddr>)>, Refusal> {
+    let mut groups: Vec<(PortWish, Vec<IpAddr>)> = Vec::new();
+    for wish in wishes {
+        let (own, hosts) = places(network, endpoint, wish, around)?;
+        published.extend(own.into_iter().map(|host| Published {
+            proto: wish.proto,
+            host,
+            host_port: wish.port,
+            port: wish.port,
+        }));
+        if hosts.is_empty() {
+            continue;
+        }
+        let alike = |(other, others): &&mut (PortWish, Vec<IpAddr>)| {
+            let same = PortWish { host: None, ..*other } == PortWish { host: None, ..*wish };
+            let both = |host: &IpAddr| others.iter().any(|other| collide(*other, *host));
+            same && !hosts.iter().any(both)
+        };
+        match groups.iter_mut().find(alike) {
+            Some((_, others)) => others.extend(hosts),
+            None => groups.push((*wish, hosts)),
+        }
+    }
+    let choice = |wish: &PortWish| match wish.first {
+        0 => u16::MAX,
+        first => wish.last - first,
+    };
+    groups.sort_by_key(|(wish, _)| choice(wish));
+    Ok(groups)
 }
 
 /// Where a wish is granted: at these own addresses of the endpoint, and on these addresses of the host. The latter are the one

@@ -371,6 +371,52 @@ fn ports_are_published_once_and_ephemeral_ones_kept() {
 }
 
 #[test]
+fn who_has_the_least_choice_gets_a_port_first() {
+    let (any, fixed) = (wish(Proto::Tcp, 0, 1), wish(Proto::Tcp, 32768, 3));
+    let mut range = wish(Proto::Tcp, 32768, 2);
+    range.last = 32769;
+    for order in [
+        [any, range, fixed],
+        [any, fixed, range],
+        [range, any, fixed],
+        [range, fixed, any],
+        [fixed, any, range],
+        [fixed, range, any],
+    ] {
+        let mut scene = Scene::new();
+        scene.network("n", "10.1.0.0/24").unwrap();
+        scene.endpoint("a", "n", "10.1.0.2/24").unwrap();
+        let published = scene.publish("n", "a", order.to_vec()).unwrap();
+        let ports: Vec<_> = published.iter().map(|p| (p.port, p.host_port)).collect();
+        assert_eq!(ports, [(3, 32768), (2, 32769), (1, 32770)], "{order:?}");
+    }
+}
+
+#[test]
+fn one_port_of_several_addresses_is_the_same_on_each() {
+    let mut scene = Scene::new();
+    scene.network("n", "10.1.0.0/24").unwrap();
+    scene.endpoint("a", "n", "10.1.0.2/24").unwrap();
+    scene.endpoint("b", "n", "10.1.0.3/24").unwrap();
+    let on = |host: &str, first, port| PortWish {
+        host: Some(host.parse().unwrap()),
+        ..wish(Proto::Tcp, first, port)
+    };
+    // Wherever the search begins, one of the ports is taken on one of the addresses.
+    for taken in 32768..=32770 {
+        scene.publish("n", "b", vec![on("127.0.0.1", taken, 9)]).unwrap();
+        let wishes = vec![on("127.0.0.1", 0, 80), on("192.0.2.1", 0, 80)];
+        let published = scene.publish("n", "a", wishes).unwrap();
+        let ports: Vec<u16> = published.iter().map(|p| p.host_port).collect();
+        assert!(
+            ports.len() == 2 && ports[0] == ports[1] && ports[0] != taken,
+            "{ports:?}"
+        );
+        scene.ask(Command::Unpublish("a".parse().unwrap())).unwrap();
+    }
+}
+
+#[test]
 fn a_port_that_a_process_of_the_host_has_is_refused() {
     let mut scene = Scene::new();
     scene.network("n", "10.1.0.0/24").unwrap();
