@@ -9,6 +9,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -20,7 +21,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tombolo_core::model::{EndpointId, IfName, Mac, NetworkId};
 use tombolo_core::wire::way_out_name;
 use tombolo_core::world::Family;
@@ -236,8 +237,10 @@ fn plugin_id(mounts: &str) -> Option<&str> {
     names.find(|name| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Follows the engine for ever: a look at the start, after events, and now and then.
-pub async fn follow(socket: PathBuf, driver: String, asks: mpsc::Sender<Ask>) {
+/// Follows the engine for ever: a look at the start, after events, and now and then. One that is not there is looked for
+/// every [`RETRY`], and as soon as `called` tells that it has called us: its socket is there before it calls anybody, so
+/// our question waits there, and is answered the moment it serves.
+pub async fn follow(socket: PathBuf, driver: String, asks: mpsc::Sender<Ask>, called: Arc<Notify>) {
     let mut told = String::new();
     loop {
         let error = match follow_once(&socket, &driver, &asks).await {
@@ -251,7 +254,10 @@ pub async fn follow(socket: PathBuf, driver: String, asks: mpsc::Sender<Ask>) {
         if asks.send(Ask::Docker(Err(error))).await.is_err() {
             return;
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = called.notified() => {}
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tombolo_core::state::{Command, Reply};
 use tombolo_core::wire::{self, Call};
 use tombolo_ipam::Want;
@@ -56,6 +56,8 @@ pub struct Plugin {
     pub asks: mpsc::Sender<Ask>,
     /// Where answers are counted.
     pub metrics: Arc<Metrics>,
+    /// Told of each call: whoever looks for Docker's engine learns that it is there.
+    pub called: Arc<Notify>,
 }
 
 /// Docker's interface.
@@ -73,6 +75,7 @@ async fn call(
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Response {
     let started = Instant::now();
+    plugin.called.notify_one();
     let unread = body.as_ref().err().map(ToString::to_string);
     let (answer, outcome) = match (wire::read(&method, &body.unwrap_or_default()), unread) {
         (Err(wire::Error::NoMethod { .. }), _) => {

@@ -25,7 +25,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tombolo_core::state::State;
@@ -209,11 +209,13 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
             source,
         })
     };
+    let called = Arc::new(Notify::new());
     let plugin = tokio::spawn(http::serve(
         listener(plugin.listener)?,
         http::plugin(Plugin {
             asks: asks.clone(),
             metrics: metrics.clone(),
+            called: called.clone(),
         }),
         end(told.clone()),
     ));
@@ -236,7 +238,7 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
         tokio::spawn(http::serve(socket, router, end(told.clone())))
     });
     let DockerHost::Unix(docker_socket) = &config.docker_host;
-    others.spawn(docker::follow(docker_socket.clone(), driver, asks));
+    others.spawn(docker::follow(docker_socket.clone(), driver, asks, called));
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
     tracing::info!(plugin_socket = %config.plugin_socket.display(), state = %config.state_dir.display(), "serving");
 

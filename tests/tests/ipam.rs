@@ -11,6 +11,26 @@ fn subnets(scene: &Scene, network: &str) -> Vec<String> {
         .collect()
 }
 
+#[test]
+fn an_address_in_use_is_refused_also_where_the_engine_cannot_be_asked() {
+    let settings = [("TOMBOLO_DOCKER_HOST", "unix:///run/nobody.sock")];
+    let scene = Scene::staged(&Staging {
+        settings: &settings,
+        ..Staging::default()
+    });
+    scene.network("net", &["--subnet", "10.50.0.0/24"]);
+    let chosen = ["--network", "net", "--ip", "10.50.0.5"];
+    let one = scene.container("one", &chosen);
+    let second = [&["run", "-d", "--name", "two"], &chosen[..], &["busybox", "true"]].concat();
+    let refused = scene.try_docker(&second);
+    refused.must_fail_with(&["10.50.0.5", "10.50.0.0/24"]);
+    let three = scene.container("three", &["--network", "net"]);
+    assert!(three.pings("one") && three.pings("10.50.0.5"));
+    one.remove();
+    scene.docker(&["start", "two"]);
+    scene.clear();
+}
+
 /// The leases of a pool by address, as tombolo shows them.
 fn leases(scene: &Scene, pool: &str) -> Vec<String> {
     let pools = scene.tombolo().cli(&["pools"]);

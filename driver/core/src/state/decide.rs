@@ -53,8 +53,11 @@ impl State {
                 usage,
                 repeat,
             } => {
-                // The engine's repeats come before it serves its API; the same words later mean a second holder.
-                let repeat = *repeat && !around.engine_serves;
+                // The engine's repeats come before it serves its API; the same words later mean a second holder. So they
+                // do where a container has the address: an engine that starts has ended those that it asks for again, and
+                // one that can't be asked may have been serving all the time.
+                let held = address.is_some_and(|address| self.lives(pool, address));
+                let repeat = *repeat && !around.engine_serves && !held;
                 self.request_address(
                     pool,
                     Wish {
@@ -454,6 +457,14 @@ impl State {
         let gateway = network.subnet(id.cidr().addr().is_ipv6()).and_then(|s| s.gateway);
         let giver = gateway.and_then(|g| self.ipam.slot(id.space(), g.addr()));
         alone || giver.is_some_and(|slot| slot.pool() == id)
+    }
+
+    /// Whether a container that is joined to a network of ours has an address of a pool.
+    fn lives(&self, pool: &PoolId, address: IpAddr) -> bool {
+        let network = self.subnets.get(&pool.cidr().network()).map(|(_, id)| id.clone());
+        let endpoint = network.and_then(|network| self.addresses.get(&(network, address)));
+        let endpoint = endpoint.and_then(|id| self.endpoints.get(id));
+        endpoint.is_some_and(|endpoint| endpoint.sandbox.is_some())
     }
 
     fn request_address(&self, pool: &PoolId, wish: Wish, now_s: u64) -> Decision {

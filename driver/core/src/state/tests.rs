@@ -469,6 +469,31 @@ fn a_pool_is_asked_for_again_only_while_the_engine_starts() {
 }
 
 #[test]
+fn an_address_that_a_running_container_has_is_no_repeat_whatever_is_known_of_the_engine() {
+    let mut scene = Scene::new();
+    let pool = scene.with_pool("n", "10.1.0.0/24").unwrap();
+    scene.serves = false;
+    let again = || Command::RequestAddress {
+        pool,
+        address: Some("10.1.0.9".parse().unwrap()),
+        usage: Use::Endpoint { name: None },
+        repeat: true,
+    };
+    scene.ask(again()).unwrap();
+    scene.endpoint("a", "n", "10.1.0.9/24").unwrap();
+    scene.ask(again()).unwrap();
+    let join = Command::Join {
+        network: "n".parse().unwrap(),
+        endpoint: "a".parse().unwrap(),
+        sandbox: "/var/run/docker/netns/1".to_owned(),
+    };
+    scene.ask(join).unwrap();
+    assert!(scene.ask(again()).unwrap_err().contains("10.1.0.9"));
+    scene.ask(Command::Lost("a".parse().unwrap())).unwrap();
+    scene.ask(again()).unwrap();
+}
+
+#[test]
 fn undoing_a_refused_second_network_takes_nothing_from_the_first() {
     let mut scene = Scene::new();
     scene.serves = false;
