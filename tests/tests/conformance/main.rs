@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod addresses;
+mod connecting;
 mod daemon;
 mod dns;
 mod errors;
