@@ -77,10 +77,13 @@ impl Stage {
         json::parse(&self.host.run("tombolo", &[command, "--output", "json"]))
     }
 
-    /// All that the plug-in remembers.
+    /// All that the plug-in remembers, once it has learned which engine it serves.
     #[track_caller]
     fn exported(&self) -> serde_json::Value {
-        json::parse(&self.host.run("tombolo", &["state", "export"]))
+        until("the plug-in knows its engine", || {
+            let state = json::parse(&self.host.run("tombolo", &["state", "export"]));
+            state["meta"]["engine"].is_string().then_some(state)
+        })
     }
 
     fn plugin(&self) -> serde_json::Value {
