@@ -1,7 +1,12 @@
 //! Published ports: from where they are reached, and whom the container sees.
 
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
 use system_tests::outside::{HOST, OUTSIDE};
-use system_tests::{Answerer, ask_tcp};
+use system_tests::{Answerer, Spaces, ask_tcp};
 
 use crate::ways::{DUAL, DUAL2, Fate, at, must_go, scene, seen_as, server, tcp, udp};
 
@@ -70,6 +75,40 @@ fn a_published_port_is_reached_from_everywhere_and_the_sender_is_kept() {
     scene.clear();
 }
 
+/// An INIT chunk (RFC 9260, section 3.3.2), as it stands behind the IP header: from port 40000 to 8083, with its checksum.
+#[rustfmt::skip]
+const SCTP_INIT: [u8; 32] = [
+    0x9c, 0x40, 0x1f, 0x93, 0x00, 0x00, 0x00, 0x00, 0xdc, 0xcc, 0x3f, 0xcd, 0x01, 0x00, 0x00, 0x14,
+    0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x80, 0x00, 0x00, 0x01, 0x00, 0x01, 0x00, 0x00, 0x00, 0x01,
+];
+
+#[test]
+fn an_association_of_sctp_begins_through_a_published_port() {
+    let (scene, before) = scene();
+    scene.network("net", &["--subnet", "10.60.0.0/24"]);
+    let one = scene.container("one", &["--network", "net", "-p", "8083:80/sctp"]);
+    assert_eq!(host_ports(&scene, 80), [("0.0.0.0".to_owned(), 8083)]);
+    // The kernel need not speak it to translate it, so both ends are raw sockets, with IANA's number of SCTP.
+    let raw = |place: &Spaces| {
+        place.enter(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(132))).unwrap())
+    };
+    let (outside, mut inside) = (raw(scene.outside.spaces()), raw(&one.spaces()));
+    inside.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let to: SocketAddr = format!("{}:0", HOST[0]).parse().unwrap();
+    outside.send_to(&SCTP_INIT, &to.into()).unwrap();
+    let mut packet = [0; 128];
+    let length = inside.read(&mut packet).expect("the association begins");
+    // 20 bytes of IP with the sender from the 13th on; SCTP begins with both ports.
+    let sender: [u8; 4] = packet[12..16].try_into().unwrap();
+    assert_eq!(
+        (length, Ipv4Addr::from(sender).to_string().as_str()),
+        (52, OUTSIDE[0])
+    );
+    assert_eq!(packet[20..24], [0x9c, 0x40, 0, 80]);
+    drop((outside, inside));
+    scene.must_clear_to(&before);
+}
+
 #[test]
 fn a_port_published_on_the_loopback_is_not_reached_from_the_wire_even_with_crafted_packets() {
     let (scene, before) = scene();
@@ -87,7 +126,7 @@ fn a_port_published_on_the_loopback_is_not_reached_from_the_wire_even_with_craft
     let _web = server(&scene, "web", &args);
     let (outside, host) = (scene.outside.spaces(), scene.host.spaces());
     // A neighbour whose own loopback addresses are out of the way sends to the host's.
-    let old = |spaces: &system_tests::Spaces| {
+    let old = |spaces: &Spaces| {
         spaces.run(
             "sh",
             &["-c", "ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local;
@@ -218,7 +257,7 @@ fn a_conflict_names_who_holds_the_port() {
     };
     run("8080:80").must_fail_with(&["8080/tcp", "container holder"]);
     scene.docker(&["rm", "-f", "late"]);
-    let place = system_tests::Spaces::of_process(scene.host.holder_pid());
+    let place = Spaces::of_process(scene.host.holder_pid());
     // Every Debian has a perl that can listen.
     let listen = "use IO::Socket::INET; my $s = IO::Socket::INET->new(Listen => 1, LocalPort => 8099) or die; sleep 3600";
     let mut listener = std::process::Command::new("perl");
