@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use system_tests::outside::{HOST, OUTSIDE};
 use system_tests::{Answerer, Scene, ask_tcp, ask_tcp_for, say, until};
 
-use crate::ways::{DUAL, Fate, at, must_go, scene, seen_as, server, tcp, udp};
+use crate::ways::{DUAL, DUAL2, Fate, at, must_go, scene, seen_as, server, tcp, udp};
 
 /// What a user sees of a network that works.
 fn must_work(scene: &Scene, web: &crate::ways::Server) {
@@ -32,6 +32,8 @@ fn the_administrators_own_chain_sees_sender_and_port_and_has_the_last_word() {
     let web = server(&scene, "web", &[&WEB[..], &["-p", "8081:80"]].concat());
     must_work(&scene, &web);
     let outside = scene.outside.spaces();
+    scene.network("other", &DUAL2);
+    let other = scene.container("other", &["--network", "other"]).spaces();
     let nft = |rule: &str| scene.host.run("nft", &[rule]);
     let rule = "insert rule inet tombolo-user published";
     // By the port that was asked for, which is not the container's.
@@ -40,6 +42,18 @@ fn the_administrators_own_chain_sees_sender_and_port_and_has_the_last_word() {
     ));
     must_go(&[
         tcp("the port that is closed", outside, at(HOST[0], 8080), Fate::Lost),
+        tcp(
+            "the same from the same network",
+            &web.place,
+            at(HOST[0], 8080),
+            Fate::Lost,
+        ),
+        tcp(
+            "the same from another network",
+            &other,
+            at(HOST[1], 8080),
+            Fate::Lost,
+        ),
         tcp(
             "another port of the same container's",
             outside,
@@ -63,7 +77,7 @@ fn the_administrators_own_chain_sees_sender_and_port_and_has_the_last_word() {
     // It is never touched: not by a restart, not by the end of the last network.
     scene.tombolo().kill();
     scene.tombolo().start_again();
-    drop(web);
+    drop((web, other));
     scene.clear();
     let chain = nft("list chain inet tombolo-user published");
     assert!(chain.contains("192.0.2.1 drop"), "{chain}");
