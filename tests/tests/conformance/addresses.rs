@@ -113,10 +113,9 @@ fn addresses_chosen_for_a_container_that_does_not_run_are_there_once_it_does() {
 fn no_address_can_be_chosen_in_a_subnet_that_nobody_chose() {
     let (scene, before) = scene();
     scene.network("net", &[]);
-    let (two, pools) = (
-        scene.container("two", &["--network", "net"]),
-        scene.tombolo().cli(&["pools"]),
-    );
+    let two = scene.container("two", &["--network", "net"]);
+    scene.names_are_known();
+    let pools = scene.tombolo().cli(&["pools"]);
     let free = two.ip("net").rsplit_once('.').expect("an address").0.to_owned() + ".99";
     let args = [
         "run",
