@@ -1,11 +1,18 @@
 //! Facts about this host, looked up at the edge and handed in to decisions: the time, what addresses it uses, which ports
 //! are free.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::os::fd::AsRawFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+};
 use tombolo_core::model::Proto;
+use tombolo_core::state::{Ephemeral, HostPort};
 
 /// Seconds of the wall clock, since 1970.
 pub fn now_s() -> u64 {
@@ -14,29 +21,69 @@ pub fn now_s() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// The ports that the kernel takes for outgoing connections (`net.ipv4.ip_local_port_range`), from which ephemeral host
-/// ports are taken as well. 32768 to 60999 is the kernel's default.
-pub fn ephemeral() -> (u16, u16) {
-    let read = || {
-        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+/// The ports that the kernel takes for outgoing connections, from which ephemeral host ports are taken as well. 32768 to
+/// 60999 is the kernel's default.
+pub fn ephemeral() -> Ephemeral {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok();
+    let range = || {
+        let text = read("ip_local_port_range")?;
         let mut numbers = text.split_whitespace().map(str::parse::<u16>);
         let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
         (first <= last && first > 0).then_some((first, last))
     };
-    read().unwrap_or((32768, 60999))
+    let (first, last) = range().unwrap_or((32768, 60999));
+    let reserved = read("ip_local_reserved_ports").unwrap_or_default();
+    Ephemeral {
+        first,
+        last,
+        reserved: port_ranges(&reserved),
+    }
 }
 
-/// Whether no process of this host has a port: found by taking it for a moment, which is the only question that the
-/// kernel answers for every sort of socket. A port of an address that isn't this host's is free as far as we can tell.
-pub fn port_free(proto: Proto, host: IpAddr, port: u16) -> bool {
-    let address = SocketAddr::new(host, port);
-    let taken = match proto {
-        Proto::Tcp => TcpListener::bind(address).map(drop),
-        Proto::Udp => UdpSocket::bind(address).map(drop),
-        // The standard library has no SCTP, and few kernels have.
-        Proto::Sctp => Ok(()),
+/// Reads a list as the kernel writes it: `8080,9000-9010`.
+fn port_ranges(text: &str) -> Vec<RangeInclusive<u16>> {
+    let range = |word: &str| {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)
     };
-    !matches!(taken, Err(error) if error.kind() == std::io::ErrorKind::AddrInUse)
+    text.split(',').filter_map(range).collect()
+}
+
+/// How it stands with a port: found by taking it for a moment, which is the only question that the kernel answers for
+/// every sort of socket. A port of IPv6 is asked for without that of IPv4, which is published by itself.
+pub fn port(proto: Proto, host: IpAddr, port: u16) -> HostPort {
+    let (kind, port) = match proto {
+        Proto::Tcp => (SockType::Stream, port),
+        Proto::Udp => (SockType::Datagram, port),
+        // Few kernels have SCTP; but whether the host has the address can be told.
+        Proto::Sctp => (SockType::Datagram, 0),
+    };
+    match take(kind, SocketAddr::new(host, port)) {
+        Err(Errno::EADDRINUSE) => HostPort::Taken,
+        Err(Errno::EADDRNOTAVAIL) => HostPort::Elsewhere,
+        _ => HostPort::Free,
+    }
+}
+
+/// Takes a port and gives it back.
+fn take(kind: SockType, address: SocketAddr) -> nix::Result<()> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
+    if kind == SockType::Stream {
+        // What is left of connections that have ended is in nobody's way.
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    }
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    match kind {
+        SockType::Stream => listen(&socket, Backlog::new(1)?),
+        _ => Ok(()),
+    }
 }
 
 /// Which process of this host has a port, as `name (pid 123)`; none if it can't be told.
@@ -129,6 +176,8 @@ fn name_servers_in(resolv_conf: &str) -> impl Iterator<Item = IpNet> + '_ {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -142,14 +191,34 @@ mod tests {
     fn a_port_with_a_listener_is_not_free() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert!(!port_free(Proto::Tcp, address.ip(), address.port()));
-        assert!(!port_free(Proto::Tcp, "0.0.0.0".parse().unwrap(), address.port()));
+        let of = |host: &str| port(Proto::Tcp, host.parse().unwrap(), address.port());
+        assert_eq!(of("127.0.0.1"), HostPort::Taken);
+        assert_eq!(of("0.0.0.0"), HostPort::Taken);
+        assert_eq!(
+            of("::"),
+            HostPort::Free,
+            "a socket of IPv4 is not in the way of IPv6"
+        );
         let holder = port_holder(Proto::Tcp, address.ip(), address.port()).unwrap();
         assert!(
             holder.ends_with(&format!("(pid {})", std::process::id())),
             "{holder}"
         );
         drop(listener);
-        assert!(port_free(Proto::Tcp, address.ip(), address.port()));
+        assert_eq!(of("127.0.0.1"), HostPort::Free);
+    }
+
+    #[test]
+    fn a_port_of_an_address_that_is_not_the_hosts_is_none_of_its_ports() {
+        for proto in [Proto::Tcp, Proto::Udp, Proto::Sctp] {
+            let at = port(proto, "203.0.113.7".parse().unwrap(), 8080);
+            assert_eq!(at, HostPort::Elsewhere, "{proto}");
+        }
+    }
+
+    #[test]
+    fn kept_ports_are_read_as_the_kernel_writes_them() {
+        assert_eq!(port_ranges("\n"), []);
+        assert_eq!(port_ranges("8080,9000-9010\n"), [8080..=8080, 9000..=9010]);
     }
 }

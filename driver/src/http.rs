@@ -145,9 +145,9 @@ async fn look(command: &Command) -> Result<Looked, String> {
                 true => None,
                 false => routes::path_mtu().await.map_err(why)?,
             },
-            link_exists: match network.spec.named_link() {
-                Some(link) => routes::has_link(link).await.map_err(why)?,
-                None => false,
+            link: match network.spec.named_link() {
+                Some(link) => routes::link_of(link).await.map_err(why)?,
+                None => None,
             },
             ..Looked::default()
         }),

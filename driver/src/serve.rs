@@ -159,7 +159,7 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
         driver: driver_name(&config.plugin_socket),
         edge: Edge {
             now_s: host::now_s,
-            port_free: host::port_free,
+            port: host::port,
             port_holder: host::port_holder,
             ephemeral: host::ephemeral,
         },

@@ -25,10 +25,11 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
-use tombolo_core::kinds::Found;
-use tombolo_core::model::{EndpointId, Proto};
-use tombolo_core::state::{Command, Edit, Owner, Refusal, Reply, State, Surroundings};
-use tombolo_core::world::{Key, Setting, Step, Value, World, diff};
+use tombolo_core::kinds::bridge::MTU_V6_LEAST;
+use tombolo_core::kinds::{Found, Theirs};
+use tombolo_core::model::{Endpoint, EndpointId, Proto};
+use tombolo_core::state::{Command, Edit, Ephemeral, HostPort, Owner, Refusal, Reply, State, Surroundings};
+use tombolo_core::world::{Family, Key, Setting, Step, Value, World, diff};
 use tombolo_ipam::Carve;
 
 use self::events::Problem;
@@ -139,8 +140,8 @@ pub struct Looked {
     pub avoid: Vec<IpNet>,
     /// The MTU of the way to the outside, where a network is made and there is a way.
     pub path_mtu: Option<u32>,
-    /// Whether a link has the name that the user chose for a network's bridge.
-    pub link_exists: bool,
+    /// The link that has the name that the user chose for a network's bridge.
+    pub link: Option<Theirs>,
 }
 
 /// What the engine takes from the host; functions, so that a test can take them from elsewhere.
@@ -148,12 +149,12 @@ pub struct Looked {
 pub struct Edge {
     /// Seconds of the wall clock.
     pub now_s: fn() -> u64,
-    /// Whether no process of this host has a port.
-    pub port_free: fn(Proto, IpAddr, u16) -> bool,
+    /// How it stands with a port of this host.
+    pub port: fn(Proto, IpAddr, u16) -> HostPort,
     /// Which process of this host has a port, in words.
     pub port_holder: fn(Proto, IpAddr, u16) -> Option<String>,
     /// Ports to choose ephemeral ones from.
-    pub ephemeral: fn() -> (u16, u16),
+    pub ephemeral: fn() -> Ephemeral,
 }
 
 /// What doesn't change while the engine runs.
@@ -331,7 +332,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             engine_serves: self.docker.serves(),
             engine_pools: self.docker.pools(),
             ephemeral: &edge.ephemeral,
-            port_free: &edge.port_free,
+            port: &edge.port,
             port_holder: &edge.port_holder,
             container_name: &container_name,
             host_binding: self.setup.host_binding,
@@ -349,16 +350,20 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// What the record of a new network keeps of what was found. A link that we know is none of somebody else's, and an
     /// adopted one stays that when records are rebuilt.
     fn found(&self, command: &Command, looked: &Looked) -> Found {
-        let named = match command {
-            Command::CreateNetwork(network) => network.spec.named_link(),
-            _ => None,
+        let (named, v6) = match command {
+            Command::CreateNetwork(network) => (network.spec.named_link(), network.subnet(true).is_some()),
+            _ => (None, false),
         };
         let believed = named.and_then(|name| self.believed.get(&Key::Link(name.clone())));
         Found {
-            path_mtu: looked.path_mtu.filter(|mtu| *mtu != USUAL_MTU),
+            path_mtu: looked
+                .path_mtu
+                // IPv6 has no smaller packets than this: the kernel cuts them on such a way (RFC 8200, section 5).
+                .map(|mtu| if v6 { mtu.max(MTU_V6_LEAST) } else { mtu })
+                .filter(|mtu| *mtu != USUAL_MTU),
             bridge: match believed {
-                Some(value) => *value == Value::Adopted,
-                None => looked.link_exists,
+                Some(value) => (*value == Value::Adopted).then(Theirs::default),
+                None => looked.link,
             },
         }
     }
@@ -370,6 +375,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             Ok(()) => self.journal.commit(&puts).map_err(Error::Store),
             Err(error) => Err(error),
         };
+        self.forget_holders(&taken).await;
         if let Err(error) = settled {
             let (_, before, after) = self.apply(taken);
             if let Err(again) = self.reach(&before, &after, None).await {
@@ -389,6 +395,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             tracing::warn!(%error, "removed from the records, but not all of it from the kernel yet; tried again");
             self.in_doubt = true;
         }
+        self.forget_holders(&taken).await;
         Ok(taken)
     }
 
@@ -445,6 +452,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         // All ports of a container lead to one or two addresses; each needs to be looked for once.
         let mut flows: BTreeSet<Flow> = BTreeSet::new();
         for step in steps {
+            if let Step::Remove(Key::Open(_, address, port), _) = *step {
+                flows.insert(Flow::At(address, port));
+            }
             let Key::Publish(proto, host, port) = *step.key() else {
                 continue;
             };
@@ -463,6 +473,48 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 });
             }
         }
+        self.forget_flows(flows).await;
+    }
+
+    /// Ends the flows of addresses that have come to another endpoint, or to none. What goes on after its container's end
+    /// would be the next one's, whatever that publishes. `taken` are the edits that take the change back.
+    async fn forget_holders(&mut self, taken: &[Edit]) {
+        let mut flows: BTreeSet<Flow> = BTreeSet::new();
+        for edit in taken {
+            let Edit::Endpoint(id, before) = edit else {
+                continue;
+            };
+            let linked = |endpoint: Option<&Endpoint>| endpoint.filter(|e| e.linked).cloned();
+            match (linked(before.as_ref()), linked(self.state.endpoint(id))) {
+                (Some(one), None) | (None, Some(one)) => {
+                    flows.extend(one.addresses.iter().map(|address| Flow::Of(address.addr())));
+                }
+                _ => {}
+            }
+        }
+        self.forget_flows(flows).await;
+    }
+
+    /// Ends the flows that began while a network that is masqueraded was not.
+    async fn forget_bare(&mut self, steps: &[Step]) {
+        let mut flows: BTreeSet<Flow> = BTreeSet::new();
+        for step in steps {
+            let Step::Add(key @ Key::Masquerade(_, family), _) = step else {
+                continue;
+            };
+            let Some(Owner::Network(id)) = self.state.owner(key) else {
+                continue;
+            };
+            let subnet = self
+                .state
+                .network(&id)
+                .and_then(|n| n.subnet(*family == Family::V6));
+            flows.extend(subnet.map(|subnet| Flow::Bare(subnet.pool)));
+        }
+        self.forget_flows(flows).await;
+    }
+
+    async fn forget_flows(&mut self, flows: BTreeSet<Flow>) {
         if flows.is_empty() {
             return;
         }
@@ -588,6 +640,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
         }
         self.forget(&steps).await;
+        self.forget_bare(&steps).await;
         self.count_facts(&desired);
         // Steps with an unknown outcome were just tried; trying again at once would only spin.
         self.in_doubt = false;

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, UdpSocket};
 
+use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NetlinkMessage};
 use netlink_packet_netfilter::conntrack::ConntrackMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
@@ -23,10 +24,11 @@ const HEADER: usize = 4;
 const GET: u8 = 1;
 const DELETE: u8 = 2;
 
-/// Attribute numbers (`CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`, `CTA_ID`, `CTA_FILTER`; of a tuple, `CTA_TUPLE_IP`,
+/// Attribute numbers (`CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`, `CTA_STATUS`, `CTA_ID`, `CTA_FILTER`; of a tuple, `CTA_TUPLE_IP`,
 /// `CTA_TUPLE_PROTO`; of these, `CTA_IP_V4_SRC` and so on, `CTA_PROTO_NUM` and so on).
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
+const STATUS: u16 = 3;
 const ID: u16 = 12;
 const FILTER: u16 = 25;
 const TUPLE_IP: u16 = 1;
@@ -48,6 +50,9 @@ const BY_DESTINATION_PORT: u32 = 1 << 5;
 /// From how many ports on all flows of UDP are listed at once rather than each port's alone.
 const MANY: usize = 8;
 
+/// The bit of a flow's status that says that there was an answer (`IPS_SEEN_REPLY`).
+const SEEN_REPLY: u32 = 1 << 1;
+
 /// The kernel's table of flows.
 pub(super) struct Conntrack {
     socket: Socket,
@@ -60,6 +65,13 @@ struct Side {
     to: IpAddr,
     from_port: u16,
     to_port: u16,
+}
+
+/// A flow as it is tracked.
+struct Tracked {
+    original: Side,
+    reply: Side,
+    answered: bool,
 }
 
 impl Conntrack {
@@ -75,6 +87,9 @@ impl Conntrack {
         for flow in flows {
             match flow {
                 Flow::Into(address) => self.forget_into(*address).await?,
+                Flow::At(address, port) => self.forget_at(*address, *port).await?,
+                Flow::Of(address) => self.forget_of(*address).await?,
+                Flow::Bare(subnet) => self.forget_bare(*subnet).await?,
                 Flow::Udp { host, .. } => udp[usize::from(host.is_ipv6())].push(flow),
             }
         }
@@ -91,22 +106,44 @@ impl Conntrack {
         Ok(())
     }
 
-    /// Deletes the flows whose other end, seen from us, is an address: those translated to it, and its own.
+    /// Deletes the flows whose other end, seen from us, is an address: those translated to it.
     async fn forget_into(&mut self, address: IpAddr) -> Result<(), Failure> {
-        // By an address of IPv6 the kernel (6.18 still) gives all flows but those that were asked for: `ipv6_addr_cmp` is 0
-        // for equal ones. So all are listed there.
-        let ask = match address {
-            IpAddr::V4(v4) => {
-                let source = written(SOURCES[0], &v4.octets());
-                vec![
-                    nested(REPLY, &written(TUPLE_IP | NLA_F_NESTED, &source)),
-                    nested(FILTER, &written(FILTER_REPLY, &BY_SOURCE.to_ne_bytes())),
-                ]
+        let translated = |flow: &Tracked| flow.reply.from == address && flow.original.to != address;
+        self.delete(Family::of(address), by_end(REPLY, address, None), translated)
+            .await
+    }
+
+    /// Deletes the flows to a port of an address that are not translated.
+    async fn forget_at(&mut self, address: IpAddr, port: u16) -> Result<(), Failure> {
+        let open = |flow: &Tracked| flow.original.to == address && flow.original.to_port == port;
+        self.delete(Family::of(address), by_end(REPLY, address, None), open)
+            .await
+    }
+
+    /// Deletes the flows of UDP from and to an address.
+    async fn forget_of(&mut self, address: IpAddr) -> Result<(), Failure> {
+        let family = Family::of(address);
+        let of = |flow: &Tracked| flow.original.from == address || flow.reply.from == address;
+        for direction in [ORIGINAL, REPLY] {
+            self.delete(family, by_end(direction, address, Some(Proto::Udp)), of)
+                .await?;
+            // All of the family were listed.
+            if family == Family::V6 {
+                break;
             }
-            IpAddr::V6(_) => Vec::new(),
+        }
+        Ok(())
+    }
+
+    /// Deletes the flows that left this host with an address of a subnet and were not answered.
+    async fn forget_bare(&mut self, subnet: IpNet) -> Result<(), Failure> {
+        let bare = |flow: &Tracked| {
+            let Side { from, to, .. } = flow.original;
+            let left = subnet.contains(&from) && !subnet.contains(&to);
+            let as_it_was = flow.reply.to == from && flow.reply.from == to;
+            left && as_it_was && !flow.answered
         };
-        let translated = |original: Side, reply: Side| reply.from == address && original.to != address;
-        self.delete(Family::of(address), ask, translated).await
+        self.delete(Family::of(subnet.addr()), Vec::new(), bare).await
     }
 
     /// Deletes the flows to this host's addresses for some ports that lead elsewhere than those ports lead.
@@ -121,13 +158,14 @@ impl Conntrack {
             nested(ORIGINAL, &written(TUPLE_PROTO | NLA_F_NESTED, &proto)),
             nested(FILTER, &written(FILTER_ORIGINAL, &by.to_ne_bytes())),
         ];
-        let astray = |original: Side, reply: Side| {
+        let astray = |tracked: &Tracked| {
+            let Tracked { original, reply, .. } = tracked;
             flows.iter().any(|flow| match flow {
                 Flow::Udp { host, port, to } => {
                     let meant = original.to_port == *port && (host.is_unspecified() || *host == original.to);
                     meant && (reply.from, reply.from_port) != *to && is_local(original.to)
                 }
-                Flow::Into(_) => false,
+                _ => false,
             })
         };
         self.delete(family, ask, astray).await
@@ -137,7 +175,7 @@ impl Conntrack {
         &mut self,
         family: Family,
         ask: Vec<DefaultNla>,
-        unwanted: impl Fn(Side, Side) -> bool,
+        unwanted: impl Fn(&Tracked) -> bool,
     ) -> Result<(), Failure> {
         let replies = self.socket.dump(message(family, GET, ask)).await?;
         for reply in &replies {
@@ -152,14 +190,52 @@ impl Conntrack {
     }
 }
 
+/// What a listing is filtered by: the sender of one direction, and the protocol. By an address of IPv6 the kernel (6.18
+/// still) gives all flows but those that were asked for: `ipv6_addr_cmp` is 0 for equal ones. So there it is the protocol
+/// alone, or nothing.
+fn by_end(direction: u16, address: IpAddr, proto: Option<Proto>) -> Vec<DefaultNla> {
+    let (mut tuple, mut by) = (Vec::new(), 0);
+    if let IpAddr::V4(v4) = address {
+        tuple.extend(written(
+            TUPLE_IP | NLA_F_NESTED,
+            &written(SOURCES[0], &v4.octets()),
+        ));
+        by |= BY_SOURCE;
+    }
+    if let Some(proto) = proto {
+        tuple.extend(written(
+            TUPLE_PROTO | NLA_F_NESTED,
+            &written(PROTOCOL, &[proto.number()]),
+        ));
+        by |= BY_PROTOCOL;
+    }
+    let filter = match direction {
+        ORIGINAL => FILTER_ORIGINAL,
+        _ => FILTER_REPLY,
+    };
+    match by {
+        0 => Vec::new(),
+        by => vec![
+            nested(direction, &tuple),
+            nested(FILTER, &written(filter, &by.to_ne_bytes())),
+        ],
+    }
+}
+
 /// The tuple and the number by which an unwanted flow is deleted; the number is that of this very flow, not of one that
 /// came in its place.
-fn condemned(reply: &Reply, unwanted: impl Fn(Side, Side) -> bool) -> Option<(&[u8], &[u8])> {
+fn condemned(reply: &Reply, unwanted: impl Fn(&Tracked) -> bool) -> Option<(&[u8], &[u8])> {
     let listed = reply.payload.get(HEADER..)?;
     let original = attributes::one(listed, ORIGINAL)?;
     let reply = attributes::one(listed, REPLY)?;
     let id = attributes::one(listed, ID)?;
-    unwanted(side(original)?, side(reply)?).then_some((original, id))
+    let status = attributes::one(listed, STATUS).and_then(|bytes| bytes.try_into().ok());
+    let flow = Tracked {
+        original: side(original)?,
+        reply: side(reply)?,
+        answered: status.is_some_and(|bytes| u32::from_be_bytes(bytes) & SEEN_REPLY != 0),
+    };
+    unwanted(&flow).then_some((original, id))
 }
 
 /// Reads a tuple; none if its protocol has no ports.

@@ -50,6 +50,8 @@ pub mod watch;
 use std::future::Future;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 pub use fake::Fake;
 pub use real::Real;
 use tombolo_core::world::{Step, World};
@@ -59,6 +61,13 @@ use tombolo_core::world::{Step, World};
 pub enum Flow {
     /// All that are translated to an address.
     Into(IpAddr),
+    /// All to a port of an address that are not translated.
+    At(IpAddr, u16),
+    /// All of UDP from and to an address, whoever began them: whoever has the address next is another.
+    Of(IpAddr),
+    /// Those from a subnet that left this host with their own address and have not been answered: they began while nobody
+    /// translated them, and that holds for as long as they go on.
+    Bare(IpNet),
     /// Those of UDP for a port of this host that lead elsewhere than the port does now.
     Udp {
         /// The host's address; an unspecified one means all of its family.

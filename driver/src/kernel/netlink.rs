@@ -21,9 +21,10 @@ use rtnetlink::{
 };
 use tokio::time::timeout;
 use tombolo_core::model::{IfName, Mac};
-use tombolo_core::world::{ADDRESS_PROTO, ADOPTED_GROUP, Key, LINK_GROUP, Value, World};
+use tombolo_core::world::{ADDRESS_PROTO, ADOPTED_GROUP, Key, LINK_GROUP, Setting, Value, World};
 
 use super::link::{Link, link_of, name_and_group, named, put_back, reply_index, unexpected, value_of};
+use super::settings;
 use super::socket::{Failure, Socket, unless};
 
 /// The MTU that the kernel gives a bridge, in bytes.
@@ -396,7 +397,11 @@ impl Links {
 
     pub(super) async fn remove(&mut self, name: &IfName) -> Result<(), Failure> {
         match self.find_used(name).await? {
-            Some(link) if link.adopted => self.regroup(link.index, 0).await,
+            Some(link) if link.adopted => {
+                // Our table keeps the bridge's neighbours from the host's loopback as long as it is in our group.
+                settings::apply(&Setting::RouteLocalnet(name.clone()), 0, &[])?;
+                self.regroup(link.index, 0).await
+            }
             Some(link) => self.delete(link.index).await,
             None => Ok(()),
         }

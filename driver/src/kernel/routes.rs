@@ -6,11 +6,13 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType,
 };
+use tombolo_core::kinds::Theirs;
 use tombolo_core::model::IfName;
+use tombolo_core::world::Setting;
 
 use super::Error;
 
@@ -42,18 +44,30 @@ pub async fn path_mtu() -> Result<Option<u32>, Error> {
     .await
 }
 
-/// Whether there is a link of that name.
+/// The link of that name, if there is one.
 ///
 /// # Errors
 /// [`Error::Unreadable`] when netlink fails or takes longer than a second.
-pub async fn has_link(name: &IfName) -> Result<bool, Error> {
+pub async fn link_of(name: &IfName) -> Result<Option<Theirs>, Error> {
+    let localnet = std::fs::read_to_string(Setting::RouteLocalnet(name.clone()).path());
+    let localnet = localnet.is_ok_and(|text| text.trim() != "0");
     ask("a link", async |handle: rtnetlink::Handle| {
         let found = handle.link().get().match_name(name.to_string()).execute();
-        match found.try_collect::<Vec<_>>().await {
-            Ok(links) => Ok(!links.is_empty()),
-            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(false),
-            Err(error) => Err(error.to_string()),
-        }
+        let links = match found.try_collect::<Vec<_>>().await {
+            Ok(links) => links,
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Vec::new(),
+            Err(error) => return Err(error.to_string()),
+        };
+        let group = |link: &LinkMessage| {
+            link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Group(group) => Some(*group),
+                _ => None,
+            })
+        };
+        Ok(links.first().map(|link| Theirs {
+            group: group(link).unwrap_or_default(),
+            localnet,
+        }))
     })
     .await
 }

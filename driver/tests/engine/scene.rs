@@ -13,7 +13,7 @@ use tombolo::store::{self, Put, Row};
 use tombolo_core::kinds::Spec;
 use tombolo_core::kinds::options::Options;
 use tombolo_core::model::{Network, Subnet};
-use tombolo_core::state::{Command, Reply, State};
+use tombolo_core::state::{Command, Ephemeral, HostPort, Reply, State};
 use tombolo_core::world::{Step, World, diff};
 
 /// Something that another task does.
@@ -142,9 +142,13 @@ fn start(kernel: &Mortal, disk: &Disk, lost: bool) -> Engine<Mortal, Disk> {
         driver: "tombolo".to_owned(),
         edge: Edge {
             now_s: || 0,
-            port_free: |_, _, _| true,
+            port: |_, _, _| HostPort::Free,
             port_holder: |_, _, _| None,
-            ephemeral: || (32768, 60999),
+            ephemeral: || Ephemeral {
+                first: 32768,
+                last: 60999,
+                reserved: Vec::new(),
+            },
         },
         settings: Vec::new(),
         recovered: None,

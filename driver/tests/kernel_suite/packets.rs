@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket,
     sockopt,
@@ -607,8 +608,43 @@ fn flows_that_lead_astray_are_forgotten_and_no_others() {
             assert_eq!((count(8080), count(8090)), (1, 1), "{}", flows());
             lab.kernel.forget(&[Flow::Into(at(v6, 1, 2))]).await.unwrap();
             assert_eq!((count(8080), count(8090)), (0, 1), "{}", flows());
+            // A container's own, and those to it that nobody translates.
+            let own = |port| SocketAddr::new(at(v6, 1, 2), port);
+            assert!(ask(&lab.host, own(8092), &lab.a1, 8092).is_some());
+            assert!(ask(&lab.host, own(8093), &lab.a1, 8093).is_some());
+            lab.kernel.forget(&[Flow::At(at(v6, 1, 2), 8092)]).await.unwrap();
+            assert_eq!((count(8092), count(8093), count(8090)), (0, 1, 1), "{}", flows());
+            lab.kernel.forget(&[Flow::Of(at(v6, 1, 2))]).await.unwrap();
+            assert_eq!((count(8093), count(8090)), (0, 0), "{}", flows());
+            // What left with its own address: answered, and not.
+            let leave = |from: &Namespace, port| {
+                let to = SocketAddr::new(out, port);
+                from.within(|| {
+                    UdpSocket::bind(("::", 0))
+                        .unwrap()
+                        .send_to(b"x", v6_form(to))
+                        .unwrap()
+                });
+            };
+            assert!(ask(&lab.b1, SocketAddr::new(out, 8094), &lab.outside, 8094).is_some());
+            leave(&lab.b1, 8095);
+            leave(&lab.a1, 8096);
+            let pool = |net| IpNet::new(at(v6, net, 0), if v6 { 64 } else { 24 }).unwrap();
+            lab.kernel
+                .forget(&[Flow::Bare(pool(1)), Flow::Bare(pool(2))])
+                .await
+                .unwrap();
+            assert_eq!((count(8094), count(8095), count(8096)), (1, 0, 1), "{}", flows());
         }
     });
+}
+
+/// An address as a socket of IPv6 that serves both families takes it.
+fn v6_form(to: SocketAddr) -> SocketAddr {
+    match to.ip() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
+        IpAddr::V6(_) => to,
+    }
 }
 
 /// The checksum of SCTP (CRC-32C, RFC 9260, appendix A).

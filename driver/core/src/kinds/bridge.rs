@@ -126,9 +126,10 @@ impl FromText for Ports {
     }
 }
 
-/// Least and largest MTU: RFC 791's 68 octets, and what the kernel lets a bridge have. IPv6 wants 1280 (RFC 8200).
+/// Least and largest MTU, in bytes: RFC 791's 68 octets, and what the kernel lets a bridge have.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
-const MTU_V6_LEAST: u32 = 1280;
+/// Least MTU of a network with IPv6, in bytes (RFC 8200, section 5).
+pub const MTU_V6_LEAST: u32 = 1280;
 
 /// The longest prefix of an interface name in a container: 15 bytes less three digits.
 const PREFIX_MAX: usize = 12;
@@ -198,7 +199,7 @@ impl Bridge {
 
     /// Notes what was found on the host.
     pub fn note(&mut self, found: Found) {
-        (self.path_mtu, self.adopted) = (found.path_mtu, found.bridge);
+        (self.path_mtu, self.adopted) = (found.path_mtu, found.bridge.is_some());
     }
 
     fn mode(&self, family: Family) -> Mode {
@@ -281,7 +282,9 @@ impl Kind for Bridge {
                 mac: Mac::of_network(&network.id),
             };
             world.insert(Key::Link(link.clone()), value);
-            let v6 = u32::from(network.subnet(true).is_none());
+            // An address of the kernel's own (link-local) would be one that containers reach the host at.
+            let none = network.subnet(true).is_none() || self.mode_ipv6 == Mode::Isolated;
+            let v6 = u32::from(none);
             let setting = |setting, number, world: &mut World| {
                 world.insert(Key::Setting(setting), Value::Number(number));
             };

@@ -68,7 +68,16 @@ pub struct Found {
     /// The largest packet on the way to the outside, in bytes, where there is a way and it is not the usual 1500.
     pub path_mtu: Option<u32>,
     /// The bridge that the user named is there, and somebody else's.
-    pub bridge: bool,
+    pub bridge: Option<Theirs>,
+}
+
+/// A link of somebody else's: what of it a network that uses it would change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Theirs {
+    /// Its link group; 0 for none.
+    pub group: u32,
+    /// Whether `route_localnet` is on for it.
+    pub localnet: bool,
 }
 
 /// The kind of a network and that kind's options.

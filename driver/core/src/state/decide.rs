@@ -6,8 +6,9 @@ use ipnet::IpNet;
 use tombolo_ipam::{Edit as IpamEdit, Pool, PoolId, PoolRequest, Slot, Space, Use, Want, Wish};
 
 use super::{Command, Edit, Owner, Refusal, Reply, State, Surroundings};
-use crate::kinds::Found;
+use crate::kinds::{Found, Theirs};
 use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish};
+use crate::world::ADOPTED_GROUP;
 
 /// What a command comes to.
 type Decision = Result<(Vec<Edit>, Reply), Refusal>;
@@ -97,6 +98,10 @@ impl State {
         network.spec.note(around.found);
         let network = &network;
         self.well_formed(network)?;
+        around
+            .found
+            .bridge
+            .map_or(Ok(()), |theirs| adoptable(network, theirs))?;
         let mut edits = Vec::new();
         for subnet in &network.subnets {
             let Some((other_pool, other)) = self.overlapping(subnet.pool) else {
@@ -564,6 +569,31 @@ fn make_endpoint(
         published: Vec::new(),
         rate,
     })
+}
+
+/// Whether a network may use a link of somebody else's: what we change of it and could not give back is left as it is.
+fn adoptable(network: &Network, theirs: Theirs) -> Result<(), Refusal> {
+    let link = network
+        .spec
+        .named_link()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let unfit = |got: String, allowed| {
+        Err(Refusal::Unfit {
+            field: "bridge_name",
+            got: format!("{link} ({got})"),
+            allowed,
+        })
+    };
+    if theirs.group != 0 && theirs.group != ADOPTED_GROUP {
+        let allowed = "tombolo marks a bridge that it uses by its link group, which must be free: ip link set BRIDGE group default";
+        return unfit(format!("link group {}", theirs.group), allowed);
+    }
+    if theirs.localnet && theirs.group == 0 {
+        let allowed = "tombolo turns this setting on and off by itself: sysctl -w net.ipv4.conf.BRIDGE.route_localnet=0";
+        return unfit("route_localnet is 1".to_owned(), allowed);
+    }
+    Ok(())
 }
 
 /// Whether an address is none that a container can have.

@@ -16,6 +16,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use tombolo_ipam::{self as ipam, Carve, Ipam, PoolId, PoolRequest, Space, Use};
@@ -148,10 +149,10 @@ pub struct Surroundings<'a> {
     pub engine_serves: bool,
     /// Pools of networks that the engine knows to use our IPAM, with the networks' names.
     pub engine_pools: &'a BTreeMap<IpNet, String>,
-    /// Host ports to choose from (`net.ipv4.ip_local_port_range`).
-    pub ephemeral: &'a dyn Fn() -> (u16, u16),
-    /// Whether no process of this host listens on a port.
-    pub port_free: &'a dyn Fn(Proto, IpAddr, u16) -> bool,
+    /// Host ports to choose from.
+    pub ephemeral: &'a dyn Fn() -> Ephemeral,
+    /// How it stands with a port of this host.
+    pub port: &'a dyn Fn(Proto, IpAddr, u16) -> HostPort,
     /// Which process of this host listens on a port, in words, as far as it can be told.
     pub port_holder: &'a dyn Fn(Proto, IpAddr, u16) -> Option<String>,
     /// The name of an endpoint's container, once it is known.
@@ -160,6 +161,28 @@ pub struct Surroundings<'a> {
     pub host_binding: Option<IpAddr>,
     /// What was found on the host for a network that is made.
     pub found: Found,
+}
+
+/// The host ports from which ephemeral ones are taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ephemeral {
+    /// The first of them (`net.ipv4.ip_local_port_range`).
+    pub first: u16,
+    /// The last of them.
+    pub last: u16,
+    /// Those that the administrator keeps for something else (`net.ipv4.ip_local_reserved_ports`).
+    pub reserved: Vec<RangeInclusive<u16>>,
+}
+
+/// How it stands with a port of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPort {
+    /// Nobody has it.
+    Free,
+    /// A process of this host has it.
+    Taken,
+    /// The address is none of this host's.
+    Elsewhere,
 }
 
 /// Why a command was refused. Nothing was changed.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Refusal, State, Surroundings};
+use super::{Ephemeral, HostPort, Refusal, State, Surroundings};
 use crate::kinds::Publishing;
 use crate::model::{Endpoint, EndpointId, Network, PortWish, Proto, Published, fnv1a};
 
@@ -66,10 +66,17 @@ impl State {
         published: &[Published],
         around: &Surroundings<'_>,
     ) -> Result<u16, Refusal> {
-        let (first, last) = if wish.first == 0 {
-            (around.ephemeral)()
-        } else {
-            (wish.first, wish.last)
+        let Ephemeral {
+            first,
+            last,
+            reserved,
+        } = match wish.first {
+            0 => (around.ephemeral)(),
+            first => Ephemeral {
+                first,
+                last: wish.last,
+                reserved: Vec::new(),
+            },
         };
         let count = u64::from(last.saturating_sub(first)) + 1;
         let start = if wish.first == 0 {
@@ -81,6 +88,10 @@ impl State {
         for step in 0..count {
             // Within first..=last by the remainder, so it fits.
             let port = first + ((start + step) % count) as u16;
+            if reserved.iter().any(|range| range.contains(&port)) {
+                "net.ipv4.ip_local_reserved_ports keeps them".clone_into(&mut why);
+                continue;
+            }
             let busy = hosts
                 .iter()
                 .find_map(|host| self.busy(endpoint, wish.proto, *host, port, published, around));
@@ -138,9 +149,17 @@ impl State {
                 "published for {whose} ({at}) already; choose another host port"
             ));
         }
-        let ours = endpoint.published.iter().any(twice);
-        if ours || (around.port_free)(proto, host, port) {
+        if endpoint.published.iter().any(twice) {
             return None;
+        }
+        match (around.port)(proto, host, port) {
+            HostPort::Free => return None,
+            HostPort::Elsewhere => {
+                return Some(
+                    "this host has no such address; choose one that it has, or none for all".to_owned(),
+                );
+            }
+            HostPort::Taken => {}
         }
         let whose = (around.port_holder)(proto, host, port);
         let whose = whose.unwrap_or_else(|| "a process of this host (see 'ss -tulpn')".to_owned());
@@ -207,6 +226,7 @@ fn groups(
 
 /// Where a wish is granted: at these own addresses of the endpoint, and on these addresses of the host. The latter are the one
 /// that the wish names, else the network's binding, else the host's default, else all of each family that the endpoint has.
+/// An address of the host is one of its own family only, whichever way that family is published.
 fn places(
     network: &Network,
     endpoint: &Endpoint,
@@ -215,12 +235,21 @@ fn places(
 ) -> Result<(Vec<IpAddr>, Vec<IpAddr>), Refusal> {
     let (mut own, mut hosts) = (Vec::new(), Vec::new());
     let kind = network.spec.kind();
+    // The address that stands in the way where nothing is published after all.
+    let mut named = wish.host;
+    let mut elsewhere = false;
     for v6 in [false, true] {
-        let Some(address) = endpoint.address(v6) else {
+        let meant = wish.host.is_none_or(|host| host.is_ipv6() == v6);
+        let publishing = kind.publishing(v6);
+        elsewhere |= meant && publishing == Publishing::Elsewhere;
+        let Some(address) = endpoint.address(v6).filter(|_| meant) else {
             continue;
         };
-        match kind.publishing(v6) {
+        match publishing {
             Publishing::Elsewhere => {}
+            Publishing::Container if wish.host.is_some_and(|host| host.is_loopback()) => {
+                return Err(unpublishable(wish, wish.host, LOOPBACK_ROUTED));
+            }
             Publishing::Container => own.push(address.addr()),
             Publishing::Host(binding) => {
                 // A binding of 0.0.0.0 means "everywhere" to Docker, IPv6 included; an address that the user names does not.
@@ -231,22 +260,29 @@ fn places(
                     false => Ipv4Addr::UNSPECIFIED.into(),
                     true => Ipv6Addr::UNSPECIFIED.into(),
                 };
-                let host = wish.host.or(binding).unwrap_or(any);
-                hosts.extend(Some(host).filter(|host| host.is_ipv6() == v6));
+                named = wish.host.or(binding);
+                hosts.extend(Some(named.unwrap_or(any)).filter(|host| host.is_ipv6() == v6));
             }
         }
     }
-    let translated = |v6| matches!(kind.publishing(v6), Publishing::Host(_));
-    match wish.host {
-        Some(host) if translated(host.is_ipv6()) && endpoint.address(host.is_ipv6()).is_none() => {
-            let family = if host.is_ipv6() { "IPv6" } else { "IPv4" };
-            Err(Refusal::Port {
-                proto: wish.proto,
-                host,
-                host_port: wish.first.to_string(),
-                why: format!("the container has no {family} address on this network"),
-            })
-        }
-        _ => Ok((own, hosts)),
+    if own.is_empty() && hosts.is_empty() && !elsewhere {
+        let family = named.map_or("", |host| if host.is_ipv6() { "IPv6 " } else { "IPv4 " });
+        let why = format!("the container has no {family}address on this network");
+        return Err(unpublishable(wish, named, &why));
+    }
+    Ok((own, hosts))
+}
+
+/// Why a loopback address of the host is refused where ports are published at the container's own address: what is for this
+/// host alone would be open to everybody who has a route.
+const LOOPBACK_ROUTED: &str = "this network is routed, so its ports are open at the container's own address, and none can be \
+                               for this host alone; leave the address out, or make the network with gateway mode nat";
+
+fn unpublishable(wish: &PortWish, host: Option<IpAddr>, why: &str) -> Refusal {
+    Refusal::Port {
+        proto: wish.proto,
+        host: host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        host_port: wish.first.to_string(),
+        why: why.to_owned(),
     }
 }

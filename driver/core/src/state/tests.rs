@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kinds::options::Options;
-use crate::kinds::{Found, Spec};
+use crate::kinds::{Found, Spec, Theirs};
 use crate::model::{Published, Subnet};
 use crate::world::{Setting, diff};
 
@@ -11,6 +11,8 @@ struct Scene {
     state: State,
     serves: bool,
     busy: Option<u16>,
+    reserved: Vec<std::ops::RangeInclusive<u16>>,
+    found: Found,
 }
 
 impl Scene {
@@ -19,6 +21,8 @@ impl Scene {
             state: State::default(),
             serves: true,
             busy: None,
+            reserved: Vec::new(),
+            found: Found::default(),
         }
     }
 
@@ -27,19 +31,27 @@ impl Scene {
             "10.208.0.0/16:24".parse().unwrap(),
             "fd00::/48:64".parse().unwrap(),
         ];
-        let busy = self.busy;
+        let (busy, reserved) = (self.busy, self.reserved.clone());
         let around = Surroundings {
             now_s: 0,
             carve: &carve,
             avoid: &[],
             engine_serves: self.serves,
             engine_pools: &BTreeMap::new(),
-            ephemeral: &|| (32768, 32770),
-            port_free: &|_, _, port| Some(port) != busy,
+            ephemeral: &|| Ephemeral {
+                first: 32768,
+                last: 32770,
+                reserved: reserved.clone(),
+            },
+            port: &|_, host, port| match host.to_string().as_str() {
+                "198.51.100.1" => HostPort::Elsewhere,
+                _ if Some(port) == busy => HostPort::Taken,
+                _ => HostPort::Free,
+            },
             port_holder: &|_, _, _| None,
             container_name: &|_| None,
             host_binding: None,
-            found: Found::default(),
+            found: self.found,
         };
         let decision = self.state.decide(&command, &around);
         match (&command, &decision) {
@@ -416,6 +428,81 @@ fn one_port_of_several_addresses_is_the_same_on_each() {
     }
 }
 
+/// A network of both families with options, and an endpoint `e` on it.
+fn dual(options: &[(&str, &str)]) -> Scene {
+    let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    let mut dual = network("n", "10.1.0.0/24");
+    dual.subnets.extend(network("n", "fd01::/64").subnets);
+    dual.spec = Spec::read(Options::new(options.collect()), true).unwrap();
+    let mut scene = Scene::new();
+    scene.ask(Command::CreateNetwork(dual)).unwrap();
+    scene
+        .ask(Command::CreateEndpoint {
+            id: "e".parse().unwrap(),
+            network: "n".parse().unwrap(),
+            addresses: vec!["10.1.0.2/24".parse().unwrap(), "fd01::2/64".parse().unwrap()],
+            mac: None,
+            rate: None,
+        })
+        .unwrap();
+    scene
+}
+
+#[test]
+fn an_address_of_the_host_is_one_of_its_family_also_where_the_other_is_routed() {
+    let mut scene = dual(&[("gateway_mode_ipv6", "routed")]);
+    let mut at = |host: Option<&str>| {
+        let wish = PortWish {
+            host: host.map(|host| host.parse().unwrap()),
+            ..wish(Proto::Tcp, 8080, 80)
+        };
+        let published = scene.publish("n", "e", vec![wish])?;
+        let text = |p: &Published| format!("{} {}", p.host, p.host_port);
+        Ok::<_, String>(published.iter().map(text).collect::<Vec<_>>())
+    };
+    assert_eq!(at(None).unwrap(), ["0.0.0.0 8080", "fd01::2 80"]);
+    assert_eq!(at(Some("127.0.0.1")).unwrap(), ["127.0.0.1 8080"]);
+    assert_eq!(at(Some("2001:db8::1")).unwrap(), ["fd01::2 80"]);
+    assert!(at(Some("::1")).unwrap_err().contains("this network is routed"));
+}
+
+#[test]
+fn a_binding_of_a_family_that_the_container_lacks_is_refused() {
+    let mut scene = Scene::new();
+    let mut network = network("n", "10.1.0.0/24");
+    let options = [("host_binding".to_owned(), "2001:db8::1".to_owned())];
+    network.spec = Spec::read(Options::new(options.into()), false).unwrap();
+    scene.ask(Command::CreateNetwork(network)).unwrap();
+    scene.endpoint("e", "n", "10.1.0.2/24").unwrap();
+    let refused = scene
+        .publish("n", "e", vec![wish(Proto::Tcp, 8080, 80)])
+        .unwrap_err();
+    assert!(
+        refused.contains("on 2001:db8::1: the container has no IPv6 address"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_bridge_of_somebody_elses_must_leave_us_what_we_change_of_it() {
+    let theirs = |group, localnet| {
+        let mut scene = Scene::new();
+        scene.found = Found {
+            bridge: Some(Theirs { group, localnet }),
+            ..Found::default()
+        };
+        let mut network = network("n", "10.1.0.0/24");
+        let options = [("bridge_name".to_owned(), "br0".to_owned())];
+        network.spec = Spec::read(Options::new(options.into()), false).unwrap();
+        scene.ask(Command::CreateNetwork(network))
+    };
+    theirs(0, false).unwrap();
+    assert!(theirs(5, false).unwrap_err().contains("br0 (link group 5)"));
+    assert!(theirs(0, true).unwrap_err().contains("br0 (route_localnet is 1)"));
+    // What an earlier try of ours has left.
+    theirs(crate::world::ADOPTED_GROUP, true).unwrap();
+}
+
 #[test]
 fn a_port_that_a_process_of_the_host_has_is_refused() {
     let mut scene = Scene::new();
@@ -434,6 +521,21 @@ fn a_port_that_a_process_of_the_host_has_is_refused() {
         .unwrap();
     let ports: Vec<u16> = published.iter().map(|p| p.host_port).collect();
     assert!(ports.contains(&32768) && ports.contains(&32770), "{ports:?}");
+    scene.ask(Command::Unpublish("a".parse().unwrap())).unwrap();
+    scene.reserved = vec![32768..=32768];
+    let published = scene.publish("n", "a", vec![wish(Proto::Tcp, 0, 1)]).unwrap();
+    assert_eq!(
+        published[0].host_port, 32770,
+        "the only one that is neither taken nor kept"
+    );
+    let mut foreign = wish(Proto::Tcp, 80, 80);
+    foreign.host = Some("198.51.100.1".parse().unwrap());
+    let refused = scene.publish("n", "a", vec![foreign]).unwrap_err();
+    assert!(
+        refused.contains("on 198.51.100.1: this host has no such address"),
+        "{refused}"
+    );
+    scene.reserved.clear();
     let three = [1, 2, 3].map(|port| wish(Proto::Tcp, 0, port)).to_vec();
     assert!(
         scene

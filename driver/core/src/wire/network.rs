@@ -142,6 +142,8 @@ pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error
         "Leave" => take_down(method, bytes, Command::Leave),
         "RevokeExternalConnectivity" => take_down(method, bytes, Command::Unpublish),
         // The engine ignores ports that a plug-in reports here, in every version; it wants an answer only.
+        // As it is always the same, it is given to a repeat without a body as well.
+        "EndpointOperInfo" if bytes.is_empty() => Ok(Call::Fixed(json!({ "Value": {} }))),
         "EndpointOperInfo" => body::<OfEndpoint>(method, bytes).map(|_| Call::Fixed(json!({ "Value": {} }))),
         "Join" => {
             let request: OfEndpoint = body(method, bytes)?;

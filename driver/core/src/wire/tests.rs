@@ -20,6 +20,8 @@ fn an_empty_body_is_refused_where_one_is_due_and_ignored_elsewhere() {
         "Plugin.Activate",
         "NetworkDriver.GetCapabilities",
         "IpamDriver.GetDefaultAddressSpaces",
+        // Its answer is always the same, so a repeat that has lost its body gets it too.
+        "NetworkDriver.EndpointOperInfo",
     ] {
         assert!(matches!(read(method, b""), Ok(Call::Fixed(_))), "{method}");
     }
@@ -28,7 +30,6 @@ fn an_empty_body_is_refused_where_one_is_due_and_ignored_elsewhere() {
         "NetworkDriver.DeleteNetwork",
         "NetworkDriver.CreateEndpoint",
         "NetworkDriver.DeleteEndpoint",
-        "NetworkDriver.EndpointOperInfo",
         "NetworkDriver.Join",
         "NetworkDriver.Leave",
         "NetworkDriver.ProgramExternalConnectivity",
