@@ -142,6 +142,9 @@ pub enum Key {
     Apart(IfName),
     /// Element of set `restricted`: this bridge's published ports are for the senders of [`Key::Publisher`] only.
     Restricted(IfName),
+    /// Element of set `members4` or `members6`: a container on a bridge of somebody else's. Who has no other address there
+    /// is outside, so it comes before the container's link.
+    Member(IfName, IpAddr),
     /// A link of ours, or one of somebody else's that a network of ours uses.
     Link(IfName),
     /// A kernel setting. It has no absence: a setting that nobody wants is left as it is.
@@ -156,20 +159,22 @@ pub enum Key {
     Loopback(IfName),
     /// The limit of what the host sends through a link: a token bucket filter as its root queue discipline (tc-tbf).
     Rate(IfName),
+    /// Element of set `masqueraded4` or `masqueraded6`: what leaves the host from this bridge gets the host's address. It
+    /// comes before [`Key::Allow`], because what becomes of a flow's first packet holds for all that follow; so do the next
+    /// two.
+    Masquerade(IfName, Family),
+    /// Element of map `source4` or `source6`: the address that it gets, where that is not the kernel's own choice.
+    Source(IfName, Family),
+    /// Element of set `foreign`: a bridge of Docker's own. What goes there is left to Docker's rules.
+    Foreign(IfName),
     /// Element of set `bridges`: frames between the ports of this bridge may pass.
     Allow(IfName),
     /// The one rule outside our table: an accept of packets with [`MARK_ACCEPT`] in the FORWARD chain that iptables
     /// manages, because a base chain of ours cannot overrule a drop in another one. Wanted as soon as there is a network;
     /// it counts as holding where that chain does not exist or where there is nothing to overrule.
     DockerAccept(Family),
-    /// Element of set `foreign`: a bridge of Docker's own. What goes there is left to Docker's rules.
-    Foreign(IfName),
     /// Element of set `loopback`: published ports are reached on ::1 as well.
     LoopbackPorts,
-    /// Element of set `masqueraded4` or `masqueraded6`: what leaves the host from this bridge gets the host's address.
-    Masquerade(IfName, Family),
-    /// Element of map `source4` or `source6`: the address that it gets, where that is not the kernel's own choice.
-    Source(IfName, Family),
     /// Element of set `publishers4` or `publishers6`: these may use the published ports of a restricted bridge.
     Publisher(IfName, IpNet),
     /// Element of set `trusted`: what comes by the first link reaches any address and port behind the second, a bridge.
@@ -180,6 +185,9 @@ pub enum Key {
     /// Element of set `unprotected4` or `unprotected6`: the outside reaches any port of this bridge's containers at their
     /// own addresses.
     Unprotected(IfName, Family),
+    /// Element of set `shared4` or `shared6`: from this bridge, a container with this address is asked through a published
+    /// port, and is on the bridge's network as well.
+    Shared(IfName, IpAddr),
     /// Element of set `opened4` or `opened6`: a port of a container that is published at the container's own address.
     Open(Proto, IpAddr, u16),
     /// Element of one of the maps `publish4`, `publish4_any`, `publish6`, `publish6_any`; the `_any` ones for an
@@ -325,6 +333,15 @@ impl fmt::Display for Step {
             (Key::Guard(link), _) => element(f, "internal", format_args!("\"{link}\"")),
             (Key::Apart(link), _) => element(f, "apart", format_args!("\"{link}\"")),
             (Key::Restricted(link), _) => element(f, "restricted", format_args!("\"{link}\"")),
+            (Key::Member(link, address), _) | (Key::Shared(link, address), _) => {
+                let set = if matches!(self.key(), Key::Member(..)) {
+                    "members"
+                } else {
+                    "shared"
+                };
+                let set = format!("{set}{}", Family::of(*address));
+                element(f, &set, format_args!("\"{link}\" . {address}"))
+            }
             (Key::Allow(link), _) => element(f, "bridges", format_args!("\"{link}\" . \"{link}\"")),
             (Key::Foreign(link), _) => element(f, "foreign", format_args!("\"{link}\"")),
             (Key::LoopbackPorts, _) => element(f, "loopback", format_args!("::1")),
@@ -490,6 +507,10 @@ mod tests {
             (Key::Guard(bridge.clone()), Value::Present),
             (Key::Apart(bridge.clone()), Value::Present),
             (Key::Restricted(bridge.clone()), Value::Present),
+            (
+                Key::Member(name("br0"), "10.0.0.2".parse().unwrap()),
+                Value::Present,
+            ),
             (Key::Link(name("br0")), Value::Adopted),
             (Key::Link(bridge.clone()), Value::Bridge { mtu: Some(1400), mac }),
             (Key::Link(veth.clone()), pair),
@@ -502,19 +523,20 @@ mod tests {
             ),
             (Key::Loopback(bridge.clone()), Value::Present),
             (Key::Rate(veth), Value::Rate(10_000_000)),
-            (Key::Allow(bridge.clone()), Value::Present),
-            (Key::DockerAccept(Family::V4), Value::Present),
-            (Key::Foreign(name("docker7")), Value::Present),
-            (Key::LoopbackPorts, Value::Present),
             (Key::Masquerade(bridge.clone(), Family::V4), Value::Present),
             (Key::Source(bridge.clone(), Family::V4), Value::Ip(public)),
+            (Key::Foreign(name("docker7")), Value::Present),
+            (Key::Allow(bridge.clone()), Value::Present),
+            (Key::DockerAccept(Family::V4), Value::Present),
+            (Key::LoopbackPorts, Value::Present),
             (
                 Key::Publisher(bridge.clone(), "198.51.100.0/24".parse().unwrap()),
                 Value::Present,
             ),
             (Key::Trusted(name("eth1"), bridge.clone()), Value::Present),
             (Key::Routed(bridge.clone(), Family::V6), Value::Present),
-            (Key::Unprotected(bridge, Family::V4), Value::Present),
+            (Key::Unprotected(bridge.clone(), Family::V4), Value::Present),
+            (Key::Shared(bridge, "fd00::2".parse().unwrap()), Value::Present),
             (
                 Key::Open(Proto::Tcp, "fd00::2".parse().unwrap(), 80),
                 Value::Present,
@@ -564,6 +586,7 @@ mod tests {
             "nft add element inet tombolo internal { \"tb-1\" }",
             "nft add element inet tombolo apart { \"tb-1\" }",
             "nft add element inet tombolo restricted { \"tb-1\" }",
+            "nft add element inet tombolo members4 { \"br0\" . 10.0.0.2 }",
             "ip link set br0 group 29808",
             "ip link add tb-1 address 02:7b:00:00:00:01 mtu 1400 group 29807 up type bridge",
             "ip link add tbh1 address 02:7b:00:00:00:01 mtu 1400 group 29807 type veth peer name tbc1 address 02:7b:00:00:00:01 mtu 1400",
@@ -573,16 +596,17 @@ mod tests {
             "ip address add 10.0.0.1/24 dev tb-1",
             "ip -6 route add local ::1 dev tb-1 table local metric 1024",
             "tc qdisc replace dev tbh1 root tbf rate 10000000bit",
-            "nft add element inet tombolo bridges { \"tb-1\" . \"tb-1\" }",
-            "iptables -I FORWARD -m mark --mark 0x8000000/0x8000000 -j ACCEPT",
-            "nft add element inet tombolo foreign { \"docker7\" }",
-            "nft add element inet tombolo loopback { ::1 }",
             "nft add element inet tombolo masqueraded4 { \"tb-1\" }",
             "nft add element inet tombolo source4 { \"tb-1\" : 192.0.2.1 }",
+            "nft add element inet tombolo foreign { \"docker7\" }",
+            "nft add element inet tombolo bridges { \"tb-1\" . \"tb-1\" }",
+            "iptables -I FORWARD -m mark --mark 0x8000000/0x8000000 -j ACCEPT",
+            "nft add element inet tombolo loopback { ::1 }",
             "nft add element inet tombolo publishers4 { \"tb-1\" . 198.51.100.0/24 }",
             "nft add element inet tombolo trusted { \"eth1\" . \"tb-1\" }",
             "nft add element inet tombolo routed6 { \"tb-1\" }",
             "nft add element inet tombolo unprotected4 { \"tb-1\" }",
+            "nft add element inet tombolo shared6 { \"tb-1\" . fd00::2 }",
             "nft add element inet tombolo opened6 { tcp . fd00::2 . 80 }",
             "nft add element inet tombolo publish4 { tcp . 192.0.2.1 . 80 : 10.0.0.2 . 8080 }",
         ];

@@ -720,6 +720,8 @@ fn sort(key: &Key) -> &'static str {
         Key::UserTable => "user-table",
         Key::Apart(_) => "apart",
         Key::Restricted(_) | Key::Publisher(..) => "publish-from",
+        Key::Member(..) => "member",
+        Key::Shared(..) => "shared",
         Key::Loopback(_) => "loopback-route",
         Key::LoopbackPorts => "loopback",
         Key::Rate(_) => "rate",

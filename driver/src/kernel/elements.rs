@@ -24,6 +24,8 @@ pub(super) enum Set {
     Trusted,
     Masqueraded(Family),
     Source(Family),
+    Members(Family),
+    Shared(Family),
     Publishers(Family),
     Routed(Family),
     Unprotected(Family),
@@ -51,6 +53,8 @@ impl Set {
             all.extend([
                 Self::Masqueraded(family),
                 Self::Source(family),
+                Self::Members(family),
+                Self::Shared(family),
                 Self::Publishers(family),
                 Self::Routed(family),
                 Self::Unprotected(family),
@@ -74,6 +78,8 @@ impl Set {
             Self::Trusted => "trusted".to_owned(),
             Self::Masqueraded(family) => format!("masqueraded{family}"),
             Self::Source(family) => format!("source{family}"),
+            Self::Members(family) => format!("members{family}"),
+            Self::Shared(family) => format!("shared{family}"),
             Self::Publishers(family) => format!("publishers{family}"),
             Self::Routed(family) => format!("routed{family}"),
             Self::Unprotected(family) => format!("unprotected{family}"),
@@ -121,6 +127,14 @@ impl Element {
                 end: None,
                 data: Some(address(*source)),
             }),
+            (Key::Member(link, member_of), _) => member(
+                Set::Members(Family::of(*member_of)),
+                [name(link), address(*member_of)].concat(),
+            ),
+            (Key::Shared(link, shared), _) => member(
+                Set::Shared(Family::of(*shared)),
+                [name(link), address(*shared)].concat(),
+            ),
             (Key::Publisher(link, from), _) => Some(Self {
                 set: Set::Publishers(Family::of(from.addr())),
                 key: [name(link), address(from.network())].concat(),
@@ -178,6 +192,8 @@ impl Element {
                 let source = Value::Ip(data.address(family)?);
                 (Key::Source(key.name()?, family), source).and_if(data.0.is_empty())?
             }
+            Set::Members(family) => present(Key::Member(key.name()?, key.address(family)?)),
+            Set::Shared(family) => present(Key::Shared(key.name()?, key.address(family)?)),
             Set::Publishers(family) => {
                 let (link, first) = (key.name()?, key.address(family)?);
                 let mut end = Fields(self.end.as_deref()?);
@@ -333,7 +349,15 @@ mod tests {
                 Key::Publisher(link.clone(), "2001:db8::1/128".parse().unwrap()),
                 Value::Present,
             ),
-            (Key::Publisher(link, "0.0.0.0/0".parse().unwrap()), Value::Present),
+            (
+                Key::Publisher(link.clone(), "0.0.0.0/0".parse().unwrap()),
+                Value::Present,
+            ),
+            (
+                Key::Member(link.clone(), "10.0.0.2".parse().unwrap()),
+                Value::Present,
+            ),
+            (Key::Shared(link, "fd00::2".parse().unwrap()), Value::Present),
             (
                 Key::Open(Proto::Sctp, "10.0.0.2".parse().unwrap(), 80),
                 Value::Present,

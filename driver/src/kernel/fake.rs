@@ -429,6 +429,7 @@ fn is_element(key: &Key) -> bool {
         Key::Guard(_) | Key::Apart(_) | Key::Restricted(_) | Key::Allow(_) | Key::Foreign(_) => true,
         Key::LoopbackPorts | Key::Masquerade(..) | Key::Source(..) | Key::Publisher(..) => true,
         Key::Trusted(..) | Key::Routed(..) | Key::Unprotected(..) => true,
+        Key::Member(..) | Key::Shared(..) => true,
         Key::Open(..) | Key::Publish(..) => true,
         Key::Table | Key::UserTable | Key::Link(_) | Key::Setting(_) | Key::Port(_) => false,
         Key::Address(..) | Key::Loopback(_) | Key::Rate(_) | Key::DockerAccept(_) => false,

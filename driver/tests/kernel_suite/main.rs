@@ -12,6 +12,7 @@
 mod damage;
 mod foreign;
 mod lab;
+mod neighbours;
 mod packets;
 mod promises;
 mod random;

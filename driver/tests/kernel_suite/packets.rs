@@ -28,24 +28,24 @@ use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
 use crate::lab::{Namespace, apply, in_namespace, make_forward, name, run, setting, settle};
 
 /// How long to wait at most for what should come, and for what should not.
-const PATIENCE: Duration = Duration::from_secs(3);
-const DOUBT: Duration = Duration::from_millis(200);
+pub const PATIENCE: Duration = Duration::from_secs(3);
+pub const DOUBT: Duration = Duration::from_millis(200);
 
-struct Lab {
-    kernel: Real,
-    world: World,
-    host: Namespace,
-    outside: Namespace,
-    a1: Namespace,
-    a2: Namespace,
-    b1: Namespace,
+pub struct Lab {
+    pub kernel: Real,
+    pub world: World,
+    pub host: Namespace,
+    pub outside: Namespace,
+    pub a1: Namespace,
+    pub a2: Namespace,
+    pub b1: Namespace,
     i1: Namespace,
     i2: Namespace,
     o1: Namespace,
 }
 
 /// An address of a network, by the network's number and the host's.
-fn at(v6: bool, net: u8, host: u8) -> IpAddr {
+pub fn at(v6: bool, net: u8, host: u8) -> IpAddr {
     let text = if v6 {
         format!("fd00:{net}::{host}")
     } else {
@@ -55,7 +55,7 @@ fn at(v6: bool, net: u8, host: u8) -> IpAddr {
 }
 
 /// An address on the wire to the outside.
-fn wire(v6: bool, host: u8) -> IpAddr {
+pub fn wire(v6: bool, host: u8) -> IpAddr {
     let text = if v6 {
         format!("2001:db8::{host}")
     } else {
@@ -132,7 +132,7 @@ fn facts() -> World {
 }
 
 /// Gives a link that is in this namespace to another one, as a container's only interface.
-fn give(link: &str, net: u8, host: u8) -> Namespace {
+pub fn give(link: &str, net: u8, host: u8) -> Namespace {
     let container = Namespace::new();
     run(&format!("ip link set {link} netns {}", container.path()));
     container.run(&format!(
@@ -144,7 +144,7 @@ fn give(link: &str, net: u8, host: u8) -> Namespace {
 }
 
 impl Lab {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let outside = Namespace::new();
         run(&format!(
             "ip link add eth0 type veth peer name wire netns {}",
@@ -195,7 +195,7 @@ fn bound<T: Send>(server: &Namespace, bind: impl Fn() -> std::io::Result<T> + Sy
 
 /// Whom a server on a port of a namespace takes a client for, if the client reaches it at an address and hears back in
 /// time.
-fn ask(
+pub fn ask(
     proto: Proto,
     client: &Namespace,
     to: SocketAddr,
@@ -359,7 +359,7 @@ fn all_ways(filters: Filters) {
 
 /// Whether frames between the ports of a bridge pass through the filters too. A new namespace begins with 1, whatever the
 /// host has.
-fn filter_bridged(on: u8) {
+pub fn filter_bridged(on: u8) {
     run(&format!(
         "sysctl -w net.bridge.bridge-nf-call-iptables={on} net.bridge.bridge-nf-call-ip6tables={on}"
     ));
@@ -535,8 +535,8 @@ fn nothing_leaves_with_an_address_that_should_have_been_masqueraded() {
         };
         assert!(!arrives(DOUBT));
         let rule =
-            "nft -a list chain inet tombolo forward | grep 'ipv4.*ct state invalid' | grep -o '[0-9]*$'";
-        run(&format!("nft delete rule inet tombolo forward handle $({rule})"));
+            "nft -a list chain inet tombolo outward | grep 'ipv4.*ct state invalid' | grep -o '[0-9]*$'";
+        run(&format!("nft delete rule inet tombolo outward handle $({rule})"));
         assert!(arrives(PATIENCE));
     });
 }

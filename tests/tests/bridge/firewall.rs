@@ -120,6 +120,39 @@ fn a_default_drop_ruleset_needs_the_one_documented_line() {
 }
 
 #[test]
+fn an_internal_network_of_dockers_own_stays_internal() {
+    let (scene, before) = scene();
+    scene.network("net", &["--subnet", "10.60.0.0/24"]);
+    let web = server(&scene, "web", &["--network", "net", "-p", "8080:80"]);
+    scene.docker(&[
+        "network",
+        "create",
+        "--internal",
+        "--subnet",
+        "10.62.0.0/24",
+        "closed",
+    ]);
+    scene.docker(&["network", "create", "--subnet", "10.63.0.0/24", "open"]);
+    let [closed, open] = ["closed", "open"].map(|net| scene.container(net, &["--network", net]).spaces());
+    for time in ["where Docker made its rules last", "where ours came last"] {
+        must_go(&[
+            tcp(time, &closed, "10.62.0.1:8080", Fate::Lost),
+            tcp(time, &closed, at(HOST[0], 8080), Fate::Lost),
+            tcp(time, &open, at(HOST[0], 8080), seen_as("10.60.0.1")),
+        ]);
+        scene
+            .host
+            .sh("iptables -S FORWARD | grep -e '--comment tombolo' | sed s/-A/-D/ | xargs -L1 iptables");
+        until("our rule is back", || {
+            let rules = scene.host.run("iptables", &["-S", "FORWARD"]);
+            rules.contains("--comment tombolo").then_some(())
+        });
+    }
+    drop((web, closed, open));
+    scene.must_clear_to(&before);
+}
+
+#[test]
 fn filtered_bridges_make_no_difference() {
     let (scene, before) = scene();
     for family in ["iptables", "ip6tables"] {

@@ -250,6 +250,11 @@ fn an_existing_bridge_is_used_and_left_as_it_was() {
     );
     let bare0 = scene.host.run("ip", &["address", "show", "bare0"]);
     assert!(bare0.contains("bare0") && !bare0.contains("10.61.0.1"), "{bare0}");
+    // Its neighbours must not reach the host's loopback now.
+    assert_eq!(scene.host.sysctl_value("net/ipv4/conf/bare0/route_localnet"), "0");
+    scene.host.run("ip", &["link", "set", "bare0", "group", "5"]);
+    let refused = scene.try_network("marked", &["-o", "bridge_name=bare0"]);
+    refused.must_fail_with(&["bridge_name", "bare0 (link group 5)", "group default"]);
     let refused = scene.try_network("wrong", &["-o", &format!("bridge_name={WIRE}")]);
     refused.must_fail_with(&[WIRE, "not a bridge"]);
 }

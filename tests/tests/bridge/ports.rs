@@ -75,6 +75,58 @@ fn a_published_port_is_reached_from_everywhere_and_the_sender_is_kept() {
     scene.clear();
 }
 
+#[test]
+fn a_port_of_a_container_on_two_networks_is_reached_from_both() {
+    let (scene, before) = scene();
+    // The engine publishes by way of the network whose name comes first.
+    scene.network("first", &DUAL);
+    scene.network("second", &DUAL2);
+    let web = server(
+        &scene,
+        "web",
+        &["--network", "second", "-p", "8080:80", "-p", "5353:53/udp"],
+    );
+    scene.docker(&["network", "connect", "first", "web"]);
+    let [one, two] = ["first", "second"].map(|net| scene.container(net, &["--network", net]).spaces());
+    let outside = scene.outside.spaces();
+    let ways = |gateways: [&'static str; 2]| {
+        let mut ways = Vec::new();
+        for v6 in [0, 1] {
+            let (tcp_port, udp_port) = (at(HOST[v6], 8080), at(HOST[v6], 5353));
+            ways.extend([
+                tcp("the one", &one, tcp_port.clone(), seen_as(gateways[v6])),
+                tcp("the other", &two, tcp_port.clone(), seen_as(gateways[v6])),
+                udp("the one", &one, udp_port.clone(), seen_as(gateways[v6])),
+                udp("the other", &two, udp_port.clone(), seen_as(gateways[v6])),
+                tcp("outside", outside, tcp_port, seen_as(OUTSIDE[v6])),
+                udp("outside", outside, udp_port, seen_as(OUTSIDE[v6])),
+            ]);
+        }
+        ways
+    };
+    must_go(&ways(["10.60.0.1", "fd60::1"]));
+    scene.docker(&["network", "disconnect", "first", "web"]);
+    must_go(&[
+        tcp(
+            "the one it has left",
+            &one,
+            at(HOST[0], 8080),
+            seen_as(
+                scene.inspect("container", "first")["NetworkSettings"]["Networks"]["first"]["IPAddress"]
+                    .as_str()
+                    .unwrap(),
+            ),
+        ),
+        tcp("its own", &two, at(HOST[0], 8080), seen_as("10.61.0.1")),
+    ]);
+    scene.docker(&["network", "connect", "first", "web"]);
+    scene.tombolo().kill();
+    scene.tombolo().start_again();
+    must_go(&ways(["10.60.0.1", "fd60::1"]));
+    drop((web, one, two));
+    scene.must_clear_to(&before);
+}
+
 /// An INIT chunk (RFC 9260, section 3.3.2), as it stands behind the IP header: from port 40000 to 8083, with its checksum.
 #[rustfmt::skip]
 const SCTP_INIT: [u8; 32] = [

@@ -342,6 +342,12 @@ impl Kind for Bridge {
             world.insert(Key::Setting(setting), Value::Number(1));
         }
         world.insert(Key::Link(host.clone()), pair);
+        for address in endpoint.addresses.iter().filter(|_| self.adopted) {
+            world.insert(
+                Key::Member(self.link(&network.id), address.addr()),
+                Value::Present,
+            );
+        }
         if let Some(rate) = endpoint.rate {
             world.insert(Key::Rate(host.clone()), Value::Rate(rate));
         }

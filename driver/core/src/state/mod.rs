@@ -286,6 +286,7 @@ pub struct State {
     subnets: BTreeMap<IpAddr, (IpNet, NetworkId)>,
     links: BTreeMap<IfName, Owner>,
     ports: BTreeMap<(Proto, u16, IpAddr), EndpointId>,
+    sandboxes: BTreeMap<String, BTreeSet<EndpointId>>,
     /// Docker's own bridges whose names don't tell, and whether frames of IPv6 are filtered on bridges: looked up, not kept.
     foreign: BTreeSet<IfName>,
     bridge_filter6: bool,
@@ -471,6 +472,12 @@ impl State {
             self.addresses
                 .insert((endpoint.network.clone(), address.addr()), endpoint.id.clone());
         }
+        if let Some(sandbox) = endpoint.sandbox.as_ref().filter(|sandbox| !sandbox.is_empty()) {
+            self.sandboxes
+                .entry(sandbox.clone())
+                .or_default()
+                .insert(endpoint.id.clone());
+        }
         for p in endpoint.published.iter().filter(|p| !endpoint.opens(p)) {
             self.ports
                 .insert((p.proto, p.host_port, p.host), endpoint.id.clone());
@@ -489,6 +496,14 @@ impl State {
             let key = (endpoint.network.clone(), address.addr());
             if self.addresses.get(&key) == Some(&endpoint.id) {
                 self.addresses.remove(&key);
+            }
+        }
+        if let Some(sandbox) = &endpoint.sandbox
+            && let Some(joined) = self.sandboxes.get_mut(sandbox)
+        {
+            joined.remove(&endpoint.id);
+            if joined.is_empty() {
+                self.sandboxes.remove(sandbox);
             }
         }
         for p in endpoint.published.iter().filter(|p| !endpoint.opens(p)) {
@@ -527,6 +542,7 @@ impl State {
             Key::Loopback(link) | Key::Rate(link) | Key::Publisher(link, _) | Key::Trusted(_, link) => link,
             Key::Masquerade(link, _) | Key::Source(link, _) => link,
             Key::Routed(link, _) | Key::Unprotected(link, _) => link,
+            Key::Member(link, _) | Key::Shared(link, _) => link,
             Key::Setting(setting) => setting.link()?,
             Key::Publish(proto, host, port) => {
                 let id = self.ports.get(&(*proto, *port, *host))?;
@@ -564,6 +580,29 @@ impl State {
                     return;
                 };
                 network.spec.kind().endpoint_facts(network, endpoint, world);
+                self.shared_facts(endpoint, world);
+            }
+        }
+    }
+
+    /// The facts of a container that is on several networks: each of its addresses is shared with the bridges of the others.
+    /// Each of its endpoints tells those that concern itself, so they come with the second one and go with either.
+    fn shared_facts(&self, endpoint: &Endpoint, world: &mut World) {
+        let sandbox = endpoint
+            .sandbox
+            .as_ref()
+            .and_then(|sandbox| self.sandboxes.get(sandbox));
+        let others = sandbox.into_iter().flatten().filter(|id| **id != endpoint.id);
+        for other in others.filter_map(|id| self.endpoints.get(id)) {
+            for (one, two) in [(endpoint, other), (other, endpoint)] {
+                let Some(network) = self.networks.get(&one.network) else {
+                    continue;
+                };
+                for link in network.spec.kind().links(&network.id).into_iter().take(1) {
+                    let shared =
+                        |address: &IpNet| (Key::Shared(link.clone(), address.addr()), Value::Present);
+                    world.extend(two.addresses.iter().map(shared));
+                }
             }
         }
     }
