@@ -35,6 +35,7 @@ const HEADER: usize = 4;
 
 /// Attribute numbers of names in what is listed: `NFTA_{CHAIN,RULE,SET}_TABLE` are all 1.
 const ATTRIBUTE_TABLE: u16 = 1;
+const TABLE_FLAGS: u16 = 2;
 const CHAIN_NAME: u16 = 3;
 const RULE_CHAIN: u16 = 2;
 const SET_NAME: u16 = 2;
@@ -46,6 +47,9 @@ const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const ELEMENT_END: u16 = 10;
 const DATA_VALUE: u16 = 1;
+
+/// `NFT_TABLE_F_DORMANT`: its chains hang on no hook.
+const DORMANT: u32 = 1;
 
 /// What became of our table.
 pub(super) enum Table {
@@ -76,6 +80,9 @@ impl Nftables {
         if !self.is_there().await? {
             return Ok(Table::Absent);
         }
+        if self.sleeps().await? {
+            return Ok(Table::Damaged("switched off (flag dormant)"));
+        }
         if self.shape(TABLE).await? != Shape::of_text(&script()) {
             return Ok(Table::Damaged("not the chains, rules and sets of this version"));
         }
@@ -94,6 +101,15 @@ impl Nftables {
     /// Whether there is a table of ours, whole or not.
     pub(super) async fn is_there(&mut self) -> Result<bool, Failure> {
         self.has_table(TABLE).await
+    }
+
+    /// Whether our table is there but asked by nobody.
+    async fn sleeps(&mut self) -> Result<bool, Failure> {
+        let get = message(NfTablesMessage::GetTable(named(TABLE)));
+        let replies = self.socket.ask(get).await?;
+        let flags = replies.iter().find_map(|reply| attribute(reply, TABLE_FLAGS));
+        let flags = flags.and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)));
+        Ok(flags.is_some_and(|flags| flags & DORMANT != 0))
     }
 
     async fn has_table(&mut self, name: &str) -> Result<bool, Failure> {

@@ -58,6 +58,7 @@ fn a_table_with_something_missing_is_replaced() {
 fn a_table_with_something_strange_is_replaced() {
     mended(
         [
+            "nft 'add table inet tombolo { flags dormant; }'",
             "nft add rule inet tombolo forward accept",
             "nft insert rule inet tombolo forward accept",
             "nft add chain inet tombolo strange",
