@@ -178,7 +178,13 @@ impl Victim {
 #[test]
 fn an_empty_body_is_refused_where_one_is_needed() {
     let victim = Victim::new();
-    for (method, _) in methods() {
+    // Its answer is always the same, so a repeat that has lost its body gets it too.
+    let constant = "NetworkDriver.EndpointOperInfo";
+    assert_eq!(
+        victim.tombolo.plugin().call(constant, &Value::Null),
+        json!({ "Value": {} })
+    );
+    for (method, _) in methods().into_iter().filter(|(method, _)| *method != constant) {
         let why = victim.must_refuse(method, b"");
         assert!(why.contains("body"), "{method}: {why}");
         assert_eq!(
