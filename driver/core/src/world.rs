@@ -195,6 +195,20 @@ pub enum Key {
     Publish(Proto, IpAddr, u16),
 }
 
+impl Key {
+    /// Whether the fact is an element of one of our table's sets and maps.
+    pub fn is_element(&self) -> bool {
+        match self {
+            Self::Guard(_) | Self::Apart(_) | Self::Restricted(_) | Self::Allow(_) | Self::Foreign(_) => true,
+            Self::LoopbackPorts | Self::Masquerade(..) | Self::Source(..) | Self::Publisher(..) => true,
+            Self::Trusted(..) | Self::Routed(..) | Self::Unprotected(..) => true,
+            Self::Member(..) | Self::Shared(..) | Self::Open(..) | Self::Publish(..) => true,
+            Self::Table | Self::UserTable | Self::Link(_) | Self::Setting(_) | Self::Port(_) => false,
+            Self::Address(..) | Self::Loopback(_) | Self::Rate(_) | Self::DockerAccept(_) => false,
+        }
+    }
+}
+
 /// What a fact says. Each key has one variant that goes with it, named behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Value {

@@ -495,6 +495,31 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.forget_flows(flows).await;
     }
 
+    /// Makes the table anew if it has to be, with all its elements at once. Whether that was done; otherwise it is done step
+    /// by step, so that one bad element doesn't stop the others.
+    async fn load_table(&mut self, steps: &[Step], desired: &World) -> bool {
+        let anew = |step: &&Step| *step.key() == Key::Table && !step.removes();
+        if !steps.iter().any(|step| anew(&step)) {
+            return false;
+        }
+        let elements = desired.iter().filter(|(key, _)| key.is_element());
+        let elements: World = elements
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        tracing::debug!(
+            elements = elements.len(),
+            "nft -f skeleton.nft, with all elements"
+        );
+        if let Err(error) = self.kernel.load(&elements).await {
+            tracing::warn!(%error, "the table is made step by step, as it can't be made at once");
+            return false;
+        }
+        self.believed.retain(|key, _| !key.is_element());
+        self.believed.insert(Key::Table, Value::Present);
+        self.believed.extend(elements);
+        true
+    }
+
     /// Ends the flows that began while a network that is masqueraded was not.
     async fn forget_bare(&mut self, steps: &[Step]) {
         let mut flows: BTreeSet<Flow> = BTreeSet::new();
@@ -617,11 +642,15 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             );
             self.problems.insert("records were lost".to_owned(), why.into());
         }
+        let loaded = self.load_table(&steps, &desired).await;
         for step in &steps {
             if step.removes() && self.keep_unknown {
                 continue;
             }
-            let done = self.step(step).await;
+            let done = match loaded && (*step.key() == Key::Table || step.key().is_element()) {
+                true => Ok(()),
+                false => self.step(step).await,
+            };
             compared.note(step, Some(done.as_ref().err().map(ToString::to_string)));
             match done {
                 Ok(()) => self.repaired(step, why),

@@ -223,6 +223,39 @@ impl Element {
     }
 }
 
+impl Element {
+    /// The element as nft writes it, with numbers in the place of names that need a file on the host; none if no fact is
+    /// like it.
+    pub(super) fn text(&self) -> Option<String> {
+        let (key, value) = self.fact()?;
+        Some(match (&key, &value) {
+            (Key::Guard(link) | Key::Apart(link) | Key::Restricted(link) | Key::Foreign(link), _) => {
+                format!("\"{link}\"")
+            }
+            (Key::LoopbackPorts, _) => Ipv6Addr::LOCALHOST.to_string(),
+            (Key::Allow(link), _) => format!("\"{link}\" . \"{link}\""),
+            (Key::Trusted(from, link), _) => format!("\"{from}\" . \"{link}\""),
+            (Key::Masquerade(link, _) | Key::Routed(link, _) | Key::Unprotected(link, _), _) => {
+                format!("\"{link}\"")
+            }
+            (Key::Source(link, _), Value::Ip(source)) => format!("\"{link}\" : {source}"),
+            (Key::Member(link, address) | Key::Shared(link, address), _) => {
+                format!("\"{link}\" . {address}")
+            }
+            (Key::Publisher(link, from), _) => format!("\"{link}\" . {from}"),
+            (Key::Open(proto, to, port), _) => format!("{} . {to} . {port}", proto.number()),
+            (Key::Publish(proto, host, port), Value::To(to, to_port)) => {
+                let host = match host.is_unspecified() {
+                    true => String::new(),
+                    false => format!(" . {host}"),
+                };
+                format!("{}{host} . {port} : {to} . {to_port}", proto.number())
+            }
+            _ => return None,
+        })
+    }
+}
+
 /// The prefix that goes from one address to another, if there is one.
 fn ipnet_of(first: IpAddr, last: IpAddr) -> Option<IpNet> {
     let same = match (first, last) {

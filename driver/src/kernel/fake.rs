@@ -164,7 +164,7 @@ impl Fake {
             .get(&Key::Table)
             .is_some_and(|table| *table != Value::Present)
         {
-            world.retain(|key, _| !is_element(key));
+            world.retain(|key, _| !key.is_element());
         }
         world
     }
@@ -177,7 +177,9 @@ impl Fake {
     fn take(&mut self, key: &Key) {
         match key {
             Key::Setting(_) => {}
-            Key::Table => self.world.retain(|key, _| *key != Key::Table && !is_element(key)),
+            Key::Table => self
+                .world
+                .retain(|key, _| *key != Key::Table && !key.is_element()),
             // It is somebody else's: what we put on it stays until it is taken away by itself.
             Key::Link(name) if self.world.get(key) == Some(&Value::Adopted) => {
                 self.world.retain(|key, _| match key {
@@ -290,7 +292,7 @@ impl Fake {
                     return Err("this port is published for another endpoint".into());
                 }
             }
-            (key, Value::Present) if is_element(key) => self.table()?,
+            (key, Value::Present) if key.is_element() => self.table()?,
             _ => return Err(format!("no such fact can be made: {value:?}")),
         }
         self.world.insert(key.clone(), value.clone());
@@ -424,18 +426,6 @@ fn settings_of_new(link: &IfName) -> [(Setting, u32); 3] {
     ]
 }
 
-fn is_element(key: &Key) -> bool {
-    match key {
-        Key::Guard(_) | Key::Apart(_) | Key::Restricted(_) | Key::Allow(_) | Key::Foreign(_) => true,
-        Key::LoopbackPorts | Key::Masquerade(..) | Key::Source(..) | Key::Publisher(..) => true,
-        Key::Trusted(..) | Key::Routed(..) | Key::Unprotected(..) => true,
-        Key::Member(..) | Key::Shared(..) => true,
-        Key::Open(..) | Key::Publish(..) => true,
-        Key::Table | Key::UserTable | Key::Link(_) | Key::Setting(_) | Key::Port(_) => false,
-        Key::Address(..) | Key::Loopback(_) | Key::Rate(_) | Key::DockerAccept(_) => false,
-    }
-}
-
 /// A link's value with an MTU, if it asks for none.
 fn with_mtu(value: &Value, own: Option<u32>) -> Value {
     let mut value = value.clone();
@@ -458,6 +448,14 @@ impl Kernel for Fake {
 
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send {
         ready(self.apply_now(step))
+    }
+
+    fn load(&mut self, elements: &World) -> impl Future<Output = Result<(), Error>> + Send {
+        let old = self.world.clone();
+        let facts = std::iter::once((&Key::Table, &Value::Present)).chain(elements);
+        let mut steps = facts.map(|(key, value)| Step::Add(key.clone(), value.clone()));
+        let loaded = steps.try_for_each(|step| self.apply_now(&step));
+        ready(loaded.inspect_err(|_| self.world = old))
     }
 
     /// A kernel of memory has no flows.

@@ -118,7 +118,7 @@ pub enum Error {
 /// - `observe` shows all that is ours and nothing that is not, whoever made or changed it;
 /// - a refused step changes nothing.
 ///
-/// Adding or changing the table gives one without elements, whatever was in it. A future of either function may be
+/// Adding or changing the table by a step gives one without elements, whatever was in it. A future of either function may be
 /// dropped at any moment: the step was then made or not, and the kernel object goes on working.
 pub trait Kernel: Send {
     /// All facts that hold and are ours.
@@ -126,6 +126,10 @@ pub trait Kernel: Send {
 
     /// Makes one step.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Makes the table anew with these of its elements, all at once: whatever was in it goes in the same moment, so no packet
+    /// meets a table that lacks something. A refusal changes nothing.
+    fn load(&mut self, elements: &World) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Ends flows that still lead where published ports led before.
     fn forget(&mut self, flows: &[Flow]) -> impl Future<Output = Result<(), Error>> + Send;

@@ -5,6 +5,8 @@
 //! that no fact is like. A table that is not whole counts as one without elements: it is replaced as a whole, and
 //! whoever wants elements puts them in again.
 
+use std::collections::BTreeMap;
+
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, GenMessage, ListAttribute, NfTablesMessage, RuleAttribute,
@@ -187,9 +189,22 @@ impl Nftables {
         Ok(replies.iter().flat_map(|reply| elements_of(set, reply)).collect())
     }
 
-    /// Loads the skeleton, in place of whatever table of that name is there. It has no elements.
-    pub(super) async fn load(&mut self) -> Result<(), Failure> {
-        run(&script()).await
+    /// Loads the skeleton with some elements, in place of whatever table of that name is there, in one transaction.
+    pub(super) async fn load(&mut self, elements: impl Iterator<Item = Element>) -> Result<(), Failure> {
+        let mut sets: BTreeMap<String, String> = BTreeMap::new();
+        for element in elements {
+            let Some(text) = element.text() else {
+                return Failure::ours(format!("an element that can't be written: {element:?}"));
+            };
+            let all = sets.entry(element.set.name()).or_default();
+            all.push_str(if all.is_empty() { "" } else { ", " });
+            all.push_str(&text);
+        }
+        let mut all = script();
+        for (set, elements) in sets {
+            all.push_str(&format!("add element inet {TABLE} {set} {{ {elements} }}\n"));
+        }
+        run(&all).await
     }
 
     /// Deletes the table.

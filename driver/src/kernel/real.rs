@@ -48,7 +48,7 @@ impl Real {
 
     async fn add(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
         match (key, value) {
-            (Key::Table, Value::Present) => self.nft.load().await,
+            (Key::Table, Value::Present) => self.nft.load(std::iter::empty()).await,
             (Key::Link(name), value) => match Asked::of(name, value) {
                 Some(asked) => self.links.add(&asked).await,
                 None => Failure::ours(format!("no such link can be made: {value:?}")),
@@ -214,6 +214,20 @@ impl Kernel for Real {
                     step: step.to_string(),
                     why,
                 },
+            })
+        })
+    }
+
+    fn load(&mut self, elements: &World) -> impl Future<Output = Result<(), Error>> + Send {
+        Box::pin(async move {
+            let elements = elements.iter().filter_map(|(key, value)| Element::of(key, value));
+            let step = || "nft -f skeleton.nft".to_owned();
+            self.nft.load(elements).await.map_err(|failure| match failure {
+                Failure::Refused { .. } => Error::Refused {
+                    step: step(),
+                    why: failure.to_string(),
+                },
+                Failure::Broken(why) => Error::Unknown { step: step(), why },
             })
         })
     }

@@ -59,6 +59,7 @@ on_every_kernel!(
     what_is_gone_may_be_removed,
     removing_a_bridge_takes_what_was_on_it,
     a_new_table_has_no_elements,
+    a_table_is_loaded_with_its_elements_at_once,
     a_refused_step_changes_nothing,
     a_bridge_keeps_the_mtu_that_was_asked_for,
     a_whole_world_comes_and_goes,

@@ -639,6 +639,52 @@ fn flows_that_lead_astray_are_forgotten_and_no_others() {
     });
 }
 
+#[test]
+fn a_table_that_is_loaded_anew_loses_no_packet_of_old_flows_and_of_new_ones() {
+    const DATAGRAMS: u32 = 600;
+    in_namespace(async || {
+        make_forward();
+        let mut lab = Lab::new().await;
+        let elements = lab.world.iter().filter(|(key, _)| key.is_element());
+        let elements: World = elements
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let server = lab.a1.within(|| UdpSocket::bind("0.0.0.0:80")).unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let to = SocketAddr::new(wire(false, 1), 8080);
+        let one = lab.outside.within(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        // A socket keeps few datagrams that nobody reads.
+        let reader = std::thread::spawn(move || {
+            let mut came = std::collections::BTreeSet::new();
+            let mut bytes = [0; 4];
+            while came.len() < DATAGRAMS as usize && server.recv(&mut bytes).is_ok() {
+                came.insert(u32::from_be_bytes(bytes));
+            }
+            came
+        });
+        let outside = lab.outside;
+        let sender = std::thread::spawn(move || {
+            // Every other one is of a flow of its own.
+            for number in 0..DATAGRAMS {
+                let own = outside.within(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+                let socket = if number.is_multiple_of(2) { &one } else { &own };
+                socket.send_to(&number.to_be_bytes(), to).unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let mut loads = 0;
+        while !sender.is_finished() {
+            lab.kernel.load(&elements).await.unwrap();
+            loads += 1;
+        }
+        sender.join().unwrap();
+        assert!(loads > 3, "{loads} loads");
+        let came = reader.join().unwrap();
+        let lost: Vec<u32> = (0..DATAGRAMS).filter(|number| !came.contains(number)).collect();
+        assert!(lost.is_empty(), "lost in {loads} loads: {lost:?}");
+    });
+}
+
 /// An address as a socket of IPv6 that serves both families takes it.
 fn v6_form(to: SocketAddr) -> SocketAddr {
     match to.ip() {

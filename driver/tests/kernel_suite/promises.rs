@@ -243,6 +243,24 @@ pub async fn removing_a_bridge_takes_what_was_on_it(mut kernel: impl Kernel) {
     assert!(!look(&mut kernel).await.contains_key(&Key::Port(name("tbh1"))));
 }
 
+pub async fn a_table_is_loaded_with_its_elements_at_once(mut kernel: impl Kernel) {
+    let world: World = one_of_each().into_iter().collect();
+    settle(&mut kernel, &world).await;
+    let elements = |world: &World| -> World {
+        let elements = world.iter().filter(|(key, _)| key.is_element());
+        elements
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    };
+    let all = elements(&world);
+    assert!(all.len() > 15);
+    kernel.load(&World::new()).await.unwrap();
+    assert_eq!(elements(&look(&mut kernel).await), World::new());
+    kernel.load(&all).await.unwrap();
+    assert_eq!(elements(&look(&mut kernel).await), all);
+    assert_settled(&mut kernel, &world).await;
+}
+
 pub async fn a_new_table_has_no_elements(mut kernel: impl Kernel) {
     let world: World = one_of_each().into_iter().collect();
     settle(&mut kernel, &world).await;
