@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRef, State};
+use axum::extract::{DefaultBodyLimit, FromRef, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,14 +15,17 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::events::{Events, What};
-use crate::engine::views::Show;
+use crate::engine::views::{Comparison, Difference, Show};
 use crate::engine::{Ask, Error};
-use crate::hand_over::{Giver, Told, Wish};
+use crate::hand_over::{Giver, PROTOCOL, Told, Wish};
 use crate::http::chain;
 use crate::records::Records;
 
 /// The largest import that is read: some hundred thousand records.
 const IMPORT_MAX: usize = 256 << 20;
+
+/// The largest wish to take over that is read.
+const WISH_MAX: usize = 64 << 10;
 
 /// Between two empty lines to one who follows events: a reader that has gone is found out only by writing to it.
 const STILL_HERE: Duration = Duration::from_secs(10);
@@ -40,7 +43,12 @@ pub struct Control {
     pub told: watch::Receiver<Told>,
     /// Who may be asked to hand the sockets over.
     pub giver: Giver,
+    /// Has sockets made anew whose names were taken away.
+    pub mends: mpsc::Sender<oneshot::Sender<Mended>>,
 }
+
+/// The sockets that were made anew, each as a step, and why it failed if it did.
+pub type Mended = Vec<(String, Option<String>)>;
 
 impl FromRef<Control> for mpsc::Sender<Ask> {
     fn from_ref(control: &Control) -> Self {
@@ -69,11 +77,14 @@ pub fn control(control: Control) -> Router {
         )
         .route("/v1/events", get(events))
         .route(
-            "/v1/hand-over",
-            post(async move |body: Bytes| hand_over(&giver, &body)),
+            "/v1/take-over",
+            post(async move |request: Request| take_over(giver, request).await),
         )
-        .route("/v1/differences", get(|State(asks): Asks| compare(asks, false)))
-        .route("/v1/settle", post(|State(asks): Asks| compare(asks, true)))
+        .route(
+            "/v1/differences",
+            get(async |State(asks): Asks| compared(compare(asks, false).await)),
+        )
+        .route("/v1/settle", post(settle))
         .fallback(|| async {
             error(
                 StatusCode::NOT_FOUND,
@@ -126,13 +137,33 @@ async fn show(asks: mpsc::Sender<Ask>, what: Show) -> Response {
     }
 }
 
-async fn compare(asks: mpsc::Sender<Ask>, repair: bool) -> Response {
+async fn compare(asks: mpsc::Sender<Ask>, repair: bool) -> Option<Comparison> {
     let (answer, answered) = oneshot::channel();
-    let sent = asks.send(Ask::Compare { repair, answer }).await;
-    match (sent, answered.await) {
-        (Ok(()), Ok(compared)) => crate::http::json(&json!(compared)),
-        _ => error(StatusCode::SERVICE_UNAVAILABLE, &chain(&Error::Gone)),
+    asks.send(Ask::Compare { repair, answer }).await.ok()?;
+    answered.await.ok()
+}
+
+fn compared(compared: Option<Comparison>) -> Response {
+    match compared {
+        Some(compared) => crate::http::json(&json!(compared)),
+        None => error(StatusCode::SERVICE_UNAVAILABLE, &chain(&Error::Gone)),
     }
+}
+
+async fn settle(State(control): State<Control>) -> Response {
+    let (answer, answered) = oneshot::channel();
+    let mended = match control.mends.send(answer).await {
+        // While the daemon ends nobody looks after its sockets any more.
+        Ok(()) => answered.await.unwrap_or_default(),
+        Err(_) => Mended::new(),
+    };
+    let settled = compare(control.asks, true).await.map(|mut settled| {
+        settled
+            .differences
+            .extend(mended.into_iter().map(Difference::of_socket));
+        settled
+    });
+    compared(settled)
 }
 
 async fn import(State(asks): Asks, body: Bytes) -> Response {
@@ -154,13 +185,22 @@ async fn import(State(asks): Asks, body: Bytes) -> Response {
     }
 }
 
-fn hand_over(giver: &Giver, body: &Bytes) -> Response {
-    let wish: Wish = match serde_json::from_slice(body) {
+async fn take_over(giver: Giver, mut request: Request) -> Response {
+    let connection = hyper::upgrade::on(&mut request);
+    let wish = match axum::body::to_bytes(request.into_body(), WISH_MAX).await {
+        Ok(body) => serde_json::from_slice::<Wish>(&body).map_err(|why| why.to_string()),
+        Err(why) => Err(why.to_string()),
+    };
+    let wish = match wish {
         Ok(wish) => wish,
         Err(why) => return error(StatusCode::BAD_REQUEST, &format!("no wish to take over: {why}")),
     };
     match giver.agree(&wish) {
-        Ok(()) => crate::http::json(&json!({ "pid": std::process::id() })),
+        Ok(promise) => {
+            tokio::spawn(giver.begin(promise, connection));
+            let headers = [("connection", "upgrade"), ("upgrade", PROTOCOL)];
+            (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+        }
         Err(why) => error(StatusCode::CONFLICT, &why.to_string()),
     }
 }

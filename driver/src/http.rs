@@ -308,7 +308,11 @@ async fn connection(stream: impl Connection, app: Router, mut phase: watch::Rece
         .keep_alive(false)
         .half_close(true);
     let service = TowerToHyperService::new(within(app));
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+    // One that takes over goes on with its connection without HTTP.
+    let served = http
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    if let Err(error) = served.await {
         tracing::debug!(%error, "a connection ended early");
     }
 }

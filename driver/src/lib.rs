@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod docker;
+pub mod door;
 pub mod engine;
 pub mod firewall;
 pub mod hand_over;

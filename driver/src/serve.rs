@@ -13,19 +13,19 @@
 //! ```
 //!
 //! On SIGTERM or SIGINT nothing more is accepted, requests under way end, and the kernel is left as it is: containers go on.
-//! When another process takes over ([`crate::hand_over`]), the sockets are handed to it then.
+//! When another process takes over ([`crate::hand_over`]), the sockets are handed to it then. If that process dies before
+//! it serves, all is put together once more, with the same sockets.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tombolo_core::state::State;
@@ -33,24 +33,27 @@ use tombolo_ipam::Carve;
 
 use crate::claim::Claim;
 use crate::config::{Config, DockerHost, MetricsAddr, Setting};
-use crate::control::Control;
+use crate::control::{Control, Mended};
+use crate::door::Door;
 use crate::engine::events::Events;
 use crate::engine::{self, Ask, Edge, Engine, Journal, Setup};
-use crate::hand_over::{Giver, Told};
+use crate::hand_over::{Giver, Offer, Taken, Told, Waiting};
 use crate::http::Plugin;
 use crate::kernel::Real;
 use crate::kernel::watch::{Own, Watch};
 use crate::metrics::{Metrics, Timed};
 use crate::records::{self, Records};
-use crate::sockets::{self, Name, Sockets};
+use crate::sockets::{self, Name, Socket, Sockets};
 use crate::store::{self, Opened, Put, Row, Store};
-use crate::{claim, control, docker, hand_over, host, http, metrics};
+use crate::{claim, control, docker, host, http, metrics};
 
 /// The version of the records' form.
 pub use crate::records::SCHEMA;
 
 /// Between two full looks at the kernel.
 const TICK: Duration = Duration::from_secs(10);
+/// How long a process that has died while it took over may take to let go of the state.
+const LET_GO: Duration = Duration::from_secs(10);
 /// How long changes of firewall rules are gathered before the kernel is looked at.
 const FLOCK: Duration = Duration::from_millis(200);
 /// Between two plain copies of the records.
@@ -67,9 +70,6 @@ pub enum Error {
     /// Another tombolo looks after this host.
     #[error(transparent)]
     Claim(#[from] claim::Error),
-    /// The sockets could not be handed over. All else has ended as it should.
-    #[error(transparent)]
-    HandOver(#[from] hand_over::Error),
     /// The socket for metrics could not be made.
     #[error(
         "metrics_addr (from {origin}): '{addr}' can't be listened on; allowed: an address of this host with a port that is free, or off"
@@ -127,32 +127,91 @@ struct Loaded {
     lost: bool,
 }
 
-/// Serves until told to stop by a signal, or by another process that takes over. `taken` are the sockets that this
-/// process took over itself.
+/// What is served, and who waits for us to serve it.
+struct Open {
+    sockets: Sockets,
+    metrics: Option<TcpListener>,
+    giver: Option<Waiting>,
+}
+
+/// Serves until told to stop by a signal, or by another process that takes over. `taken` is what this process took over
+/// itself.
 ///
 /// # Errors
-/// [`Error`], before anything was served, or when the sockets can't be handed over.
-pub fn run(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
+/// [`Error`], before anything was served.
+pub fn run(config: Config, taken: Option<Taken>) -> Result<(), Error> {
     let system = |what| move |source| Error::System { what, source };
     let runtime = tokio::runtime::Runtime::new().map_err(system("starting the asynchronous runtime"))?;
     runtime.block_on(serve(config, taken))
 }
 
-async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
-    let sockets = match taken {
-        Some(sockets) => sockets,
-        None => Sockets::open(&config)?,
-    };
-    let metrics_socket = metrics_listener(&config).await?;
+async fn serve(config: Config, taken: Option<Taken>) -> Result<(), Error> {
+    let mut open = open(&config, taken)?;
+    let (tell, told) = watch::channel(Told::Serve);
+    end_on_signal(tell.clone())?;
+    // Before anything of the state or the kernel is touched. One who hands over has let go of it.
+    let mut claim = Claim::take(&config.control_socket)?;
+    while let Some(back) = serve_once(&config, open, claim, &tell, &told).await? {
+        open = back;
+        claim = claim_again(&config.control_socket).await?;
+    }
+    tracing::info!("ended; networks and containers go on as they are");
+    Ok(())
+}
+
+fn open(config: &Config, taken: Option<Taken>) -> Result<Open, Error> {
+    let socket = |listener| Socket { listener, name: None };
+    Ok(match taken {
+        Some(Taken {
+            plugin,
+            control,
+            metrics,
+            giver,
+        }) => Open {
+            sockets: Sockets {
+                plugin: socket(plugin),
+                control: socket(control),
+            },
+            metrics,
+            giver: Some(giver),
+        },
+        None => Open {
+            sockets: Sockets::open(config)?,
+            metrics: metrics_socket(config)?,
+            giver: None,
+        },
+    })
+}
+
+/// Takes the claim after a process that had it for a moment and died.
+async fn claim_again(control_socket: &Path) -> Result<Claim, Error> {
+    let end = tokio::time::Instant::now() + LET_GO;
+    loop {
+        match Claim::take(control_socket) {
+            Err(claim::Error::Taken { .. }) if tokio::time::Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            claim => return Ok(claim?),
+        }
+    }
+}
+
+/// Puts all together and serves until told something else. Gives back what was served if another process was to take over
+/// and has gone.
+async fn serve_once(
+    config: &Config,
+    open: Open,
+    claim: Claim,
+    tell: &watch::Sender<Told>,
+    told: &watch::Receiver<Told>,
+) -> Result<Option<Open>, Error> {
     let state = |source| Error::State {
         dir: config.state_dir.clone(),
         source,
     };
-    // Before anything of the state or the kernel is touched. One who hands over has let go of it.
-    let claim = Claim::take(&config.control_socket)?;
     let (store, opened) = Store::open(&config.state_dir, records::SCHEMA).map_err(state)?;
     let mut loaded = load(&store, opened).map_err(state)?;
-    let carve = carve(&config, &store, &mut loaded.meta)?;
+    let carve = carve(config, &store, &mut loaded.meta)?;
     let setup = Setup {
         carve,
         host_binding: Some(config.host_binding),
@@ -175,14 +234,14 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::new());
     let store = Timed::new(store, metrics.clone());
     let events = Events::default();
-    let told = events.clone();
+    let follow = events.clone();
     let (asks, queue) = mpsc::channel(engine::QUEUE);
-    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let (ready, is_ready) = oneshot::channel();
     let kernel = Real::new();
     let own = kernel.own();
     let engine = std::thread::Builder::new()
         .name("engine".to_owned())
-        .spawn(move || run_engine(loaded, kernel, store, setup, told, queue, ready))
+        .spawn(move || run_engine(loaded, kernel, store, setup, follow, queue, ready))
         .map_err(|source| Error::System {
             what: "starting the engine's thread",
             source,
@@ -195,70 +254,122 @@ async fn serve(config: Config, taken: Option<Sockets>) -> Result<(), Error> {
         }
     })?;
 
-    let (tell, told) = watch::channel(Told::Serve);
-    end_on_signal(tell.clone())?;
-    let giver = Giver::new(&config, &sockets, tell);
-    let Sockets { plugin, control } = sockets;
-    let (plugin_name, control_name) = (plugin.name, control.name);
-    let listener = |socket: std::os::unix::net::UnixListener| {
-        let ready = socket
-            .set_nonblocking(true)
-            .and_then(|()| UnixListener::from_std(socket));
-        ready.map_err(|source| Error::System {
+    let Open {
+        mut sockets,
+        metrics: metrics_socket,
+        giver,
+    } = open;
+    if let Some(giver) = giver {
+        sockets.plugin.take_name(&config.plugin_socket);
+        sockets.control.take_name(&config.control_socket);
+        giver.serves();
+    }
+    let (giver, mut offers) = Giver::new(config, sockets.are_ours(), tell.clone());
+    let (mends, mut mend) = mpsc::channel::<oneshot::Sender<Mended>>(1);
+    let called = Arc::new(Notify::new());
+    let plugin = http::plugin(Plugin {
+        asks: asks.clone(),
+        metrics: metrics.clone(),
+        called: called.clone(),
+    });
+    let control = control::control(Control {
+        asks: asks.clone(),
+        events,
+        told: told.clone(),
+        giver,
+        mends,
+    });
+    let door = |socket, path: &Path, app| {
+        let door = Door::open(socket, path.to_owned(), app, told.clone());
+        door.map_err(|source| Error::System {
             what: "listening on a socket",
             source,
         })
     };
-    let called = Arc::new(Notify::new());
-    let plugin = tokio::spawn(http::serve(
-        listener(plugin.listener)?,
-        http::plugin(Plugin {
-            asks: asks.clone(),
-            metrics: metrics.clone(),
-            called: called.clone(),
-        }),
-        end(told.clone()),
-    ));
-    let control = tokio::spawn(http::serve(
-        listener(control.listener)?,
-        control::control(Control {
-            asks: asks.clone(),
-            events,
-            told: told.clone(),
-            giver,
-        }),
-        end(told.clone()),
-    ));
+    let mut plugin = door(sockets.plugin, &config.plugin_socket, plugin)?;
+    let mut control = door(sockets.control, &config.control_socket, control)?;
     let mut others = JoinSet::new();
     others.spawn(tick(asks.clone()));
     others.spawn(watch(own, asks.clone()));
     others.spawn(heartbeat(asks.clone()));
-    let scraped = metrics_socket.map(|socket| {
-        let router = metrics::router(metrics, asks.clone());
-        tokio::spawn(http::serve(socket, router, end(told.clone())))
-    });
+    let scraped = match metrics_socket {
+        Some(socket) => {
+            let router = metrics::router(metrics, asks.clone());
+            let socket = scrapable(socket)?;
+            Some(tokio::spawn(http::serve(socket, router, end(told.clone()))))
+        }
+        None => None,
+    };
     let DockerHost::Unix(docker_socket) = &config.docker_host;
     others.spawn(docker::follow(docker_socket.clone(), driver, asks, called));
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
     tracing::info!(plugin_socket = %config.plugin_socket.display(), state = %config.state_dir.display(), "serving");
 
-    // A server that panicked has ended as well, but its socket is lost.
-    let sockets = (plugin.await.ok(), control.await.ok());
-    if let Some(scraped) = scraped {
-        drop(scraped.await);
+    let mut interval = tokio::time::interval(TICK);
+    let ended = end(told.clone());
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            () = &mut ended => break,
+            _ = interval.tick() => drop([plugin.mend(), control.mend()]),
+            Some(answer) = mend.recv() => {
+                let mended = [plugin.mend(), control.mend()].into_iter().flatten().collect();
+                // An asker that has gone needs no answer.
+                answer.send(mended).ok();
+            }
+        }
     }
+    // Who takes over gets sockets that are reached.
+    drop([plugin.mend(), control.mend()]);
+
+    let (plugin, control) = (plugin.ended().await, control.ended().await);
+    let metrics = match scraped {
+        Some(scraped) => scraped.await.ok().and_then(|socket| socket.into_std().ok()),
+        None => None,
+    };
     others.shutdown().await;
     tokio::task::spawn_blocking(move || engine.join()).await.ok();
     drop(claim);
-    if let (Told::HandOver, (Some(plugin), Some(control))) = (*told.borrow(), &sockets) {
-        hand_over::give(&config.control_socket, plugin.as_fd(), control.as_fd())?;
-        [plugin_name, control_name]
-            .into_iter()
-            .flatten()
-            .for_each(Name::leave);
+    let offer = offers
+        .try_recv()
+        .ok()
+        .filter(|_| *told.borrow() == Told::HandOver);
+    // A server that panicked has ended as well, but its socket is lost.
+    match (offer, plugin, control) {
+        (Some(offer), Some(plugin), Some(control)) => {
+            let sockets = Sockets { plugin, control };
+            Ok(hand_over(offer, sockets, metrics, tell).await)
+        }
+        _ => Ok(None),
     }
-    tracing::info!("ended; networks and containers go on as they are");
-    Ok(())
+}
+
+/// Hands all over to another process; gives it back, to be served again, if that one has gone.
+async fn hand_over(
+    offer: Offer,
+    sockets: Sockets,
+    metrics: Option<TcpListener>,
+    tell: &watch::Sender<Told>,
+) -> Option<Open> {
+    let scraped = metrics.as_ref().map(AsFd::as_fd);
+    let (plugin, control) = (&sockets.plugin.listener, &sockets.control.listener);
+    match offer.give(plugin.as_fd(), control.as_fd(), scraped).await {
+        Ok(()) => {
+            let names = [sockets.plugin.name, sockets.control.name];
+            names.into_iter().flatten().for_each(Name::leave);
+            None
+        }
+        Err(error) => {
+            let error = http::chain(&error);
+            tracing::error!(error, "nobody took over; this daemon goes on");
+            tell.send_replace(Told::Serve);
+            Some(Open {
+                sockets,
+                metrics,
+                giver: None,
+            })
+        }
+    }
 }
 
 /// The engine's thread: it may block on the disk without holding up anything else.
@@ -367,16 +478,28 @@ fn driver_name(socket: &Path) -> String {
 }
 
 /// The socket that metrics are scraped from, if there is to be one.
-async fn metrics_listener(config: &Config) -> Result<Option<TcpListener>, Error> {
+///
+/// # Errors
+/// [`Error::Metrics`].
+pub fn metrics_socket(config: &Config) -> Result<Option<TcpListener>, Error> {
     let MetricsAddr(Some(addr)) = config.metrics_addr else {
         return Ok(None);
     };
-    let listener = TcpListener::bind(addr).await.map_err(|source| Error::Metrics {
+    let listener = TcpListener::bind(addr).map_err(|source| Error::Metrics {
         addr,
         origin: config.origin(Setting::MetricsAddr).to_string(),
         source,
     })?;
     Ok(Some(listener))
+}
+
+fn scrapable(socket: TcpListener) -> Result<tokio::net::TcpListener, Error> {
+    let ready = socket.set_nonblocking(true);
+    let ready = ready.and_then(|()| tokio::net::TcpListener::from_std(socket));
+    ready.map_err(|source| Error::System {
+        what: "listening for scrapes",
+        source,
+    })
 }
 
 async fn tick(asks: mpsc::Sender<Ask>) {
@@ -463,14 +586,24 @@ fn end_on_signal(tell: watch::Sender<Told>) -> Result<(), Error> {
             _ = int.recv() => {}
         }
         tracing::info!("told to stop");
-        // One who is handing over ends anyway, and the other process counts on the sockets.
-        tell.send_if_modified(|told| {
-            let serves = *told == Told::Serve;
-            if serves {
-                *told = Told::End;
+        // One who is handing over ends anyway, and the other process counts on the sockets. If that one dies, this waits
+        // no longer.
+        let mut told = tell.subscribe();
+        loop {
+            if told.wait_for(|told| *told == Told::Serve).await.is_err() {
+                return;
             }
-            serves
-        });
+            let ends = tell.send_if_modified(|told| {
+                let serves = *told == Told::Serve;
+                if serves {
+                    *told = Told::End;
+                }
+                serves
+            });
+            if ends {
+                return;
+            }
+        }
     });
     Ok(())
 }

@@ -2,13 +2,16 @@
 //!
 //! ```text
 //!   systemd holds them (tombolo.socket)   -> used as they are; their names are systemd's
-//!   a running tombolo hands them over     -> [`crate::hand_over`]; their names are ours from then on
+//!   a running tombolo hands them over     -> [`crate::hand_over`]; their names are ours once we serve
 //!   else                                  -> made here
 //! ```
+//!
+//! A name of ours is known by the file that it leads to: somebody who cleans up `/run` may have taken it away, and then
+//! nobody reaches the socket, though it is listened on.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -42,22 +45,45 @@ pub struct Socket {
 
 /// The name of a socket of ours; it goes with this value.
 #[derive(Debug)]
-pub struct Name(PathBuf);
+pub struct Name {
+    path: PathBuf,
+    /// Device and number of the file.
+    file: (u64, u64),
+    leave: bool,
+}
 
 impl Name {
+    /// The name of a socket that is there now.
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            file: file_of(path)?,
+            leave: false,
+        })
+    }
+
+    /// Whether it still leads to the socket.
+    pub fn leads_here(&self) -> bool {
+        file_of(&self.path).is_ok_and(|file| file == self.file)
+    }
+
     /// Leaves the name to the process that has the socket now.
     pub fn leave(mut self) {
-        self.0 = PathBuf::new();
+        self.leave = true;
     }
 }
 
 impl Drop for Name {
     fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            // Whoever took it away meanwhile did our work.
-            fs::remove_file(&self.0).ok();
+        // Whoever took it away meanwhile did our work, and who has it now keeps it.
+        if !self.leave && self.leads_here() {
+            fs::remove_file(&self.path).ok();
         }
     }
+}
+
+fn file_of(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Both sockets.
@@ -67,6 +93,18 @@ pub struct Sockets {
     pub plugin: Socket,
     /// The one that the command line speaks to.
     pub control: Socket,
+}
+
+impl Socket {
+    /// Takes the name over from the process that handed the socket to us.
+    pub fn take_name(&mut self, path: &Path) {
+        self.name = Some(Name {
+            path: path.to_owned(),
+            // One that is missing leads nowhere, and is made anew when that is noticed.
+            file: file_of(path).unwrap_or_default(),
+            leave: false,
+        });
+    }
 }
 
 impl Sockets {
@@ -84,18 +122,6 @@ impl Sockets {
             plugin: open(plugin, &config.plugin_socket)?,
             control: open(control, &config.control_socket)?,
         })
-    }
-
-    /// Those of a process that hands them over; their names are ours from now on.
-    pub fn taken(config: &Config, plugin: UnixListener, control: UnixListener) -> Self {
-        let socket = |listener, path: &Path| Socket {
-            listener,
-            name: Some(Name(path.to_owned())),
-        };
-        Self {
-            plugin: socket(plugin, &config.plugin_socket),
-            control: socket(control, &config.control_socket),
-        }
     }
 
     /// Whether both are ours to hand over.
@@ -143,7 +169,7 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(Error::of(path))?;
-    let name = Some(Name(path.to_owned()));
+    let name = Some(Name::of(path).map_err(Error::of(path))?);
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(Error::of(path))?;
     Ok(Socket { listener, name })
 }

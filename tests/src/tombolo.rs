@@ -5,7 +5,8 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::command::{LIMIT, Output, run};
@@ -117,6 +118,15 @@ impl Tombolo {
     /// Ends the daemon without giving it a moment.
     pub fn kill(&self) {
         self.end(Signal::SIGKILL);
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: Signal) {
+        let process = self.process.lock().expect("no panic while held");
+        let child = process.as_ref().expect("a daemon that runs");
+        let id = child.lock().expect("no panic while held").id();
+        let pid = Pid::from_raw(i32::try_from(id).expect("process ids fit"));
+        kill(pid, signal).expect("signalling a process of ours");
     }
 
     fn end(&self, signal: Signal) {

@@ -1,11 +1,16 @@
-//! A new process in the place of the running one: no call is refused or lost, and nothing is forgotten.
+//! A new process in the place of the running one: no call is refused or lost, nothing is forgotten, and whatever becomes of
+//! the new one, somebody serves.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use system_tests::{Answerer, Host, Scene, Tombolo, ask_tcp, http, json, say, tombolo, until};
+use system_tests::host::Background;
+use system_tests::{
+    Answerer, Host, Scene, Tombolo, ask_tcp, engine, http, json, plugin, say, tombolo, until,
+};
 
 /// How often a new process takes over while everything is busy.
 const TAKE_OVERS: u32 = 10;
@@ -165,7 +170,7 @@ fn a_daemon_goes_on_when_who_would_take_over_may_not() {
         "state_dir": "/var/lib/tombolo",
     });
     let control = host.path(tombolo::CONTROL);
-    let answer = http::request(&control, "POST", "/v1/hand-over", wish.to_string().as_bytes());
+    let answer = http::request(&control, "POST", "/v1/take-over", wish.to_string().as_bytes());
     let answer = answer.expect("an answer of the control socket");
     assert_eq!(answer.status, 409);
     for text in ["schema", "0.0.9", "this daemon"] {
@@ -193,9 +198,143 @@ fn where_no_daemon_runs_there_is_nothing_to_take_over_and_one_starts() {
         status.ok.then(|| json::parse(&status.stdout)["pid"].as_u64())
     });
     assert_ne!(second, Some(first));
-    system_tests::engine::end(
-        &started,
-        nix::sys::signal::Signal::SIGTERM,
-        Duration::from_secs(20),
-    );
+    engine::end(&started, Signal::SIGTERM, Duration::from_secs(20));
+}
+
+/// The log of a process that is to take over.
+const TAKER: &str = "/var/log/taker.log";
+
+fn take_over_in_background(host: &Host, tombolo: &Tombolo) -> Background {
+    host.start(tombolo.command(&["serve", "--take-over"]), TAKER)
+}
+
+fn ended(process: &Background) -> bool {
+    let mut process = process.lock().expect("no panic while held");
+    process
+        .try_wait()
+        .expect("waiting for a process of ours")
+        .is_some()
+}
+
+#[test]
+fn who_dies_while_it_takes_over_leaves_the_old_daemon_which_answers_what_waited() {
+    let host = Arc::new(Host::new());
+    let tombolo = Tombolo::start(&host);
+    let first = pid(&tombolo);
+    // Somebody's half request makes the old one wait.
+    let half = tombolo
+        .plugin()
+        .half_sent(b"POST /NetworkDriver.GetCapabilities HTTP/1.1\r\nHost: x\r\n");
+    let taker = take_over_in_background(&host, &tombolo);
+    until("the old daemon hands over", || {
+        tombolo.log().contains("handing over").then_some(())
+    });
+    std::thread::scope(|scope| {
+        let plugin = tombolo.plugin();
+        scope.spawn(move || plugin.accepted("NetworkDriver.GetCapabilities", &Value::Null));
+        engine::end(&taker, Signal::SIGKILL, Duration::from_secs(5));
+    });
+    drop(half);
+    assert_eq!(pid(&tombolo), first, "{}", host.logs());
+    assert!(tombolo.log().contains("nobody took over"), "{}", host.logs());
+    // It can still be taken over from, and told to end.
+    tombolo.take_over();
+    assert_ne!(pid(&tombolo), first);
+    tombolo.stop();
+}
+
+#[test]
+fn two_who_take_over_at_once_leave_one_daemon() {
+    let host = Arc::new(Host::new());
+    let tombolo = Tombolo::start(&host);
+    let first = pid(&tombolo);
+    let takers = [(); 2].map(|()| take_over_in_background(&host, &tombolo));
+    let log = || host.log(TAKER);
+    until("both have asked, and one of them serves alone", || {
+        let gone = takers.iter().filter(|taker| ended(taker)).count();
+        (!tombolo.runs() && gone == 1).then_some(())
+    });
+    let now = pid(&tombolo);
+    assert_ne!(now, first, "{}", log());
+    tombolo
+        .plugin()
+        .accepted("NetworkDriver.GetCapabilities", &Value::Null);
+    for taker in takers.iter().filter(|taker| !ended(taker)) {
+        engine::end(taker, Signal::SIGTERM, Duration::from_secs(20));
+    }
+}
+
+#[test]
+fn who_lost_patience_with_a_daemon_that_stood_still_is_not_handed_over_to() {
+    let host = Arc::new(Host::new());
+    let tombolo = Tombolo::start(&host);
+    let first = pid(&tombolo);
+    tombolo.signal(Signal::SIGSTOP);
+    let refused = tombolo.try_serve(&["--take-over"]);
+    tombolo.signal(Signal::SIGCONT);
+    refused.must_fail_with(&["did not answer"]);
+    until("the daemon has read the stale request", || {
+        let log = tombolo.log();
+        log.contains("who asked to take over has gone").then_some(())
+    });
+    assert_eq!(pid(&tombolo), first);
+    tombolo
+        .plugin()
+        .accepted("NetworkDriver.GetCapabilities", &Value::Null);
+}
+
+#[test]
+fn the_address_for_metrics_is_kept_or_refused_before_anything_is_asked() {
+    let host = Arc::new(Host::new());
+    let tombolo = Tombolo::start_with(&host, &[("TOMBOLO_METRICS_ADDR", "127.0.0.1:9477")]);
+    let first = pid(&tombolo);
+    let _other = Answerer::tcp(host.spaces(), "127.0.0.1:9478");
+    tombolo
+        .try_serve(&["--take-over", "--metrics-addr", "127.0.0.1:9478"])
+        .must_fail_with(&["metrics_addr: 127.0.0.1:9478", "another process"]);
+    tombolo
+        .try_serve(&["--take-over", "--metrics-addr", "192.0.2.77:9477"])
+        .must_fail_with(&["metrics_addr", "192.0.2.77:9477", "Cannot assign"]);
+    assert_eq!(pid(&tombolo), first);
+    for _ in 0..2 {
+        tombolo.take_over();
+        until("metrics are scraped", || {
+            let scraped = host.try_run("curl", &["-sf", "http://127.0.0.1:9477/metrics"]);
+            scraped.stdout.contains("tombolo_build_info").then_some(())
+        });
+    }
+    assert_ne!(pid(&tombolo), first);
+}
+
+#[test]
+fn sockets_whose_names_were_taken_away_are_made_anew_by_a_repair_and_by_a_take_over() {
+    let host = Arc::new(Host::new());
+    let tombolo = Tombolo::start(&host);
+    let call = || {
+        tombolo
+            .plugin()
+            .accepted("NetworkDriver.GetCapabilities", &Value::Null)
+    };
+    let bind = format!("bind {}", plugin::SOCKET);
+    until("the repair comes before the daemon's own look", || {
+        host.sh(&format!("rm -f {}", plugin::SOCKET));
+        let repaired = tombolo.try_cli(&["doctor", "--repair", "--output", "json"]);
+        let repaired = json::parse(&repaired.stdout);
+        let steps = json::rows(&repaired["repaired"]);
+        steps
+            .iter()
+            .any(|step| step["step"] == bind.as_str())
+            .then_some(())
+    });
+    call();
+    host.sh(&format!("rm {}", plugin::SOCKET));
+    tombolo.take_over();
+    call();
+    host.sh(&format!("rm {}", tombolo::CONTROL));
+    until("the daemon finds that its control socket is gone", || {
+        tombolo.try_cli(&["status"]).ok.then_some(())
+    });
+    tombolo.stop();
+    let left = host.try_run("ls", &[plugin::SOCKET, tombolo::CONTROL]);
+    assert!(!left.ok, "a name goes with its socket: {}", left.stdout);
 }

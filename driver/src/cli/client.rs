@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde_json::Value;
@@ -94,10 +94,30 @@ impl Client {
         })
     }
 
-    /// Asks for something to be done.
-    pub fn post(&self, path: &'static str, body: &impl Serialize) -> Result<Bytes, Failure> {
+    /// Asks for the connection itself, to go on with it as `protocol`.
+    pub fn upgrade(
+        &self,
+        path: &'static str,
+        protocol: &'static str,
+        body: &impl Serialize,
+    ) -> Result<std::os::unix::net::UnixStream, Failure> {
         let body = serde_json::to_vec(body).map_err(|source| Failure::NoJson { path, source })?;
-        self.ask(Method::POST, path, body.into(), PATIENCE)
+        let upgraded = async {
+            let head = [("connection", "upgrade"), ("upgrade", protocol)];
+            let response = self.send(Method::POST, path, &head, body.into()).await?;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                return Err(refusal(
+                    response.status(),
+                    &self.collect(response.into_body()).await?,
+                ));
+            }
+            let upgraded = hyper::upgrade::on(response).await.map_err(|e| self.broken(e))?;
+            let parts = upgraded.downcast::<TokioIo<UnixStream>>();
+            let parts =
+                parts.map_err(|_| self.broken(std::io::Error::other("not the connection that was made")))?;
+            parts.io.into_inner().into_std().map_err(|e| self.broken(e))
+        };
+        runtime()?.block_on(self.patiently(PATIENCE, upgraded))
     }
 
     /// Has the daemon do what `path` stands for, and gives its document about it.
@@ -136,6 +156,23 @@ impl Client {
 
     /// Sends a request; gives the body of a good answer, of which only the beginning may have come.
     async fn request(&self, method: Method, path: &'static str, body: Bytes) -> Result<Incoming, Failure> {
+        let response = self.send(method, path, &[], body).await?;
+        let status = response.status();
+        if status.is_success() {
+            Ok(response.into_body())
+        } else {
+            Err(refusal(status, &self.collect(response.into_body()).await?))
+        }
+    }
+
+    /// Sends a request; gives the head of the answer, whatever it says.
+    async fn send(
+        &self,
+        method: Method,
+        path: &'static str,
+        head: &[(&'static str, &'static str)],
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| self.unreachable(source))?;
@@ -143,21 +180,17 @@ impl Client {
             .await
             .map_err(|e| self.broken(e))?;
         // The connection's own error comes out of `send_request` as well.
-        tokio::spawn(connection);
-        let request = Request::builder()
+        tokio::spawn(connection.with_upgrades());
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "tombolo")
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .map_err(|e| self.broken(e))?;
-        let response = sender.send_request(request).await.map_err(|e| self.broken(e))?;
-        let status = response.status();
-        if status.is_success() {
-            Ok(response.into_body())
-        } else {
-            Err(refusal(status, &self.collect(response.into_body()).await?))
+            .header("content-type", "application/json");
+        for (name, value) in head {
+            request = request.header(*name, *value);
         }
+        let request = request.body(Full::new(body)).map_err(|e| self.broken(e))?;
+        sender.send_request(request).await.map_err(|e| self.broken(e))
     }
 
     async fn collect(&self, body: Incoming) -> Result<Bytes, Failure> {

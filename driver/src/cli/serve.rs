@@ -10,8 +10,7 @@ use super::Common;
 use super::client::Client;
 use super::failure::Failure;
 use crate::config::{Config, LogFormat, Setting};
-use crate::hand_over::{self, Taker, Wish};
-use crate::sockets::Sockets;
+use crate::hand_over::{self, PROTOCOL, Taken, Wish};
 
 const HELP: &str = "\
 Examples:
@@ -90,18 +89,32 @@ impl Flags {
     }
 }
 
-/// The sockets of the daemon that runs; none if none does.
-fn take_over(config: &Config) -> Result<Option<Sockets>, Failure> {
-    let failure = |error: hand_over::Error| Failure::Serve { source: error.into() };
+/// What the daemon that runs hands over; nothing if none does.
+///
+/// All that may fail here fails before it is asked, or makes it go on.
+fn take_over(config: &Config) -> Result<Option<Taken>, Failure> {
+    let serving = |source: crate::serve::Error| Failure::Serve {
+        source: source.into(),
+    };
+    let in_use = |error: &crate::serve::Error| matches!(error, crate::serve::Error::Metrics { source, .. } if source.kind() == io::ErrorKind::AddrInUse);
+    let (metrics, lacking) = match crate::serve::metrics_socket(config) {
+        Ok(metrics) => (metrics, None),
+        // It may be that daemon's own, and then comes with the other sockets.
+        Err(error) if in_use(&error) => (None, Some(error)),
+        Err(error) => return Err(serving(error)),
+    };
     let client = Client::new(config.control_socket.clone());
-    let taker = Taker::new(config).map_err(failure)?;
-    match client.post("/v1/hand-over", &Wish::of(config)) {
-        Ok(_) => taker.wait(config).map(Some).map_err(failure),
-        Err(Failure::NotRunning { .. }) => {
+    let wish = Wish::of(config, lacking.is_some());
+    match (client.upgrade("/v1/take-over", PROTOCOL, &wish), lacking) {
+        (Ok(stream), _) => hand_over::take(stream, metrics)
+            .map(Some)
+            .map_err(|error| Failure::Serve { source: error.into() }),
+        (Err(Failure::NotRunning { .. }), None) => {
             tracing::info!("no daemon runs, so there is nothing to take over");
             Ok(None)
         }
-        Err(failure) => Err(failure),
+        (Err(Failure::NotRunning { .. }), Some(error)) => Err(serving(error)),
+        (Err(failure), _) => Err(failure),
     }
 }
 

@@ -52,6 +52,18 @@ pub struct Difference {
     pub error: Option<String>,
 }
 
+impl Difference {
+    /// That a socket of ours was made anew, or why it was not.
+    pub fn of_socket((step, error): (String, Option<String>)) -> Self {
+        Self {
+            step,
+            unwanted: false,
+            repaired: error.is_none(),
+            error,
+        }
+    }
+}
+
 impl Comparison {
     /// Notes a step, and how it ended where it was made.
     pub fn note(&mut self, step: &Step, made: Option<Option<String>>) {
