@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::Finding;
 use super::evidence::Evidence;
+use super::{Finding, REPAIR};
 
 /// Where Docker looks for sockets of plug-ins.
 pub(super) const SOCKETS: &str = "/run/docker/plugins";
@@ -67,14 +67,17 @@ pub(super) fn plugin_socket(evidence: &Evidence) -> Vec<Finding> {
         Some(listens) => listens,
     };
     if let Err(why) = listens {
-        let remedy =
-            "without it Docker waits 15 s for each call and then refuses; the daemon makes it when it starts";
-        let fault = Finding::fault(CHECK, format!("{shown}: {why}"), remedy);
-        return vec![match &evidence.systemd {
-            Some(systemd) if systemd.before.is_some() => {
-                fault.by("systemctl restart tombolo.socket tombolo.service")
-            }
-            _ => fault,
+        let by_systemd = evidence
+            .systemd
+            .as_ref()
+            .is_some_and(|systemd| systemd.before.is_some());
+        let without = "without it Docker waits 15 s for each call and then refuses; the daemon makes it";
+        let fault =
+            |when: &str| Finding::fault(CHECK, format!("{shown}: {why}"), format!("{without} {when}"));
+        return vec![match (by_systemd, evidence.daemon_answers()) {
+            (true, _) => fault("when it starts").by("systemctl restart tombolo.socket tombolo.service"),
+            (false, true) => fault("anew within ten seconds, or at once").by(REPAIR),
+            (false, false) => fault("when it starts"),
         }];
     }
     let plain = plain(socket);
@@ -272,6 +275,26 @@ mod tests {
             assert_eq!(plugin_socket(&evidence)[0].verdict, Verdict::Ok, "{file}");
             assert_eq!(name_clash(&evidence)[0].verdict, Verdict::Ok, "{file}");
         }
+    }
+
+    #[test]
+    fn a_socket_that_is_gone_is_made_anew_by_whoever_made_it() {
+        let command = |daemon_answers: bool, systemd| {
+            let mut evidence = at("/run/docker/plugins/tombolo.sock");
+            evidence.places.listens = Some(Err("no such file".to_owned()));
+            if !daemon_answers {
+                evidence.daemon.status = None;
+            }
+            evidence.systemd = systemd;
+            plugin_socket(&evidence)[0].command.clone()
+        };
+        let unit = || {
+            let (before, enabled) = (Some(String::new()), String::new());
+            Some(Systemd { before, enabled })
+        };
+        assert_eq!(command(true, None).as_deref(), Some("tombolo doctor --repair"));
+        assert_eq!(command(false, None), None);
+        assert!(command(true, unit()).unwrap().starts_with("systemctl restart"));
     }
 
     #[test]
