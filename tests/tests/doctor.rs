@@ -165,6 +165,40 @@ fn what_is_damaged_is_found_and_mended_by_what_is_printed() {
     assert!(containers[0].pings("192.0.2.1"), "traffic flows as well");
     scene.host.sh("nft delete table inet early");
 
+    // An administrator's own drop before tombolo's accept: a second accept would not help, so none is printed.
+    let shadowed = must_see(
+        &scene,
+        "firewall.forward-accept",
+        "iptables -C DOCKER-USER -j DROP 2>/dev/null || iptables -I DOCKER-USER -j DROP",
+    );
+    assert!(shadowed["command"].is_null(), "{shadowed:#}");
+    assert!(
+        json::text(&shadowed, "/remedy").contains("DOCKER-USER"),
+        "{shadowed:#}"
+    );
+    scene.host.sh("iptables -D DOCKER-USER -j DROP");
+    assert!(bad(&scene.host, "firewall.forward-accept").is_empty());
+
+    // Frames that tombolo itself keeps apart, on a bridge that was there before.
+    scene
+        .host
+        .sh("ip link add br0 type bridge; sysctl -qw net.bridge.bridge-nf-call-iptables=1");
+    let apart = [
+        "-o",
+        "bridge_name=br0",
+        "-o",
+        "icc=false",
+        "--subnet",
+        "10.94.0.0/24",
+    ];
+    scene.network("apart", &apart);
+    assert_eq!(
+        bad(&scene.host, "forwarding.br-netfilter"),
+        Vec::<Value>::new(),
+        "icc=false is no fault"
+    );
+    scene.host.sh("sysctl -qw net.bridge.bridge-nf-call-iptables=0");
+
     // Frames within a network that pass somebody's rules.
     scene.host.sh(&drop("adm", 10));
     must_mend(
@@ -265,6 +299,7 @@ fn it_says_what_it_can_without_the_daemon_docker_or_nft() {
         "a killed daemon leaves a socket that nobody listens on"
     );
     assert_eq!(verdict("daemon.facts"), "not-applicable");
+    assert_eq!(verdict("addresses.overlap"), "ok", "no network overlaps itself");
     assert_eq!(verdict("docker.engine"), "ok");
     assert_eq!(output.code, Some(1));
     scene

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 
 use super::Finding;
 use super::evidence::Evidence;
+use crate::engine::reconcile::is_driver;
 use crate::kernel::look::RouteKind;
 
 /// Shorter routes say where most traffic goes, not which addresses a network has.
@@ -18,7 +19,7 @@ pub(super) fn overlaps(evidence: &Evidence) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (at, (subnet, name, bridge)) in subnets.iter().enumerate() {
         let about = format!("network {name} ({subnet})");
-        findings.extend(routes(evidence, CHECK, *subnet, &about, bridge));
+        findings.extend(routes(evidence, CHECK, *subnet, (name, &about), bridge));
         for server in evidence
             .host
             .name_servers
@@ -36,9 +37,11 @@ pub(super) fn overlaps(evidence: &Evidence) -> Vec<Finding> {
             let found = format!("{about} overlaps network {others_name} ({other})");
             findings.push(Finding::fault(CHECK, found, elsewhere(name)));
         }
+        // Without the daemon's list, a network that is at home on the bridge is the bridge's own.
+        let own = |other: IpNet| !evidence.daemon_answers() && other == *subnet;
         for (docker, other) in dockers(evidence)
             .into_iter()
-            .filter(|(_, other)| meet(*subnet, *other))
+            .filter(|(_, other)| meet(*subnet, *other) && !own(*other))
         {
             let found = format!("{about} overlaps Docker's network {docker} ({other})");
             findings.push(Finding::fault(CHECK, found, elsewhere(name)));
@@ -70,7 +73,7 @@ fn routes(
     evidence: &Evidence,
     check: &'static str,
     subnet: IpNet,
-    about: &str,
+    (name, about): (&str, &str),
     bridge: &str,
 ) -> Vec<Finding> {
     let own = evidence
@@ -104,7 +107,7 @@ fn routes(
                 found,
                 format!(
                     "what is for the network goes there instead; {}, or remove what overlaps it",
-                    elsewhere("it")
+                    elsewhere(name)
                 ),
             ),
             false => Finding::warning(
@@ -112,7 +115,7 @@ fn routes(
                 found,
                 format!(
                     "that part of it can't be reached from this host; {}",
-                    elsewhere("it")
+                    elsewhere(name)
                 ),
             ),
         });
@@ -122,20 +125,25 @@ fn routes(
 
 /// The subnets of networks that Docker has with other drivers.
 fn dockers(evidence: &Evidence) -> Vec<(String, IpNet)> {
-    let known = |id: &serde_json::Value| {
-        evidence
-            .daemon
-            .networks
-            .iter()
-            .any(|network| network["network_id"] == *id)
+    let driver = super::docker::driver(evidence);
+    let bridges = evidence.our_bridges();
+    let of_bridges: Vec<&serde_json::Value> = bridges
+        .iter()
+        .filter_map(|bridge| Some(&evidence.dockers_of(bridge)?["Id"]))
+        .collect();
+    let known = |network: &serde_json::Value| {
+        let listed = evidence.daemon.networks.iter();
+        let mut listed = listed.map(|network| &network["network_id"]);
+        match evidence.daemon_answers() {
+            true => listed.any(|id| *id == network["Id"]),
+            false => {
+                let name = network["Driver"].as_str().unwrap_or_default();
+                is_driver(name, &driver) || of_bridges.contains(&&network["Id"])
+            }
+        }
     };
     let mut subnets = Vec::new();
-    for network in evidence
-        .docker
-        .networks
-        .iter()
-        .filter(|network| !known(&network["Id"]))
-    {
+    for network in evidence.docker.networks.iter().filter(|network| !known(network)) {
         let name = network["Name"].as_str().unwrap_or_default();
         for config in network
             .pointer("/IPAM/Config")
@@ -162,6 +170,7 @@ mod tests {
 
     fn host() -> Evidence {
         let mut evidence = Evidence::default();
+        evidence.daemon.status = Some(Ok(json!({})));
         evidence.daemon.networks = vec![
             json!({ "network_id": "1", "name": "n", "bridge": "tb-1", "ipv4": { "pool": "10.1.0.0/24" } }),
         ];
@@ -215,5 +224,66 @@ mod tests {
         let findings = overlaps(&evidence);
         assert_eq!(findings.len(), 2, "{findings:?}");
         assert!(findings[1].evidence.contains("Docker's network other"));
+    }
+
+    #[test]
+    fn without_the_daemon_a_network_does_not_overlap_itself() {
+        let mut evidence = host();
+        evidence.daemon = super::super::evidence::Daemon::default();
+        evidence.daemon.status = Some(Err("no answer".to_owned()));
+        evidence.host.links[0].group = tombolo_core::world::LINK_GROUP;
+        evidence.host.links[0].kind = Some("bridge".to_owned());
+        evidence.host.links[0].name = "tb-12ab34cd56ef".to_owned();
+        let network = |id: &str, driver: &str, subnet: &str| json!({ "Id": id, "Name": "mine", "Driver": driver, "IPAM": { "Config": [{ "Subnet": subnet }] } });
+        for own in [
+            // By the driver's name, with an address range of somebody else's bridge as well.
+            network("99", "tombolo", "10.1.0.0/24"),
+            network("99", "tombolo:latest", "10.1.0.0/24"),
+            // A managed plug-in bears any name.
+            network("12ab34cd56ef7890", "acme/net:2", "10.1.0.0/24"),
+            network("99", "acme/net:2", "10.1.0.0/24"),
+        ] {
+            evidence.docker.networks = vec![own.clone()];
+            let findings = overlaps(&evidence);
+            assert_eq!(findings[0].verdict, Verdict::Ok, "{own}: {findings:?}");
+        }
+        evidence
+            .docker
+            .networks
+            .push(json!({ "Id": "12ab34cd56ef7890", "Name": "mine", "Driver": "acme/net:2" }));
+        evidence
+            .docker
+            .networks
+            .push(network("77", "bridge", "10.1.0.0/16"));
+        let findings = overlaps(&evidence);
+        assert_eq!((findings.len(), findings[0].verdict), (1, Verdict::Fault));
+        assert!(
+            findings[0]
+                .evidence
+                .starts_with("network mine (10.1.0.0/24) overlaps"),
+            "{findings:?}"
+        );
+        assert!(
+            findings[0]
+                .remedy
+                .as_ref()
+                .unwrap()
+                .contains("docker network rm mine"),
+            "{findings:?}"
+        );
+    }
+
+    #[test]
+    fn a_route_that_overlaps_is_told_with_the_networks_name() {
+        let mut evidence = host();
+        for (to, verdict) in [("10.1.0.0/25", Verdict::Fault), ("10.1.0.0/20", Verdict::Warning)] {
+            evidence.host.routes[1] = route(to, 2);
+            let finding = &overlaps(&evidence)[0];
+            assert_eq!(finding.verdict, verdict);
+            assert!(
+                finding.remedy.as_ref().unwrap().contains("docker network rm n,"),
+                "{finding:?}"
+            );
+        }
     }
 }

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use tombolo_core::world::{LINK_GROUP, MARK_ACCEPT};
+use tombolo_core::world::{ADOPTED_GROUP, LINK_GROUP, MARK_ACCEPT};
 
 use super::Finding;
 use super::evidence::Evidence;
 use super::firewall::unknown;
 use crate::firewall::{Base, Chain, ChainId, Hook, Nic, Packet, Ruleset, Seen, State};
+use crate::kernel::look::Link;
 
 /// Our own table.
 pub(super) const OURS: (&str, &str) = ("inet", "tombolo");
@@ -38,17 +39,27 @@ impl Probe {
     }
 }
 
-/// What drops a probe on its way through all forward chains, if any does.
+/// What of somebody else's drops a probe on its way through all forward chains, if anything does. What our own table
+/// drops is meant to be dropped, whatever others say.
 pub(super) fn default_fate(ruleset: &Ruleset, probe: &Probe) -> Option<(ChainId, String)> {
-    let seen = ruleset.pass(Hook::Forward, &mut probe.packet());
-    seen.into_iter()
-        .find(Seen::stops)
-        .map(|seen| (seen.chain.clone(), why(&seen)))
+    let families = if probe.v6 { ["inet", "ip6"] } else { ["inet", "ip"] };
+    let mut packet = probe.packet();
+    let mut first = None;
+    for (id, chain, _) in ruleset.base_chains(Hook::Forward, &families) {
+        let seen = ruleset.ask(id, chain, &mut packet);
+        match seen.stops() {
+            true if is_ours(id) => return None,
+            true => drop(first.get_or_insert_with(|| (id.clone(), why(&seen)))),
+            false => {}
+        }
+    }
+    first
 }
 
 fn why(seen: &Seen) -> String {
     match &seen.by {
-        Some(by) => format!("by `{}`", by.text),
+        Some(by) if by.chain == seen.chain => format!("by `{}`", by.text),
+        Some(by) => format!("by `{}` in chain {}", by.text, by.chain),
         None => "by its policy".to_owned(),
     }
 }
@@ -72,15 +83,8 @@ pub(super) fn families(evidence: &Evidence) -> BTreeSet<bool> {
         .collect()
 }
 
-/// Packets as they come from our table's forward chain: out of a bridge, and in through a published port.
+/// Packets as they come from our table's forward chain: out of each bridge, and in through a published port.
 fn probes(evidence: &Evidence, v6: bool, mark: u32) -> Vec<Probe> {
-    let Some(bridge) = evidence.our_bridges().first().map(|link| link.name.clone()) else {
-        return Vec::new();
-    };
-    let ours = Nic {
-        name: bridge,
-        group: LINK_GROUP,
-    };
     let out = evidence.way_out(v6).or(evidence.way_out(!v6));
     let other = out.map_or_else(Nic::default, |link| Nic {
         name: link.name.clone(),
@@ -93,7 +97,14 @@ fn probes(evidence: &Evidence, v6: bool, mark: u32) -> Vec<Probe> {
         dnat,
         mark,
     };
-    vec![probe(&ours, &other, false), probe(&other, &ours, true)]
+    let of_bridge = |bridge: &Link| {
+        let ours = Nic {
+            name: bridge.name.clone(),
+            group: bridge.group,
+        };
+        [probe(&ours, &other, false), probe(&other, &ours, true)]
+    };
+    evidence.our_bridges().into_iter().flat_map(of_bridge).collect()
 }
 
 /// What a chain does with those of a family that it drops by default, if it does.
@@ -158,9 +169,10 @@ pub(super) fn foreign_chains(evidence: &Evidence) -> Vec<Finding> {
                     let remedy = format!(
                         "{remedy}. That chain is asked before tombolo's, so it knows them by their links"
                     );
-                    let command = format!(
-                        "{insert} iifgroup {LINK_GROUP} accept && {insert} oifgroup {LINK_GROUP} accept"
-                    );
+                    // Our bridges, and those of others that our networks use.
+                    let groups = format!("{{ {LINK_GROUP}, {ADOPTED_GROUP} }}");
+                    let command =
+                        format!("{insert} iifgroup {groups} accept && {insert} oifgroup {groups} accept");
                     Finding::fault(CHECK, found, remedy).by(command)
                 }
             });
@@ -272,9 +284,32 @@ mod tests {
                 .command
                 .as_ref()
                 .unwrap()
-                .contains("iifgroup 29807 accept"),
+                .contains("iifgroup { 29807, 29808 } accept"),
             "{finding:?}"
         );
+    }
+
+    #[test]
+    fn a_bridge_of_somebody_elses_that_a_network_uses_is_one_of_ours() {
+        let by_group = bridged("oifgroup");
+        let mut evidence = host(&[("ip", "adm", "fwd", 0, "drop", by_group)]);
+        evidence.host.links[0].name = "br0".to_owned();
+        evidence.host.links[0].group = ADOPTED_GROUP;
+        evidence.daemon.networks[0]["bridge"] = json!("br0");
+        assert_eq!(
+            foreign_chains(&evidence)[0].verdict,
+            Verdict::Fault,
+            "{LINK_GROUP} is not its group"
+        );
+        // The daemon does not answer: its group tells.
+        evidence.daemon.networks.clear();
+        assert_eq!(evidence.our_bridges().len(), 1);
+        // Or its group was taken away: the daemon tells.
+        evidence.host.links[0].group = 0;
+        evidence.daemon.networks = vec![json!({ "bridge": "br0" })];
+        assert_eq!(evidence.our_bridges().len(), 1);
+        evidence.daemon.networks = vec![json!({ "bridge": "br1" })];
+        assert!(evidence.our_bridges().is_empty());
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(super) const SOCKETS: &str = "/run/docker/plugins";
 pub(super) const SPECS: [&str; 2] = ["/etc/docker/plugins", "/usr/lib/docker/plugins"];
 
 /// The name that Docker knows the plug-in by.
-fn driver(evidence: &Evidence) -> String {
+pub(super) fn driver(evidence: &Evidence) -> String {
     let stem = evidence.places.plugin_socket.file_stem();
     stem.map_or_else(
         || "tombolo".to_owned(),

@@ -9,7 +9,12 @@ use serde_json::Value;
 
 use crate::firewall::Ruleset;
 use crate::kernel::look::{Link, Route};
-use tombolo_core::world::LINK_GROUP;
+use tombolo_core::world::{ADOPTED_GROUP, LINK_GROUP};
+
+/// What the names of bridges that we make begin with; the start of the network's identifier follows.
+const BRIDGE_PREFIX: &str = "tb-";
+/// The options of a network that name its bridge.
+const BRIDGE_NAMES: [&str; 2] = ["bridge_name", "com.docker.network.bridge.name"];
 
 /// What was found on this host. An `Err` holds, in words, why it could not be found out.
 #[derive(Debug, Default)]
@@ -127,10 +132,32 @@ impl Evidence {
         matches!(self.daemon.status, Some(Ok(_)))
     }
 
-    /// The links that bridges of ours are.
+    /// The links that bridges of our networks are: what we made, what a network of ours uses, and what the daemon names.
     pub fn our_bridges(&self) -> Vec<&Link> {
-        let ours = |link: &&Link| link.group == LINK_GROUP && link.kind.as_deref() == Some("bridge");
+        let named = |link: &Link| {
+            self.daemon
+                .networks
+                .iter()
+                .any(|n| n["bridge"] == link.name.as_str())
+        };
+        let ours = |link: &&Link| {
+            let made = link.group == LINK_GROUP && link.kind.as_deref() == Some("bridge");
+            made || link.group == ADOPTED_GROUP || named(link)
+        };
         self.host.links.iter().filter(ours).collect()
+    }
+
+    /// Docker's entry of the network that a bridge belongs to, for want of a daemon that could tell.
+    pub fn dockers_of(&self, bridge: &Link) -> Option<&Value> {
+        let start = bridge.name.strip_prefix(BRIDGE_PREFIX);
+        let of = |network: &&Value| {
+            let id = network["Id"].as_str().unwrap_or_default();
+            let options = &network["Options"];
+            let named = |key: &str| options[key] == bridge.name.as_str();
+            start.is_some_and(|start| !start.is_empty() && id.starts_with(start))
+                || (network["Driver"] != "bridge" && BRIDGE_NAMES.into_iter().any(named))
+        };
+        self.docker.networks.iter().find(of)
     }
 
     /// The link that most traffic leaves by.
@@ -145,7 +172,7 @@ impl Evidence {
     }
 
     /// The subnets of our networks, each with the network's name and its bridge. Without the daemon they are known by the
-    /// bridges' own routes, and by the bridges' names.
+    /// bridges' own routes, and by the names that Docker has for them.
     pub fn subnets(&self) -> Vec<(IpNet, String, String)> {
         if self.daemon.networks.is_empty() {
             let bridges = self.our_bridges();
@@ -155,7 +182,14 @@ impl Evidence {
                 let subnet = route
                     .to
                     .filter(|to| route.table == 254 && !link_local.contains(to))?;
-                Some((subnet, bridge.name.clone(), bridge.name.clone()))
+                let name = self
+                    .dockers_of(bridge)
+                    .and_then(|network| network["Name"].as_str());
+                Some((
+                    subnet,
+                    name.unwrap_or(&bridge.name).to_owned(),
+                    bridge.name.clone(),
+                ))
             };
             return self.host.routes.iter().filter_map(own).collect();
         }

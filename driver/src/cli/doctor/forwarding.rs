@@ -200,4 +200,13 @@ mod tests {
         evidence.sysctl.insert(setting[0].0.to_owned(), "0".to_owned());
         assert_eq!(br_netfilter(&evidence)[0].verdict, Verdict::Ok);
     }
+
+    #[test]
+    fn what_our_own_table_drops_within_a_network_is_nobodys_fault() {
+        let mut evidence = with(&[("net.bridge.bridge-nf-call-iptables", "1")]);
+        for (table, verdict) in [("tombolo", Verdict::Ok), ("adm", Verdict::Fault)] {
+            evidence.rules.ruleset = super::super::chains::dropping("inet", table, "forward", 0);
+            assert_eq!(br_netfilter(&evidence)[0].verdict, verdict, "{table}");
+        }
+    }
 }
