@@ -7,7 +7,7 @@ use tombolo_core::world::MARK_ACCEPT;
 use super::chains::{OURS, drops, families, forward_chains, is_iptables, is_ours};
 use super::evidence::Evidence;
 use super::{Finding, REPAIR};
-use crate::firewall::{Chain, ChainId};
+use crate::firewall::{Base, Chain, ChainId, Rule};
 
 /// What can't be told without rules, or without networks.
 pub(super) fn unknown(evidence: &Evidence, check: &'static str) -> Option<Vec<Finding>> {
@@ -66,8 +66,25 @@ pub(super) fn forward_accept(evidence: &Evidence) -> Vec<Finding> {
                 ),
                 Some(how) => {
                     let found = format!("{id} drops what tombolo lets pass, {how}");
-                    let remedy = "the daemon puts its rule there within a second, if it runs";
-                    Finding::fault(CHECK, found, remedy).by(accept_line(evidence, id, chain))
+                    let place = place(evidence, id, chain, v6);
+                    let before = Chain {
+                        base: chain.base.map(|base| Base { drops: false, ..base }),
+                        rules: chain.rules[..place].to_vec(),
+                    };
+                    match drops(evidence, id, &before, v6, MARK_ACCEPT) {
+                        // No line of ours helps behind it.
+                        Some(how) => {
+                            let remedy = format!(
+                                "that is done {how}, which is asked before tombolo's accept and leaves it nothing: remove \
+                                 that rule, or narrow it to what you mean to drop"
+                            );
+                            Finding::fault(CHECK, found, remedy)
+                        }
+                        None => {
+                            let remedy = "the daemon puts its rule there within a second, if it runs";
+                            Finding::fault(CHECK, found, remedy).by(accept_line(evidence, id, place))
+                        }
+                    }
                 }
             });
         }
@@ -84,8 +101,25 @@ pub(super) fn forward_accept(evidence: &Evidence) -> Vec<Finding> {
     findings
 }
 
-/// The line that puts the accept behind the jump to DOCKER-USER.
-fn accept_line(evidence: &Evidence, id: &ChainId, chain: &Chain) -> String {
+/// Where our accept is in a chain, from 0; if it is not there, where it belongs: behind the jump to DOCKER-USER.
+fn place(evidence: &Evidence, id: &ChainId, chain: &Chain, v6: bool) -> usize {
+    let drops_all_but = |rule: &Rule| Chain {
+        base: chain.base.map(|base| Base { drops: true, ..base }),
+        rules: vec![rule.clone()],
+    };
+    // What a rule says tells, not what it is called.
+    let is_accept = |rule: &Rule| {
+        let alone = drops_all_but(rule);
+        let passes = |mark| drops(evidence, id, &alone, v6, mark).is_none();
+        passes(MARK_ACCEPT) && !passes(0)
+    };
+    let user = |rule: &Rule| rule.text.contains("DOCKER-USER");
+    let ours = chain.rules.iter().position(is_accept);
+    ours.unwrap_or_else(|| chain.rules.iter().position(user).map_or(0, |user| user + 1))
+}
+
+/// The line that puts the accept at a place, from 0.
+fn accept_line(evidence: &Evidence, id: &ChainId, place: usize) -> String {
     let tool = match (id.family.as_str(), id.legacy, evidence.rules.iptables_is_legacy) {
         ("ip6", true, false) => "ip6tables-legacy",
         ("ip6", false, true) => "ip6tables-nft",
@@ -94,11 +128,7 @@ fn accept_line(evidence: &Evidence, id: &ChainId, chain: &Chain) -> String {
         (_, false, true) => "iptables-nft",
         _ => "iptables",
     };
-    let user = chain
-        .rules
-        .iter()
-        .position(|rule| rule.text.contains("DOCKER-USER"));
-    let place = user.map_or(1, |user| user + 2);
+    let place = place + 1;
     format!(
         "{tool} -I FORWARD {place} -m mark --mark {MARK_ACCEPT:#x}/{MARK_ACCEPT:#x} -m comment --comment tombolo -j ACCEPT"
     )
@@ -183,6 +213,43 @@ mod tests {
         );
         let mended = host(&[("ip", "filter", "FORWARD", 0, "drop", marked("!="))]);
         assert_eq!(forward_accept(&mended)[0].verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_drop_before_our_accept_is_named_and_no_second_accept_is_printed() {
+        let legacy = |lines: &str| {
+            let mut evidence = host(&[]);
+            let text = format!("*filter\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n{lines}COMMIT\n");
+            let listings = crate::kernel::look::rules::Listings {
+                json: json!({ "nftables": [] }).to_string(),
+                legacy: [text, String::new()],
+                ..Default::default()
+            };
+            evidence.rules.ruleset = crate::firewall::read(&listings).unwrap();
+            forward_accept(&evidence).remove(0)
+        };
+        let (jump, drop) = ("-A FORWARD -j DOCKER-USER\n", "-A FORWARD -j DROP\n");
+        let ours = "-A FORWARD -m mark --mark 0x8000000/0x8000000 -m comment --comment tombolo -j ACCEPT\n";
+        let user = "-A DOCKER-USER -j DROP\n";
+        for (lines, dropped_by) in [
+            (format!("{jump}{ours}{user}"), Some("-A DOCKER-USER -j DROP")),
+            (format!("{jump}{user}"), Some("-A DOCKER-USER -j DROP")),
+            (format!("{drop}{jump}{ours}"), Some("-A FORWARD -j DROP")),
+            (format!("{drop}{jump}"), Some("-A FORWARD -j DROP")),
+            (format!("{jump}{drop}"), None),
+            (jump.to_owned(), None),
+        ] {
+            let finding = legacy(&lines);
+            assert_eq!(finding.verdict, Verdict::Fault, "{lines}");
+            match dropped_by {
+                Some(rule) => {
+                    assert_eq!(finding.command, None, "{lines}");
+                    assert!(finding.remedy.unwrap().contains(rule), "{lines}");
+                }
+                None => assert!(finding.command.unwrap().contains("-I FORWARD 2 "), "{lines}"),
+            }
+        }
+        assert_eq!(legacy(&format!("{jump}{ours}{drop}")).verdict, Verdict::Ok);
     }
 
     #[test]
