@@ -46,15 +46,36 @@ impl Drop for Claim {
     }
 }
 
+/// The lock that belongs to a control socket.
+pub fn lock_of(control_socket: &Path) -> PathBuf {
+    let mut path = control_socket.as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
+}
+
+/// Which process holds a lock, by the kernel's own list (`/proc/locks`) and the lock's device and number. The lock itself
+/// is not touched: one who starts just now may want it.
+pub fn holder(locks: &str, device: u64, number: u64) -> Option<u32> {
+    let file = format!(
+        "{:02x}:{:02x}:{number}",
+        nix::sys::stat::major(device),
+        nix::sys::stat::minor(device)
+    );
+    let mut lines = locks
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // `1: FLOCK  ADVISORY  WRITE 1234 00:1a:12345 0 EOF`; one who waits has an arrow behind the number.
+    let held = lines.find(|words| words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&file.as_str()))?;
+    held.get(4)?.parse().ok()
+}
+
 impl Claim {
     /// Takes the lock that belongs to a control socket.
     ///
     /// # Errors
     /// [`Error`].
     pub fn take(control_socket: &Path) -> Result<Self, Error> {
-        let mut path = control_socket.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
+        let path = lock_of(control_socket);
         let mut options = OpenOptions::new();
         let file = options
             .write(true)
@@ -72,6 +93,8 @@ impl Claim {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -86,5 +109,28 @@ mod tests {
         );
         drop(first);
         Claim::take(&socket).unwrap();
+    }
+
+    #[test]
+    fn the_kernels_list_tells_who_holds_it() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let claim = Claim::take(&socket).unwrap();
+        let meta = fs::metadata(lock_of(&socket)).unwrap();
+        let who = || {
+            holder(
+                &fs::read_to_string("/proc/locks").unwrap(),
+                meta.dev(),
+                meta.ino(),
+            )
+        };
+        assert_eq!(who(), Some(std::process::id()));
+        drop(claim);
+        assert_eq!(who(), None);
+        let list = "1: POSIX  ADVISORY  WRITE 7 00:1a:5 0 EOF\n2: -> FLOCK  ADVISORY  WRITE 8 00:1a:5 0 EOF\n\
+                    3: FLOCK  ADVISORY  WRITE 9 00:1a:5 0 EOF\n";
+        assert_eq!(holder(list, 0x1a, 5), Some(9));
+        assert_eq!(holder(list, 0x1b, 5), None);
     }
 }

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::evidence::Evidence;
 use super::{Finding, REPAIR, texts};
-use tombolo_core::world::LINK_GROUP;
+use crate::claim;
+use tombolo_core::world::{ADOPTED_GROUP, LINK_GROUP};
 
 /// How many of one sort are named.
 const NAMED: usize = 8;
@@ -21,20 +22,37 @@ pub(super) fn reachable(evidence: &Evidence) -> Vec<Finding> {
                 status["pid"]
             ),
         ),
-        Some(Err(why)) => {
-            let fault = Finding::fault(
-                CHECK,
-                why.clone(),
-                "start it; containers go on meanwhile, but none can be started or stopped",
-            );
-            match &evidence.systemd {
-                Some(systemd) if systemd.before.is_some() => fault.by("systemctl start tombolo.service"),
-                _ => fault.by("setsid tombolo serve >>/run/tombolo.log 2>&1 &"),
-            }
-        }
+        Some(Err(why)) => silent(evidence, CHECK, why),
         None => Finding::none(CHECK, "not asked"),
     };
     vec![finding]
+}
+
+/// A daemon that does not answer: it has ended, hangs, or nobody reaches it.
+fn silent(evidence: &Evidence, check: &'static str, why: &str) -> Finding {
+    // What stands on further lines says what to do where nothing is known of the host.
+    let why = why.lines().next().unwrap_or_default();
+    let by_systemd = evidence
+        .systemd
+        .as_ref()
+        .is_some_and(|systemd| systemd.before.is_some());
+    let start = "setsid tombolo serve >>/run/tombolo.log 2>&1 &";
+    let Some(pid) = evidence.daemon.holder else {
+        let remedy = "start it; containers go on meanwhile, but none can be started or stopped";
+        return Finding::fault(check, why, remedy).by(match by_systemd {
+            true => "systemctl start tombolo.service",
+            false => start,
+        });
+    };
+    let lock = claim::lock_of(&evidence.places.control_socket);
+    let lock = lock.display();
+    let found = format!("{why}; but process {pid} lives and holds the lock {lock}");
+    let remedy = "if only its socket was removed, it makes that anew within ten seconds: look again. Else it hangs, and has to \
+                  be ended before another one can start; containers go on meanwhile, but none can be started or stopped";
+    Finding::fault(check, found, remedy).by(match by_systemd {
+        true => "systemctl restart tombolo.socket tombolo.service".to_owned(),
+        false => format!("kill -KILL {pid}; flock -w 10 {lock} true; {start}"),
+    })
 }
 
 /// The daemon's status, or a finding that says that it can't be told.
@@ -131,11 +149,11 @@ pub(super) fn leaks(evidence: &Evidence) -> Vec<Finding> {
                 .host
                 .links
                 .iter()
-                .filter(|link| link.group == LINK_GROUP)
+                .filter(|link| link.group == LINK_GROUP || link.group == ADOPTED_GROUP)
                 .count();
             if ours > 0 && !evidence.daemon_answers() {
                 findings[0].evidence.push_str(&format!(
-                    ", so nobody can tell which of the {ours} links of group {LINK_GROUP} are wanted (ip link show group {LINK_GROUP})"
+                    ", so nobody can tell which of the {ours} links of the groups {LINK_GROUP} and {ADOPTED_GROUP} are wanted (ip link show group {LINK_GROUP})"
                 ));
             }
             return findings;
@@ -241,6 +259,27 @@ mod tests {
         for check in [problems, facts, leaks, records] {
             assert_eq!(check(&evidence)[0].verdict, Verdict::NotApplicable);
         }
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_has_to_be_ended_before_another_starts() {
+        let mut evidence = Evidence::default();
+        evidence.places.control_socket = "/run/tombolo/control.sock".into();
+        evidence.daemon.status = Some(Err("nobody listens on it\nStart it with a flag.".to_owned()));
+        let gone = &reachable(&evidence)[0];
+        assert_eq!(gone.evidence, "nobody listens on it");
+        assert!(gone.command.as_ref().unwrap().starts_with("setsid tombolo serve"));
+        evidence.daemon.holder = Some(42);
+        let hangs = &reachable(&evidence)[0];
+        assert!(
+            hangs
+                .evidence
+                .contains("process 42 lives and holds the lock /run/tombolo/control.sock.lock")
+        );
+        let command = hangs.command.as_ref().unwrap();
+        assert!(
+            command.starts_with("kill -KILL 42; flock -w 10 /run/tombolo/control.sock.lock true; setsid")
+        );
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub(super) struct Daemon {
     pub endpoints: Vec<Value>,
     /// What differs from the records.
     pub differences: Option<Result<Value, String>>,
+    /// The process that holds the lock by which one tombolo a host is known, where it can be told.
+    pub holder: Option<u32>,
     /// Sandboxes of joined endpoints, and whether they are there.
     pub sandboxes: BTreeMap<String, bool>,
 }

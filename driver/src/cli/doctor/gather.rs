@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -14,7 +15,7 @@ use super::docker::{SOCKETS, SPECS};
 use super::evidence::{Daemon, Docker, Evidence, Feature, Host, Places, Rules, Storage, Systemd};
 use crate::config::{Config, DockerHost};
 use crate::kernel::look::{Look, rules, spaces, trial};
-use crate::{firewall, host};
+use crate::{claim, firewall, host};
 
 /// What is tried, in the order of [`trial::links`] and after that the rules.
 const FEATURES: [Feature; 6] = [
@@ -43,7 +44,7 @@ const fn feature(name: &'static str, kind: &'static str, built: bool, module: &'
 pub(super) fn all(config: &Config, client: &Client) -> Evidence {
     let mut evidence = Evidence {
         places: places(config),
-        daemon: daemon(client),
+        daemon: daemon(client, &config.control_socket),
         ..Evidence::default()
     };
     take_daemons_places(&mut evidence);
@@ -99,11 +100,17 @@ fn note_files(dir: &Path, deeper: u8, files: &mut BTreeMap<PathBuf, String>) {
     }
 }
 
-fn daemon(client: &Client) -> Daemon {
+fn holder(control_socket: &Path) -> Option<u32> {
+    let lock = fs::metadata(claim::lock_of(control_socket)).ok()?;
+    claim::holder(&fs::read_to_string("/proc/locks").ok()?, lock.dev(), lock.ino())
+}
+
+fn daemon(client: &Client, control_socket: &Path) -> Daemon {
     let status = client.get_json("/v1/status").map_err(|failure| failure.chain());
     if status.is_err() {
         return Daemon {
             status: Some(status),
+            holder: holder(control_socket),
             ..Daemon::default()
         };
     }
@@ -114,7 +121,9 @@ fn daemon(client: &Client) -> Daemon {
     let endpoints = list("/v1/endpoints");
     let joined = endpoints
         .iter()
-        .filter_map(|endpoint| endpoint["sandbox"].as_str());
+        .filter_map(|endpoint| endpoint["sandbox"].as_str())
+        // That of an endpoint whose record was rebuilt is not known.
+        .filter(|path| !path.is_empty());
     let sandboxes = joined
         .map(|path| (path.to_owned(), Path::new(path).exists()))
         .collect();
@@ -128,6 +137,7 @@ fn daemon(client: &Client) -> Daemon {
                 .map_err(|failure| failure.chain()),
         ),
         sandboxes,
+        holder: None,
     }
 }
 
