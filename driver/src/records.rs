@@ -18,6 +18,21 @@ const POOL: &str = "pool";
 const SLOT: &str = "slot";
 const META: &str = "meta";
 
+/// Under what the name of the driver is kept that the records are of: so Docker calls it in its networks.
+pub const DRIVER: &str = "driver";
+
+/// Records of a driver that has another name now: Docker, which calls it by the old one, would seem to have forgotten all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "driver: the networks in these records are of the driver '{was}', which is what plugin_socket's file was called; now it is \
+     called '{now}', and Docker would find none of them. Set plugin_socket to a file called {was}.sock, or remove those \
+     networks first (docker network rm) while it is called that"
+)]
+pub struct OtherDriver {
+    was: String,
+    now: String,
+}
+
 /// A row that is none of our records.
 #[derive(Debug, thiserror::Error)]
 #[error("record {table}/{key} can't be read and is left out: {why}")]
@@ -84,6 +99,23 @@ impl Records {
                 .collect(),
             addresses: addresses.collect(),
             meta: meta.clone(),
+        }
+    }
+
+    /// Whether the driver may go by this name with these records. Records without networks and pools may be anybody's, and
+    /// so may those that don't tell.
+    ///
+    /// # Errors
+    /// [`OtherDriver`].
+    pub fn of_driver(&self, now: &str) -> Result<(), OtherDriver> {
+        match self.meta.get(DRIVER) {
+            Some(was) if was != now && !(self.networks.is_empty() && self.pools.is_empty()) => {
+                Err(OtherDriver {
+                    was: was.clone(),
+                    now: now.to_owned(),
+                })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -209,4 +241,36 @@ pub fn forget_meta(key: &str) -> Put {
 /// Something to keep about this host, as a row to write.
 pub fn put_meta(key: &str, value: &str) -> Put {
     Put::set(META, key, json(&value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_with_networks_or_pools_are_for_the_driver_that_they_are_of() {
+        let id: PoolId = PoolId::new(Space::Local, "10.1.0.0/24".parse().unwrap(), None).unwrap();
+        let pool = PoolRecord {
+            id,
+            pool: Pool::default(),
+        };
+        let records = |was: Option<&str>, pools: &[PoolRecord]| Records {
+            pools: pools.to_vec(),
+            meta: was
+                .map(|was| (DRIVER.to_owned(), was.to_owned()))
+                .into_iter()
+                .collect(),
+            ..Records::default()
+        };
+        let pools = [pool];
+        assert_eq!(records(None, &pools).of_driver("tombolo"), Ok(()));
+        assert_eq!(records(Some("tombolo"), &pools).of_driver("tombolo"), Ok(()));
+        assert_eq!(records(Some("t2"), &[]).of_driver("tombolo"), Ok(()));
+        let refused = records(Some("t2"), &pools).of_driver("tombolo").unwrap_err();
+        let text = refused.to_string();
+        assert!(
+            text.contains("the driver 't2'") && text.contains("'tombolo'"),
+            "{text}"
+        );
+    }
 }

@@ -82,6 +82,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The state is of a driver of another name. It is as it was.
+    #[error("the state in {}", dir.display())]
+    Driver {
+        /// The state directory.
+        dir: PathBuf,
+        /// Whose it is.
+        source: records::OtherDriver,
+    },
     /// The state can't be used.
     #[error("opening the state in {}", dir.display())]
     State {
@@ -211,11 +219,13 @@ async fn serve_once(
     };
     let (store, opened) = Store::open(&config.state_dir, records::SCHEMA).map_err(state)?;
     let mut loaded = load(&store, opened).map_err(state)?;
+    let driver = driver_name(&config.plugin_socket);
+    note_driver(config, &store, &mut loaded, &driver)?;
     let carve = carve(config, &store, &mut loaded.meta)?;
     let setup = Setup {
         carve,
         host_binding: Some(config.host_binding),
-        driver: driver_name(&config.plugin_socket),
+        driver,
         edge: Edge {
             now_s: host::now_s,
             port: host::port,
@@ -467,6 +477,26 @@ fn draw_ula() -> std::io::Result<IpNet> {
     std::fs::File::open("/dev/urandom")?.read_exact(&mut octets[1..6])?;
     octets[0] = 0xfd;
     IpNet::new(std::net::Ipv6Addr::from(octets).into(), 48).map_err(std::io::Error::other)
+}
+
+/// Notes the driver's name with the records, unless they are of a driver of another one.
+fn note_driver(config: &Config, store: &Store, loaded: &mut Loaded, driver: &str) -> Result<(), Error> {
+    let dir = || config.state_dir.clone();
+    let records = Records::of(&loaded.state, &loaded.meta);
+    records
+        .of_driver(driver)
+        .map_err(|source| Error::Driver { dir: dir(), source })?;
+    if loaded
+        .meta
+        .get(records::DRIVER)
+        .is_none_or(|noted| noted != driver)
+    {
+        store
+            .commit(&[records::put_meta(records::DRIVER, driver)])
+            .map_err(|source| Error::State { dir: dir(), source })?;
+        loaded.meta.insert(records::DRIVER.to_owned(), driver.to_owned());
+    }
+    Ok(())
 }
 
 /// The driver's name is the file name of its socket: so Docker finds plug-ins.

@@ -1,5 +1,6 @@
 //! What goes on when tombolo, the engine or the whole machine ends and starts again.
 
+use serde_json::json;
 use system_tests::{Answerer, Container, Flow, Host, Scene, Snapshot, Tombolo, ask_tcp, json, until};
 
 use std::sync::Arc;
@@ -257,5 +258,35 @@ fn what_is_not_ours_stays_and_what_nobody_wants_of_ours_goes() {
     assert!(
         differences.iter().all(|line| line.starts_with("+ rules")),
         "{differences:#?}"
+    );
+}
+
+#[test]
+fn a_driver_that_is_called_something_else_leaves_the_networks_to_the_one_that_was() {
+    let host = Arc::new(Host::new());
+    let tombolo = Tombolo::start(&host);
+    let pool = json!({ "AddressSpace": "LocalDefault", "Pool": "10.71.0.0/24", "V6": false });
+    let pool = tombolo.plugin().accepted("IpamDriver.RequestPool", &pool);
+    let state = tombolo.export();
+    tombolo.stop();
+    tombolo
+        .try_serve(&["--plugin-socket", "/run/docker/plugins/t2.sock"])
+        .must_fail_with(&["'tombolo'", "'t2'", "/var/lib/tombolo"]);
+    tombolo.start_again();
+    assert_eq!(tombolo.export(), state);
+    let pool = json!({ "PoolID": pool["PoolID"] });
+    tombolo.plugin().accepted("IpamDriver.ReleasePool", &pool);
+    // Where there is nothing to lose it may be called anything.
+    tombolo.stop();
+    let log = "/var/log/t2.log";
+    let other = tombolo.command(&["serve", "--plugin-socket", "/run/docker/plugins/t2.sock"]);
+    let other = host.start(other, log);
+    until("a driver of another name serves", || {
+        tombolo.try_cli(&["status"]).ok.then_some(())
+    });
+    system_tests::engine::end(
+        &other,
+        nix::sys::signal::Signal::SIGTERM,
+        std::time::Duration::from_secs(20),
     );
 }

@@ -720,7 +720,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         true
     }
 
-    async fn import(&mut self, records: Records) -> Result<(), String> {
+    async fn import(&mut self, mut records: Records) -> Result<(), String> {
         if records.schema != records::SCHEMA {
             return Err(format!(
                 "schema: {}; this version imports {}",
@@ -728,6 +728,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 records::SCHEMA
             ));
         }
+        let driver = &self.setup.driver;
+        records.of_driver(driver).map_err(|error| error.to_string())?;
+        records.meta.insert(records::DRIVER.to_owned(), driver.clone());
         let rows = records.rows();
         let meta = records.meta.clone();
         let (state, problems) = records.into_state();
