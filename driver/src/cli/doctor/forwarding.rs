@@ -2,13 +2,36 @@
 
 use tombolo_core::world::MARK_ACCEPT;
 
-use super::Finding;
 use super::chains::{Probe, default_fate};
 use super::evidence::Evidence;
+use super::{Finding, Verdict};
 use crate::firewall::Nic;
+use crate::kernel::look::Link;
 
 pub(super) fn ipv4(evidence: &Evidence) -> Vec<Finding> {
-    forwarding(evidence, "forwarding.ipv4", "net.ipv4.ip_forward", false)
+    const CHECK: &str = "forwarding.ipv4";
+    let whole = forwarding(evidence, CHECK, "net.ipv4.ip_forward", false);
+    if whole.iter().any(|finding| finding.verdict != Verdict::Ok) || evidence.reaching_out(false) == 0 {
+        return whole;
+    }
+    // IPv4 is forwarded by the setting of the link that a packet comes in by; IPv6 by the one for all.
+    let links = evidence.our_bridges().into_iter().chain(evidence.way_out(false));
+    let setting = |link: &Link| format!("net.ipv4.conf.{}.forwarding", link.name);
+    let off = links.filter(|link| {
+        evidence
+            .sysctl
+            .get(&setting(link))
+            .is_some_and(|value| value == "0")
+    });
+    let findings: Vec<Finding> = off
+        .map(|link| {
+            let remedy = "what comes in by that link is dropped without a word; look for what sets it to 0 in /etc/sysctl.d";
+            Finding::fault(CHECK, format!("{} is 0", setting(link)), remedy)
+                // A name may hold dots; with slashes it is one word.
+                .by(format!("sysctl -w net/ipv4/conf/{}/forwarding=1", link.name))
+        })
+        .collect();
+    if findings.is_empty() { whole } else { findings }
 }
 
 pub(super) fn ipv6(evidence: &Evidence) -> Vec<Finding> {
@@ -45,18 +68,35 @@ pub(super) fn rp_filter(evidence: &Evidence) -> Vec<Finding> {
     let all = number("all");
     // The kernel takes the larger one of `all` and the link's own; 1 is strict, 2 is loose.
     let strict = bridges.iter().filter(|link| number(&link.name).max(all) == 1);
-    let findings: Vec<Finding> = strict
+    let (own, by_all): (Vec<&Link>, Vec<&Link>) =
+        strict.partition(|link| number(&link.name) == 1 && all == 0);
+    let finding = |links: &[&Link], found: String| {
+        let remedy =
+            "what a container on two networks sends by the other one is dropped without a word; 2 is loose";
+        // A name may hold dots; with slashes it is one word.
+        let each = links
+            .iter()
+            .map(|link| format!(" net/ipv4/conf/{}/rp_filter=2", link.name));
+        Finding::warning(CHECK, found, remedy).by(format!("sysctl -w{}", each.collect::<String>()))
+    };
+    let mut findings: Vec<Finding> = own
+        .iter()
         .map(|link| {
-            let found = format!(
-                "net.ipv4.conf.all.rp_filter is {all}, net.ipv4.conf.{0}.rp_filter is {1}: strict",
-                link.name,
-                number(&link.name)
-            );
-            let remedy = "what a container on two networks sends by the other one is dropped without a word; 2 is loose";
-            // A name may hold dots; with slashes it is one word.
-            Finding::warning(CHECK, found, remedy).by(format!("sysctl -w net/ipv4/conf/{}/rp_filter=2", link.name))
+            finding(
+                &[link],
+                format!("net.ipv4.conf.{}.rp_filter is 1: strict", link.name),
+            )
         })
         .collect();
+    if !by_all.is_empty() {
+        let names: Vec<&str> = by_all.iter().map(|link| link.name.as_str()).collect();
+        let found = format!(
+            "net.ipv4.conf.all.rp_filter is {all}, which makes it strict on {} bridges ({})",
+            names.len(),
+            names.join(", ")
+        );
+        findings.push(finding(&by_all, found));
+    }
     if findings.is_empty() {
         return vec![Finding::ok(
             CHECK,
@@ -134,9 +174,7 @@ mod tests {
     use serde_json::json;
     use tombolo_core::world::LINK_GROUP;
 
-    use super::super::Verdict;
     use super::*;
-    use crate::kernel::look::Link;
 
     fn with(settings: &[(&str, &str)]) -> Evidence {
         let settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
@@ -188,6 +226,36 @@ mod tests {
             ]);
             assert_eq!(rp_filter(&evidence)[0].verdict, verdict, "{all} {own}");
         }
+    }
+
+    #[test]
+    fn one_setting_that_makes_all_bridges_strict_is_one_warning() {
+        let mut evidence = with(&[("net.ipv4.conf.all.rp_filter", "1")]);
+        let mut other = evidence.host.links[0].clone();
+        other.name = "tb-2".to_owned();
+        evidence.host.links.push(other);
+        let findings = rp_filter(&evidence);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(
+            findings[0].command.as_deref(),
+            Some("sysctl -w net/ipv4/conf/tb-1/rp_filter=2 net/ipv4/conf/tb-2/rp_filter=2")
+        );
+    }
+
+    #[test]
+    fn a_link_that_does_not_forward_is_told_where_the_host_does() {
+        let mut evidence = with(&[
+            ("net.ipv4.ip_forward", "1"),
+            ("net.ipv4.conf.tb-1.forwarding", "0"),
+        ]);
+        assert_eq!(ipv4(&evidence)[0].verdict, Verdict::Ok, "nobody needs it");
+        evidence.daemon.endpoints =
+            vec![json!({ "network_id": "n", "joined": true, "ipv4": "10.1.0.2", "ipv6": null })];
+        let fault = &ipv4(&evidence)[0];
+        assert_eq!(
+            (fault.verdict, fault.command.as_deref()),
+            (Verdict::Fault, Some("sysctl -w net/ipv4/conf/tb-1/forwarding=1"))
+        );
     }
 
     #[test]

@@ -243,12 +243,14 @@ fn sysctl(evidence: &Evidence) -> BTreeMap<String, String> {
     .into_iter()
     .map(|name| (name.to_owned(), name.replace('.', "/")))
     .collect();
-    for link in evidence.our_bridges() {
+    for link in evidence.our_bridges().into_iter().chain(evidence.way_out(false)) {
         let name = &link.name;
-        names.push((
-            format!("net.ipv4.conf.{name}.rp_filter"),
-            format!("net/ipv4/conf/{name}/rp_filter"),
-        ));
+        for setting in ["rp_filter", "forwarding"] {
+            names.push((
+                format!("net.ipv4.conf.{name}.{setting}"),
+                format!("net/ipv4/conf/{name}/{setting}"),
+            ));
+        }
     }
     let read = |(name, path): (String, String)| {
         let text = fs::read_to_string(format!("/proc/sys/{path}")).ok()?;
