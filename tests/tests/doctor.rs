@@ -114,7 +114,7 @@ fn a_well_host_gets_no_fault_and_each_check_says_something() {
     assert!(output.ok);
     let mut checks: Vec<&str> = findings.iter().map(|f| json::text(f, "/check")).collect();
     checks.dedup();
-    assert_eq!(checks.len(), 25, "{checks:?}");
+    assert_eq!(checks.len(), 26, "{checks:?}");
     let table = scene.tombolo().try_cli(&["doctor"]).must().stdout;
     assert!(
         table.ends_with("not applicable") && table.contains("0 faults, 0 warnings"),
@@ -164,6 +164,19 @@ fn what_is_damaged_is_found_and_mended_by_what_is_printed() {
     must_mend(&scene, "firewall.foreign-chains", &drop("early", -200));
     assert!(containers[0].pings("192.0.2.1"), "traffic flows as well");
     scene.host.sh("nft delete table inet early");
+
+    // A ruleset that drops frames, or what leaves.
+    let chain = |family: &str, hook: &str| {
+        format!(
+            "nft add table {family} adm; nft add chain {family} adm f '{{ type filter hook {hook} priority 10; policy drop; }}'"
+        )
+    };
+    must_mend(&scene, "firewall.bridge-chains", &chain("bridge", "forward"));
+    assert!(containers[0].pings("two"), "frames flow as well");
+    scene.host.sh("nft delete table bridge adm");
+    must_mend(&scene, "firewall.foreign-chains", &chain("inet", "postrouting"));
+    assert!(containers[0].pings("192.0.2.1"), "traffic flows as well");
+    scene.host.sh("nft delete table inet adm");
 
     // An administrator's own drop before tombolo's accept: a second accept would not help, so none is printed.
     let shadowed = must_see(

@@ -1,4 +1,4 @@
-//! Forward chains of everybody: what they do with what our table lets pass.
+//! Forward chains of everybody, and what else drops by default: what they do with what our table lets pass.
 //!
 //! A chain is not searched for words but asked, by a packet of which only the links and the mark are known. So its bottom
 //! line shows, and its exceptions don't.
@@ -169,17 +169,100 @@ pub(super) fn foreign_chains(evidence: &Evidence) -> Vec<Finding> {
                     let remedy = format!(
                         "{remedy}. That chain is asked before tombolo's, so it knows them by their links"
                     );
-                    // Our bridges, and those of others that our networks use.
-                    let groups = format!("{{ {LINK_GROUP}, {ADOPTED_GROUP} }}");
-                    let command =
-                        format!("{insert} iifgroup {groups} accept && {insert} oifgroup {groups} accept");
-                    Finding::fault(CHECK, found, remedy).by(command)
+                    Finding::fault(CHECK, found, remedy).by(by_links(&insert))
                 }
             });
         }
+        findings.extend(postrouting(evidence, CHECK, v6));
     }
     if findings.is_empty() {
         findings.push(Finding::ok(CHECK, "nobody else has a chain in the forward hook"));
+    }
+    findings
+}
+
+/// Lines that let pass what comes or goes by our bridges, by those of others that our networks use, and by their ports.
+fn by_links(insert: &str) -> String {
+    let groups = format!("{{ {LINK_GROUP}, {ADOPTED_GROUP} }}");
+    format!("{insert} iifgroup {groups} accept && {insert} oifgroup {groups} accept")
+}
+
+/// Chains that drop what leaves this host, though it was let pass. The mark is of no use there: our last chain clears it.
+fn postrouting(evidence: &Evidence, check: &'static str, v6: bool) -> Vec<Finding> {
+    let families = if v6 { ["inet", "ip6"] } else { ["inet", "ip"] };
+    let chains = evidence.rules.ruleset.base_chains(Hook::Postrouting, &families);
+    let foreign = chains
+        .into_iter()
+        .filter(|(id, _, base)| !is_ours(id) && !base.nat);
+    let finding = |(id, chain, base): (&ChainId, &Chain, Base)| {
+        let how = drops(evidence, id, chain, v6, 0)?;
+        let found = format!(
+            "chain {id} (hook postrouting, priority {}) drops what tombolo lets pass, {how}",
+            base.priority
+        );
+        let remedy = "no packet of a container leaves; this line lets pass what comes or goes by tombolo's links. It lasts until \
+                      that ruleset is loaded anew: put it into its file too";
+        let fault = Finding::fault(check, found, remedy);
+        Some(match nft_chain(id) {
+            Some(chain) => fault.by(by_links(&format!("nft insert rule {chain}"))),
+            None => fault,
+        })
+    };
+    foreign.filter_map(finding).collect()
+}
+
+/// A chain as nft is told of it, if it is nft's.
+fn nft_chain(id: &ChainId) -> Option<String> {
+    (!id.legacy).then(|| format!("{} {} {}", id.family, id.table, id.chain))
+}
+
+/// Chains for frames: they come before all rules for packets, and see what containers of one network send each other.
+pub(super) fn bridge_chains(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "firewall.bridge-chains";
+    const HOOKS: [(Hook, bool, bool); 5] = [
+        (Hook::Prerouting, true, false),
+        (Hook::Input, true, false),
+        (Hook::Forward, true, true),
+        (Hook::Output, false, true),
+        (Hook::Postrouting, false, true),
+    ];
+    if let Some(findings) = unknown(evidence, CHECK) {
+        return findings;
+    }
+    if evidence.our_bridges().is_empty() {
+        return vec![Finding::none(CHECK, "there is no network")];
+    }
+    // What a frame comes by is a port, and our ports are in our group whosever the bridge is.
+    let port = Nic {
+        name: String::new(),
+        group: LINK_GROUP,
+    };
+    let mut findings = Vec::new();
+    for (hook, comes, goes) in HOOKS {
+        for (id, chain, base) in evidence.rules.ruleset.base_chains(hook, &["bridge"]) {
+            let dropped = families(evidence).into_iter().find_map(|v6| {
+                let mut packet = Packet {
+                    iif: comes.then(|| port.clone()),
+                    oif: goes.then(|| port.clone()),
+                    state: State::New,
+                    ..Packet::new(v6)
+                };
+                let seen = evidence.rules.ruleset.ask(id, chain, &mut packet);
+                seen.stops().then(|| why(&seen))
+            });
+            let Some(how) = dropped else { continue };
+            let found = format!(
+                "chain {id} (hook {hook}, priority {}) drops the frames of containers, {how}",
+                base.priority
+            );
+            let remedy = "frames come before all rules for packets, so no accept of tombolo's helps; this line lets pass what comes \
+                          or goes by its links. It lasts until that ruleset is loaded anew: put it into its file too";
+            let insert = format!("nft insert rule {} {} {}", id.family, id.table, id.chain);
+            findings.push(Finding::fault(CHECK, found, remedy).by(by_links(&insert)));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(CHECK, "no chain drops frames by default"));
     }
     findings
 }
@@ -197,9 +280,14 @@ fn ruleset(chains: &[(&str, &str, &str, i64, &str, serde_json::Value)]) -> Rules
 
     let mut objects = Vec::new();
     for (family, table, name, prio, policy, expressions) in chains {
+        // A chain that bears a hook's name is asked there.
+        let hook = match *name {
+            "postrouting" | "input" | "output" => *name,
+            _ => "forward",
+        };
         objects.push(
             json!({ "chain": { "family": family, "table": table, "name": name, "type": "filter",
-            "hook": "forward", "prio": prio, "policy": policy } }),
+            "hook": hook, "prio": prio, "policy": policy } }),
         );
         objects.push(json!({ "rule": { "family": family, "table": table, "chain": name, "handle": 1, "expr": expressions } }));
     }
@@ -287,6 +375,40 @@ mod tests {
                 .contains("iifgroup { 29807, 29808 } accept"),
             "{finding:?}"
         );
+    }
+
+    #[test]
+    fn a_chain_that_lets_nothing_leave_gets_lines_that_let_links_pass() {
+        let bare = host(&[("inet", "adm", "postrouting", 0, "drop", json!([]))]);
+        let finding = &foreign_chains(&bare)[0];
+        assert_eq!(finding.verdict, Verdict::Fault);
+        assert!(
+            finding
+                .command
+                .as_ref()
+                .unwrap()
+                .contains("adm postrouting iifgroup { 29807")
+        );
+        let harmless = host(&[("inet", "adm", "postrouting", 0, "accept", json!([]))]);
+        assert_eq!(foreign_chains(&harmless)[0].verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_chain_that_drops_frames_is_told_whatever_its_hook() {
+        for chain in ["forward", "input", "output"] {
+            let bare = host(&[("bridge", "adm", chain, 0, "drop", json!([]))]);
+            let finding = &bridge_chains(&bare)[0];
+            assert_eq!(finding.verdict, Verdict::Fault, "{chain}");
+            assert!(
+                finding
+                    .command
+                    .as_ref()
+                    .unwrap()
+                    .starts_with("nft insert rule bridge adm")
+            );
+        }
+        let harmless = host(&[("bridge", "adm", "forward", 0, "accept", json!([]))]);
+        assert_eq!(bridge_chains(&harmless)[0].verdict, Verdict::Ok);
     }
 
     #[test]

@@ -135,7 +135,7 @@ const REPAIR: &str = "tombolo doctor --repair";
 type Check = fn(&Evidence) -> Vec<Finding>;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: [Check; 25] = [
+const CHECKS: [Check; 26] = [
     daemon::reachable,
     daemon::problems,
     daemon::facts,
@@ -153,6 +153,7 @@ const CHECKS: [Check; 25] = [
     firewall::table,
     firewall::forward_accept,
     chains::foreign_chains,
+    chains::bridge_chains,
     firewall::legacy,
     firewall::firewalld,
     links::mtu,
