@@ -4,7 +4,7 @@
 use serde_json::Value;
 use system_tests::command::{LIMIT, run};
 use system_tests::tombolo::INSIDE;
-use system_tests::{Container, Host, Output, Scene, json, say, until};
+use system_tests::{Answerer, Container, Host, Output, Scene, json, say, until};
 
 /// What doctor found. It ends with 1 where there is a fault.
 fn examine(host: &Host, args: &[&str]) -> (Vec<Value>, Output) {
@@ -114,7 +114,7 @@ fn a_well_host_gets_no_fault_and_each_check_says_something() {
     assert!(output.ok);
     let mut checks: Vec<&str> = findings.iter().map(|f| json::text(f, "/check")).collect();
     checks.dedup();
-    assert_eq!(checks.len(), 26, "{checks:?}");
+    assert_eq!(checks.len(), 28, "{checks:?}");
     let table = scene.tombolo().try_cli(&["doctor"]).must().stdout;
     assert!(
         table.ends_with("not applicable") && table.contains("0 faults, 0 warnings"),
@@ -177,6 +177,36 @@ fn what_is_damaged_is_found_and_mended_by_what_is_printed() {
     must_mend(&scene, "firewall.foreign-chains", &chain("inet", "postrouting"));
     assert!(containers[0].pings("192.0.2.1"), "traffic flows as well");
     scene.host.sh("nft delete table inet adm");
+
+    // Links: their settings, and both of their ends.
+    must_mend(
+        &scene,
+        "forwarding.ipv4",
+        &format!("sysctl -qw net.ipv4.conf.{net}.forwarding=0"),
+    );
+    must_mend(&scene, "links.mtu", &format!("ip link set dev {net} mtu 1400"));
+    must_mend(
+        &scene,
+        "links.state",
+        &format!("bridge link set dev {two} state 0"),
+    );
+    let sandbox = containers[1].inspect()["NetworkSettings"]["SandboxKey"].clone();
+    let inside = format!("nsenter --net={} ip link set dev eth0", sandbox.as_str().unwrap());
+    must_mend(&scene, "links.mtu", &format!("{inside} mtu 1400"));
+    let down = must_see(&scene, "links.state", &format!("{inside} down"));
+    assert_eq!(down["command"], "docker restart two");
+    scene.host.sh(&format!("{inside} up"));
+    assert!(bad(&scene.host, "links.state").is_empty());
+
+    // A process that has taken a port since it was published.
+    let shared = {
+        let _late = Answerer::tcp(scene.host.spaces(), "127.0.0.1:8080");
+        must_see(&scene, "ports.listeners", "true")
+    };
+    assert!(
+        json::text(&shared, "/evidence").contains("8080/tcp is published for one"),
+        "{shared:#}"
+    );
 
     // An administrator's own drop before tombolo's accept: a second accept would not help, so none is printed.
     let shadowed = must_see(
@@ -247,6 +277,12 @@ fn what_is_damaged_is_found_and_mended_by_what_is_printed() {
         "{overlap:#}"
     );
     scene.host.sh("ip route delete 10.92.0.128/25 dev wire0");
+    must_see(
+        &scene,
+        "addresses.overlap",
+        "ip route replace blackhole 10.92.0.128/25",
+    );
+    scene.host.sh("ip route delete blackhole 10.92.0.128/25");
     assert!(bad(&scene.host, "addresses.overlap").is_empty());
     let legacy = must_see(&scene, "firewall.legacy", "iptables-legacy -A FORWARD -j ACCEPT");
     assert!(

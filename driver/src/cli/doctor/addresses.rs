@@ -1,11 +1,11 @@
-//! Addresses: does a network of ours have some that lead elsewhere on this host?
+//! Addresses and ports: does a network of ours have some that lead elsewhere on this host?
 
 use ipnet::IpNet;
 
 use super::Finding;
 use super::evidence::Evidence;
 use crate::engine::reconcile::is_driver;
-use crate::kernel::look::RouteKind;
+use crate::kernel::look::{Route, RouteKind};
 
 /// Shorter routes say where most traffic goes, not which addresses a network has.
 const ROUTE_LEAST: u8 = 4;
@@ -87,6 +87,19 @@ fn routes(
         let to = route
             .to
             .filter(|to| to.prefix_len() >= ROUTE_LEAST && meet(subnet, *to));
+        if let Some(to) = to.filter(|to| refuses(route, *to, subnet)) {
+            let found = format!(
+                "{about} holds {to}, which a route of table {} drops or refuses (blackhole, unreachable or prohibit)",
+                route.table
+            );
+            let family = if route.v6 { "-6 " } else { "" };
+            let remedy = format!(
+                "containers with these addresses are not reached from here: remove the route (ip {family}route show table {}), or {}",
+                route.table,
+                elsewhere(name)
+            );
+            findings.push(Finding::fault(check, found, remedy));
+        }
         let counts = matches!(route.kind, RouteKind::Unicast | RouteKind::Local) && route.oif != own;
         let Some(to) = to.filter(|_| counts && route.oif.is_some()) else {
             continue;
@@ -119,6 +132,47 @@ fn routes(
                 ),
             ),
         });
+    }
+    findings
+}
+
+/// Whether a route takes addresses from a subnet and leads nowhere. The bridge's own route is before one of the same
+/// length in the main table.
+fn refuses(route: &Route, to: IpNet, subnet: IpNet) -> bool {
+    const MAIN: u32 = 254;
+    let wins = to.prefix_len() > subnet.prefix_len()
+        || (to.prefix_len() == subnet.prefix_len() && route.table != MAIN);
+    route.kind == RouteKind::Refused && wins
+}
+
+/// Published ports that a process of this host has as well: it came later, or it would have been told of.
+pub(super) fn listeners(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "ports.listeners";
+    if !evidence.daemon_answers() {
+        return vec![Finding::none(CHECK, "the daemon does not answer")];
+    }
+    let shared = |(port, holder): &(serde_json::Value, String)| {
+        let text = |key: &str| port[key].as_str().unwrap_or("-").to_owned();
+        let whose = port["container_name"].as_str().unwrap_or("a container");
+        let address: String = match text("host_ip") {
+            v6 if v6.contains(':') => format!("[{v6}]"),
+            v4 => v4,
+        };
+        let found = format!(
+            "{address}:{}/{} is published for {whose}, and {holder} has that port too",
+            port["host_port"],
+            text("proto")
+        );
+        let remedy = "what comes to the port goes to the container, and that process hears nothing of it: give one of the two \
+                      another port";
+        Finding::warning(CHECK, found, remedy)
+    };
+    let findings: Vec<Finding> = evidence.daemon.listeners.iter().map(shared).collect();
+    if findings.is_empty() {
+        return vec![Finding::ok(
+            CHECK,
+            "no process of this host has a port that is published",
+        )];
     }
     findings
 }
@@ -166,7 +220,7 @@ mod tests {
 
     use super::super::Verdict;
     use super::*;
-    use crate::kernel::look::{Link, Route};
+    use crate::kernel::look::Link;
 
     fn host() -> Evidence {
         let mut evidence = Evidence::default();
@@ -285,5 +339,38 @@ mod tests {
                 "{finding:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_route_that_leads_nowhere_counts_where_it_wins() {
+        for (to, table, verdict) in [
+            ("10.1.0.128/25", 254, Verdict::Fault),
+            ("10.1.0.0/24", 254, Verdict::Ok),
+            ("10.1.0.0/24", 100, Verdict::Fault),
+            ("10.0.0.0/8", 254, Verdict::Ok),
+        ] {
+            let mut evidence = host();
+            evidence.host.routes[1] = Route {
+                oif: None,
+                table,
+                kind: RouteKind::Refused,
+                ..route(to, 2)
+            };
+            assert_eq!(overlaps(&evidence)[0].verdict, verdict, "{to} in {table}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_has_a_published_port_is_named() {
+        let mut evidence = host();
+        assert_eq!(listeners(&evidence)[0].verdict, Verdict::Ok);
+        let port = json!({ "host_ip": "::", "host_port": 8080, "proto": "tcp", "container_name": "web" });
+        evidence.daemon.listeners = vec![(port, "nginx (pid 7)".to_owned())];
+        let finding = &listeners(&evidence)[0];
+        assert_eq!(finding.verdict, Verdict::Warning);
+        assert_eq!(
+            finding.evidence,
+            "[::]:8080/tcp is published for web, and nginx (pid 7) has that port too"
+        );
     }
 }

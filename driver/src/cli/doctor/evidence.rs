@@ -61,6 +61,10 @@ pub(super) struct Daemon {
     pub endpoints: Vec<Value>,
     /// What differs from the records.
     pub differences: Option<Result<Value, String>>,
+    /// Published ports, each with the process of this host that has it too, in words.
+    pub listeners: Vec<(Value, String)>,
+    /// Containers' ends of their links, by their endpoints.
+    pub inner: BTreeMap<String, Link>,
     /// The process that holds the lock by which one tombolo a host is known, where it can be told.
     pub holder: Option<u32>,
     /// Sandboxes of joined endpoints, and whether they are there.

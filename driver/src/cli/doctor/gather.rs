@@ -9,12 +9,14 @@ use std::time::UNIX_EPOCH;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde_json::Value;
+use tombolo_core::model::Proto;
+use tombolo_core::state::HostPort;
 
 use super::Client;
 use super::docker::{SOCKETS, SPECS};
 use super::evidence::{Daemon, Docker, Evidence, Feature, Host, Places, Rules, Storage, Systemd};
 use crate::config::{Config, DockerHost};
-use crate::kernel::look::{Look, rules, spaces, trial};
+use crate::kernel::look::{Link, Look, rules, spaces, trial};
 use crate::{claim, firewall, host};
 
 /// What is tried, in the order of [`trial::links`] and after that the rules.
@@ -60,6 +62,7 @@ pub(super) fn all(config: &Config, client: &Client) -> Evidence {
             ..Host::default()
         },
     };
+    evidence.daemon.inner = inner(&evidence);
     evidence.rules = read_rules();
     evidence.sysctl = sysctl(&evidence);
     evidence.features = features();
@@ -136,9 +139,42 @@ fn daemon(client: &Client, control_socket: &Path) -> Daemon {
                 .get_json("/v1/differences")
                 .map_err(|failure| failure.chain()),
         ),
+        listeners: list("/v1/ports").into_iter().filter_map(listener).collect(),
         sandboxes,
-        holder: None,
+        ..Daemon::default()
     }
+}
+
+/// A published port with who of this host has it too, if anybody has.
+fn listener(port: Value) -> Option<(Value, String)> {
+    let proto: Proto = serde_json::from_value(port["proto"].clone()).ok()?;
+    let address = port["host_ip"].as_str()?.parse().ok()?;
+    let number = u16::try_from(port["host_port"].as_u64()?).ok()?;
+    if host::port(proto, address, number) != HostPort::Taken {
+        return None;
+    }
+    let holder = host::port_holder(proto, address, number);
+    Some((
+        port,
+        holder.unwrap_or_else(|| "a process that can't be told".to_owned()),
+    ))
+}
+
+/// The containers' ends of their links, looked for inside their namespaces.
+fn inner(evidence: &Evidence) -> BTreeMap<String, Link> {
+    let of = |endpoint: &Value| {
+        let host_link = endpoint["host_link"].as_str()?;
+        let outer = evidence.host.links.iter().find(|link| link.name == host_link)?;
+        let sandbox = endpoint["sandbox"].as_str().filter(|path| !path.is_empty())?;
+        // A container that is just ending has no namespace to look into.
+        let links = spaces::inside(Path::new(sandbox), || Look::new()?.links())
+            .ok()?
+            .ok()?;
+        let other_end = |link: &Link| link.peer_elsewhere && link.peer == Some(outer.index);
+        let link = links.into_iter().find(other_end)?;
+        Some((endpoint["endpoint_id"].as_str()?.to_owned(), link))
+    };
+    evidence.daemon.endpoints.iter().filter_map(of).collect()
 }
 
 /// The daemon may have been given other settings than this command.

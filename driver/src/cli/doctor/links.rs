@@ -1,8 +1,76 @@
-//! Links: do the sizes of their packets fit together?
+//! Links: do the sizes of their packets fit together, and do they carry any?
 
 use super::Finding;
 use super::evidence::{Evidence, name_of};
 use crate::kernel::look::Link;
+
+/// The number of the state in which a bridge's port carries nothing (`BR_STATE_DISABLED`). The others are for STP to choose.
+const DISABLED: u8 = 0;
+
+/// Bridges, their ports and the containers' ends of these: up, and carrying.
+pub(super) fn state(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "links.state";
+    if let Some(error) = &evidence.host.error {
+        return vec![Finding::none(CHECK, error.clone())];
+    }
+    let bridges = evidence.our_bridges();
+    if bridges.is_empty() {
+        return vec![Finding::none(CHECK, "there is no bridge of tombolo's")];
+    }
+    let up = |link: &str| format!("ip link set dev {link} up");
+    let mut findings = Vec::new();
+    for bridge in &bridges {
+        let name = network(evidence, bridge).map_or_else(|| bridge.name.clone(), name_of);
+        if !bridge.up {
+            let found = format!("bridge {} of network {name} is down", bridge.name);
+            findings.push(Finding::fault(CHECK, found, "nothing gets through").by(up(&bridge.name)));
+        }
+        for port in ports_of(evidence, bridge) {
+            let remedy = "nothing gets to its container, or from there";
+            if !port.up {
+                let found = format!("port {} of network {name} is down", port.name);
+                findings.push(Finding::fault(CHECK, found, remedy).by(up(&port.name)));
+            } else if port.carrier && port.port.is_some_and(|port| port.state == DISABLED) {
+                let found = format!("port {} of network {name} is in state disabled", port.name);
+                let command = format!("bridge link set dev {} state 3", port.name);
+                findings.push(Finding::fault(CHECK, found, remedy).by(command));
+            }
+        }
+    }
+    for (endpoint, link, whose) in containers(evidence) {
+        if !link.up {
+            let found = format!("{} of container {whose} is down", link.name);
+            let remedy = "nothing gets to it, or from there; its routes went with that, so setting it up is not enough";
+            let fault = Finding::fault(CHECK, found, remedy);
+            findings.push(match endpoint["container_name"].as_str() {
+                Some(name) => fault.by(format!("docker restart {name}")),
+                None => fault,
+            });
+        }
+    }
+    if findings.is_empty() {
+        let (bridges, containers) = (bridges.len(), evidence.daemon.inner.len());
+        let found = format!("{bridges} bridges, their ports and the links of {containers} containers are up");
+        findings.push(Finding::ok(CHECK, found));
+    }
+    findings
+}
+
+/// The endpoints with their containers' ends of the links, and the containers' names.
+fn containers(evidence: &Evidence) -> Vec<(&serde_json::Value, &Link, &str)> {
+    let of = |endpoint: &'_ serde_json::Value| -> Option<_> {
+        let id = endpoint["endpoint_id"].as_str()?;
+        let (id, link) = evidence.daemon.inner.get_key_value(id)?;
+        let known = evidence
+            .daemon
+            .endpoints
+            .iter()
+            .find(|e| e["endpoint_id"] == id.as_str())?;
+        let whose = known["container_name"].as_str().unwrap_or(id);
+        Some((known, link, whose))
+    };
+    evidence.daemon.endpoints.iter().filter_map(of).collect()
+}
 
 pub(super) fn mtu(evidence: &Evidence) -> Vec<Finding> {
     const CHECK: &str = "links.mtu";
@@ -16,6 +84,7 @@ pub(super) fn mtu(evidence: &Evidence) -> Vec<Finding> {
     let mut findings = Vec::new();
     for bridge in &bridges {
         findings.extend(ports(evidence, CHECK, bridge));
+        findings.extend(narrow(evidence, CHECK, bridge));
         let out = evidence
             .way_out(false)
             .or(evidence.way_out(true))
@@ -33,6 +102,7 @@ pub(super) fn mtu(evidence: &Evidence) -> Vec<Finding> {
             findings.push(Finding::warning(CHECK, found, remedy));
         }
     }
+    findings.extend(inside(evidence, CHECK));
     if findings.is_empty() {
         findings.push(Finding::ok(
             CHECK,
@@ -57,18 +127,57 @@ fn internal(evidence: &Evidence, bridge: &Link) -> bool {
     network(evidence, bridge).is_some_and(|network| network["internal"] == true)
 }
 
+fn ports_of<'a>(evidence: &'a Evidence, bridge: &Link) -> Vec<&'a Link> {
+    let of = |link: &&Link| link.master == Some(bridge.index);
+    evidence.host.links.iter().filter(of).collect()
+}
+
+/// What a network asks for.
+fn asked(network: &serde_json::Value) -> Option<u32> {
+    network["mtu"].as_u64().and_then(|mtu| u32::try_from(mtu).ok())
+}
+
+/// A bridge that takes less than all of its ports do: what it sends itself, and what is routed to them, is cut to that.
+fn narrow(evidence: &Evidence, check: &'static str, bridge: &Link) -> Option<Finding> {
+    let least = ports_of(evidence, bridge).iter().map(|port| port.mtu).min()?;
+    let found = format!(
+        "bridge {} has MTU {}, and its ports {least}",
+        bridge.name, bridge.mtu
+    );
+    let remedy =
+        "larger packets from elsewhere come back as 'fragmentation needed', which some firewalls swallow";
+    let finding = Finding::warning(check, found, remedy);
+    (bridge.mtu < least).then(|| finding.by(format!("ip link set dev {} mtu {least}", bridge.name)))
+}
+
+/// Containers' ends that are not like their network.
+fn inside(evidence: &Evidence, check: &'static str) -> Vec<Finding> {
+    let finding = |(endpoint, link, whose): (&serde_json::Value, &Link, &str)| {
+        let host_link = endpoint["host_link"].as_str()?;
+        let outer = evidence.host.links.iter().find(|link| link.name == host_link);
+        let mut networks = evidence.daemon.networks.iter();
+        let network = networks.find(|n| n["network_id"] == endpoint["network_id"]);
+        let expected = network.and_then(asked).or(outer.map(|outer| outer.mtu))?;
+        let found = format!(
+            "{} of container {whose} has MTU {}, its network {expected}",
+            link.name, link.mtu
+        );
+        let remedy = "larger packets vanish without a word between the two: a bridge tells nobody";
+        let command = format!(
+            "nsenter --net={} ip link set dev {} mtu {expected}",
+            endpoint["sandbox"].as_str()?,
+            link.name
+        );
+        (link.mtu != expected).then(|| Finding::warning(check, found, remedy).by(command))
+    };
+    containers(evidence).into_iter().filter_map(finding).collect()
+}
+
 /// Ports that are not like the others. What the network asks for counts, and without that what most ports have.
 fn ports(evidence: &Evidence, check: &'static str, bridge: &Link) -> Vec<Finding> {
-    let ports: Vec<&Link> = evidence
-        .host
-        .links
-        .iter()
-        .filter(|link| link.master == Some(bridge.index))
-        .collect();
+    let ports = ports_of(evidence, bridge);
     let network = network(evidence, bridge);
-    let asked = network
-        .and_then(|network| network["mtu"].as_u64())
-        .and_then(|mtu| u32::try_from(mtu).ok());
+    let asked = network.and_then(asked);
     let count = |mtu: u32| ports.iter().filter(|port| port.mtu == mtu).count();
     let common = ports
         .iter()
@@ -158,5 +267,89 @@ mod tests {
         assert!(mtu(&evidence)[0].remedy.as_ref().unwrap().contains("-o mtu=1450"));
         evidence.daemon.networks = vec![json!({ "name": "n", "bridge": "tb-1", "internal": true })];
         assert_eq!(mtu(&evidence)[0].verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_bridge_that_is_narrower_than_its_ports_is_told() {
+        let mut evidence = host(&[1500, 1500], 1500);
+        evidence.host.links[0].mtu = 1400;
+        let finding = &mtu(&evidence)[0];
+        assert_eq!(
+            (finding.verdict, finding.command.as_deref()),
+            (Verdict::Warning, Some("ip link set dev tb-1 mtu 1500"))
+        );
+    }
+
+    /// A container behind the first port.
+    fn inhabited() -> Evidence {
+        let mut evidence = host(&[1500], 1500);
+        for link in &mut evidence.host.links {
+            (link.up, link.carrier) = (true, true);
+            link.port = link.master.map(|_| crate::kernel::look::Port {
+                state: crate::kernel::look::FORWARDING,
+                ..Default::default()
+            });
+        }
+        evidence.daemon.networks = vec![json!({ "network_id": "n", "name": "net", "bridge": "tb-1" })];
+        evidence.daemon.endpoints = vec![
+            json!({ "endpoint_id": "e", "network_id": "n", "container_name": "web",
+            "host_link": "tbh10", "sandbox": "/run/netns/x" }),
+        ];
+        let link = Link {
+            name: "eth0".to_owned(),
+            mtu: 1500,
+            up: true,
+            ..Link::default()
+        };
+        evidence.daemon.inner = [("e".to_owned(), link)].into();
+        evidence
+    }
+
+    #[test]
+    fn the_containers_end_of_a_link_counts_as_well() {
+        let mut evidence = inhabited();
+        assert_eq!(
+            (mtu(&evidence)[0].verdict, state(&evidence)[0].verdict),
+            (Verdict::Ok, Verdict::Ok)
+        );
+        let inner = evidence.daemon.inner.get_mut("e").unwrap();
+        (inner.mtu, inner.up) = (1300, false);
+        let (size, down) = (&mtu(&evidence)[0], &state(&evidence)[0]);
+        assert_eq!(
+            (size.verdict, size.command.as_deref()),
+            (
+                Verdict::Warning,
+                Some("nsenter --net=/run/netns/x ip link set dev eth0 mtu 1500")
+            )
+        );
+        assert_eq!(
+            (down.verdict, down.command.as_deref()),
+            (Verdict::Fault, Some("docker restart web"))
+        );
+    }
+
+    #[test]
+    fn a_port_or_a_bridge_that_carries_nothing_is_a_fault() {
+        let mut evidence = inhabited();
+        evidence.host.links[0].up = false;
+        assert_eq!(
+            state(&evidence)[0].command.as_deref(),
+            Some("ip link set dev tb-1 up")
+        );
+        let mut evidence = inhabited();
+        evidence.host.links[1].up = false;
+        assert_eq!(
+            state(&evidence)[0].command.as_deref(),
+            Some("ip link set dev tbh10 up")
+        );
+        let mut evidence = inhabited();
+        evidence.host.links[1].port = Some(crate::kernel::look::Port::default());
+        assert_eq!(
+            state(&evidence)[0].command.as_deref(),
+            Some("bridge link set dev tbh10 state 3")
+        );
+        // Without a carrier that is its state, and the other end tells why.
+        evidence.host.links[1].carrier = false;
+        assert_eq!(state(&evidence)[0].verdict, Verdict::Ok);
     }
 }

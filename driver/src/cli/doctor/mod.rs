@@ -135,7 +135,7 @@ const REPAIR: &str = "tombolo doctor --repair";
 type Check = fn(&Evidence) -> Vec<Finding>;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: [Check; 26] = [
+const CHECKS: [Check; 28] = [
     daemon::reachable,
     daemon::problems,
     daemon::facts,
@@ -156,8 +156,10 @@ const CHECKS: [Check; 26] = [
     chains::bridge_chains,
     firewall::legacy,
     firewall::firewalld,
+    links::state,
     links::mtu,
     addresses::overlaps,
+    addresses::listeners,
     kernel::features,
     kernel::conntrack,
     storage::disk,
