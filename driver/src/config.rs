@@ -139,10 +139,13 @@ impl fmt::Display for Setting {
 pub struct Sources<'a> {
     /// The flags that were given.
     pub flags: &'a BTreeMap<Setting, String>,
-    /// The process's environment. Variables that are no setting are ignored, and so is an empty one.
+    /// The process's environment. Variables that are no setting are ignored, and so is an empty one;
+    /// one that is nearly a setting is told of.
     pub environment: &'a BTreeMap<String, String>,
     /// The file's path and text, where there is a file.
     pub file: Option<(&'a Path, &'a str)>,
+    /// Whether a path leads to a directory of this host.
+    pub is_directory: fn(&Path) -> bool,
 }
 
 /// The settings, each well-formed.
@@ -167,6 +170,9 @@ pub struct Config {
     pub log: String,
     /// What log lines look like.
     pub log_format: LogFormat,
+    /// Variables of the environment that are spelled much like a setting's and are none, each in words. They are no
+    /// fault: others may have variables that begin as ours do.
+    pub ignored: Vec<String>,
     origins: BTreeMap<Setting, Origin>,
 }
 
@@ -231,6 +237,8 @@ impl Config {
 struct Reader {
     raw: BTreeMap<Setting, (String, Origin)>,
     faults: Vec<Fault>,
+    ignored: Vec<String>,
+    is_directory: fn(&Path) -> bool,
 }
 
 impl Reader {
@@ -249,12 +257,19 @@ impl Reader {
                 raw.insert(setting, (text.clone(), Origin::Flag(setting.flag())));
             }
         }
-        Self { raw, faults }
+        Self {
+            raw,
+            faults,
+            ignored: mistyped(sources.environment),
+            is_directory: sources.is_directory,
+        }
     }
 
     fn config(&mut self) -> Option<Config> {
-        let plugin_socket = self.take(Setting::PluginSocket, parse::socket);
-        let control_socket = self.take(Setting::ControlSocket, parse::socket);
+        let is_directory = self.is_directory;
+        let socket = |text: &str| parse::socket(text, is_directory);
+        let plugin_socket = self.take(Setting::PluginSocket, socket);
+        let control_socket = self.take(Setting::ControlSocket, socket);
         self.refuse_one_socket_for_two(plugin_socket.as_deref(), control_socket.as_deref());
         let state_dir = self.take(Setting::StateDir, parse::directory);
         let docker_host = self.take(Setting::DockerHost, parse::docker_host);
@@ -278,6 +293,7 @@ impl Reader {
             metrics_addr: metrics_addr?,
             log: log?,
             log_format: log_format?,
+            ignored: std::mem::take(&mut self.ignored),
             origins,
         })
     }
@@ -321,6 +337,22 @@ impl Reader {
     }
 }
 
+/// Variables that are spelled much like a setting's and are none, with the one that may be meant.
+fn mistyped(environment: &BTreeMap<String, String>) -> Vec<String> {
+    let known = |name: &str| name == FILE_VARIABLE || Setting::ALL.iter().any(|s| s.variable() == name);
+    let of = |name: &String| {
+        let key = name.strip_prefix("TOMBOLO_").filter(|_| !known(name))?;
+        let nearest = Setting::ALL
+            .into_iter()
+            .find(|s| file::nearest(key) == Some(s.key()))?;
+        Some(format!(
+            "the variable {name} is no setting and is ignored; did you mean {}?",
+            nearest.variable()
+        ))
+    };
+    environment.keys().filter_map(of).collect()
+}
+
 /// Reads all settings, and the file from the disk. A file that nobody named may be absent.
 ///
 /// # Errors
@@ -357,6 +389,7 @@ pub fn load(
         flags,
         environment,
         file,
+        is_directory: Path::is_dir,
     });
     match (unreadable, config) {
         (None, config) => config,

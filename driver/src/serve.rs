@@ -154,6 +154,9 @@ pub fn run(config: Config, taken: Option<Taken>) -> Result<(), Error> {
 }
 
 async fn serve(config: Config, taken: Option<Taken>) -> Result<(), Error> {
+    for ignored in &config.ignored {
+        tracing::warn!("{ignored}");
+    }
     let mut open = open(&config, taken)?;
     let (tell, told) = watch::channel(Told::Serve);
     end_on_signal(tell.clone())?;
@@ -237,6 +240,7 @@ async fn serve_once(
             .into_iter()
             .map(|s| (s.name.to_owned(), s.value, s.origin))
             .collect(),
+        ignored: config.ignored.clone(),
         recovered: loaded.recovered.clone(),
     };
 

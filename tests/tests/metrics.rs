@@ -155,7 +155,8 @@ fn what_happens_is_counted() {
     until("all facts hold", || {
         let samples = Samples::of(&scene);
         let facts = ["desired", "holding"].map(|which| samples.value(&format!("tombolo_facts_{which}")));
-        (facts[0] == facts[1] && facts[0] > 8.0).then_some(())
+        let shown = scene.tombolo().cli(&["status"])["facts"].as_f64();
+        (facts[0] == facts[1] && facts[0] > 8.0 && shown == Some(facts[0])).then_some(())
     });
 
     let table = "tombolo_repairs_total{kind=\"table\"}";

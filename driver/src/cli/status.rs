@@ -55,6 +55,9 @@ fn render(status: &Value) -> String {
         line("Recovered", cell(&status["recovered"]));
     }
     line("Problems", problems(items(&status["problems"])));
+    for ignored in items(&status["ignored"]) {
+        line("Ignored", cell(ignored));
+    }
     let settings = items(&status["settings"]).iter();
     let rows = settings.map(|setting| {
         [
@@ -177,7 +180,7 @@ log       info    default
                 {"about": "kernel", "problem": "disk\nfull", "step": null, "network_name": null, "container_name": null},
                 {"about": "Port(x)", "problem": "no", "step": "ip link set x master y up", "network_name": "demo",
                  "container_name": "web"},
-            ], "recovered": "the snapshot was damaged",
+            ], "ignored": ["the variable X is no setting"], "recovered": "the snapshot was damaged",
             "docker": {"reachable": false, "version": null, "last_look_s": null, "error": "connection refused"},
         });
         let shown = render(&status);
@@ -193,5 +196,9 @@ log       info    default
             "{shown}"
         );
         assert!(shown.contains("Repairs    none\n"), "{shown}");
+        assert!(
+            shown.contains("Ignored    the variable X is no setting\n"),
+            "{shown}"
+        );
     }
 }

@@ -83,7 +83,8 @@ fn wrong_type(value: &DeValue<'_>) -> parse::Wrong {
     }
 }
 
-fn nearest(key: &str) -> Option<&'static str> {
+/// The setting whose key is spelled most like this one, where one comes near.
+pub fn nearest(key: &str) -> Option<&'static str> {
     let key = key.to_ascii_lowercase().replace('-', "_");
     Setting::ALL
         .into_iter()

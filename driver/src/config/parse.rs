@@ -109,8 +109,11 @@ pub fn address(text: &str) -> Parsed<IpAddr> {
 }
 
 /// The path of a Unix socket.
-pub fn socket(text: &str) -> Parsed<PathBuf> {
+pub fn socket(text: &str, is_directory: fn(&Path) -> bool) -> Parsed<PathBuf> {
     let path = directory(text)?;
+    if !text.ends_with('/') && is_directory(&path) {
+        return one(text, "it is a directory, so no socket can be made there");
+    }
     if text.ends_with('/') {
         return one(text, "it ends with '/', so it names a directory and not a socket");
     }
@@ -131,7 +134,7 @@ pub fn docker_host(text: &str) -> Parsed<DockerHost> {
                 got: tombolo_core::model::cut(text),
                 ..wrong
             };
-            socket(path)
+            socket(path, |_| false)
                 .map(DockerHost::Unix)
                 .map_err(|wrongs| wrongs.into_iter().map(in_full).collect())
         }

@@ -26,6 +26,7 @@ fn read(
         flags: &flags,
         environment: &environment,
         file,
+        is_directory: |path| path == Path::new("/tmp"),
     })
     .map_err(|faults| faults.0.iter().map(Fault::to_string).collect())
 }
@@ -398,4 +399,43 @@ fn a_file_that_somebody_named_is_read_from_the_disk() {
         config.origin(Setting::StateDir).to_string(),
         format!("{} line 1", path.display())
     );
+}
+
+#[test]
+fn a_directory_is_no_socket_and_told_with_all_other_faults() {
+    let fault = fault_of(Setting::PluginSocket, "/tmp");
+    assert!(fault.contains("it is a directory"), "{fault}");
+    let both = [(Setting::ControlSocket, "/tmp"), (Setting::StateDir, "x")];
+    assert_eq!(read(&both, &[], None).unwrap_err().len(), 2);
+    assert!(with_flag(Setting::PluginSocket, "/tmp/x.sock").is_ok());
+}
+
+#[test]
+fn a_variable_that_is_nearly_a_setting_is_told_and_what_others_have_is_not() {
+    let ignored = |name: &str| read(&[], &[(name, "x")], None).unwrap().ignored;
+    for (name, meant) in [
+        ("TOMBOLO_METRIC_ADDR", "TOMBOLO_METRICS_ADDR"),
+        ("TOMBOLO_STATEDIR", "TOMBOLO_STATE_DIR"),
+        ("TOMBOLO_ADRESS_POOLS", "TOMBOLO_ADDRESS_POOLS"),
+    ] {
+        let told = ignored(name);
+        assert_eq!(told.len(), 1, "{name}");
+        assert!(
+            told[0].contains(name) && told[0].ends_with(&format!("did you mean {meant}?")),
+            "{told:?}"
+        );
+    }
+    for name in [
+        "TOMBOLO_CONFIG",
+        "TOMBOLO_BENCH_PORTS",
+        "TOMBOLO_BENCH_ROUNDS",
+        "TOMBOLO_SOAK_CONTAINERS",
+        "TOMBOLO_TEST_BINARY",
+        "TOMBOLO_TEST_DRIVER",
+        "TOMBOLO_TEST_ENGINE",
+        "TOMBOLO_TEST_MIRROR",
+        "TOMBOLO_TEST_WRITER_DIR",
+    ] {
+        assert_eq!(ignored(name), Vec::<String>::new(), "{name}");
+    }
 }

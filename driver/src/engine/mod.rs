@@ -169,6 +169,8 @@ pub struct Setup {
     pub edge: Edge,
     /// The settings, for `tombolo status`: name, value, where it came from.
     pub settings: Vec<(String, String, String)>,
+    /// What looks as though it was meant for a setting and is none, each in words.
+    pub ignored: Vec<String>,
     /// How the records were recovered, if they were damaged.
     pub recovered: Option<String>,
 }

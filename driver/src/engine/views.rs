@@ -116,7 +116,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             "endpoints": self.state.endpoints().count(),
             "pools": self.state.ipam().pools().len(),
             "leases": self.state.ipam().slots().iter().filter(leased).count(),
-            "facts": self.believed.len(),
+            // As many as the metric for those that should hold: endpoints' links are there, but made by nobody again.
+            "facts": self.state.world().len(),
+            "ignored": self.setup.ignored,
             "repairs": self.repairs,
             "problems": self.problems.iter().map(problem).collect::<Vec<_>>(),
             "docker": self.docker.status(),

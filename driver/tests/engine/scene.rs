@@ -156,6 +156,7 @@ fn start(kernel: &Mortal, disk: &Disk, lost: bool) -> Engine<Mortal, Disk> {
             },
         },
         settings: Vec::new(),
+        ignored: Vec::new(),
         recovered: None,
     };
     Engine::new(state, meta, lost, kernel.clone(), disk.clone(), setup)

@@ -217,6 +217,25 @@ pub(super) fn records(evidence: &Evidence) -> Vec<Finding> {
     }
 }
 
+/// Variables that look as though they were meant for a setting.
+pub(super) fn settings(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "daemon.settings";
+    let status = match status(evidence, CHECK) {
+        Ok(status) => status,
+        Err(none) => return none,
+    };
+    let ignored = texts(&status["ignored"]);
+    let remedy = "correct its name where the daemon is started, and restart the daemon";
+    let findings: Vec<Finding> = ignored
+        .into_iter()
+        .map(|what| Finding::warning(CHECK, what, remedy))
+        .collect();
+    if findings.is_empty() {
+        return vec![Finding::ok(CHECK, "no variable is nearly a setting")];
+    }
+    findings
+}
+
 fn shown(value: &Value) -> String {
     match (value.as_str(), texts(value).as_slice()) {
         (Some(text), _) => text.to_owned(),
@@ -245,7 +264,7 @@ mod tests {
             json!({ "version": "1", "pid": 2, "problems": [], "facts": 3, "schema": 1 }),
             json!([]),
         );
-        for check in [reachable, problems, facts, leaks, records] {
+        for check in [reachable, problems, facts, leaks, records, settings] {
             let findings = check(&evidence);
             assert!(findings.iter().all(|f| f.verdict == Verdict::Ok), "{findings:?}");
         }
@@ -256,7 +275,7 @@ mod tests {
         let mut evidence = Evidence::default();
         evidence.daemon.status = Some(Err("nobody listens".to_owned()));
         assert_eq!(reachable(&evidence)[0].verdict, Verdict::Fault);
-        for check in [problems, facts, leaks, records] {
+        for check in [problems, facts, leaks, records, settings] {
             assert_eq!(check(&evidence)[0].verdict, Verdict::NotApplicable);
         }
     }
@@ -311,6 +330,12 @@ mod tests {
             .sandboxes
             .insert("/run/docker/netns/1".to_owned(), false);
         assert!(leaks(&evidence)[0].evidence.contains("web"));
+    }
+
+    #[test]
+    fn a_variable_that_was_mistyped_is_told() {
+        let evidence = answering(json!({ "ignored": ["the variable X is no setting"] }), json!([]));
+        assert_eq!(settings(&evidence)[0].verdict, Verdict::Warning);
     }
 
     #[test]

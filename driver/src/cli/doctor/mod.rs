@@ -135,12 +135,13 @@ const REPAIR: &str = "tombolo doctor --repair";
 type Check = fn(&Evidence) -> Vec<Finding>;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: [Check; 28] = [
+const CHECKS: [Check; 29] = [
     daemon::reachable,
     daemon::problems,
     daemon::facts,
     daemon::leaks,
     daemon::records,
+    daemon::settings,
     docker::plugin_socket,
     docker::name_clash,
     docker::engine,
