@@ -136,6 +136,18 @@ fn containers_are_shown_as_joined() {
 }
 
 #[test]
+fn a_port_is_not_looked_for_at_what_is_not_there() {
+    let (_host, tombolo) = daemon();
+    let (network, _) = network_and_endpoint(&tombolo);
+    for filter in ["--network", "--container"] {
+        let refused = tombolo.try_cli(&["ports", filter, "nosuch"]);
+        assert_eq!(refused.code, Some(1));
+        refused.must_fail_with(&["'nosuch'", "there are: "]);
+    }
+    tombolo.try_cli(&["ports", "--network", &network[..12]]).must();
+}
+
+#[test]
 fn a_daemon_that_is_not_running_is_said_to_be() {
     let (host, tombolo) = daemon();
     tombolo.stop();
@@ -201,7 +213,8 @@ fn all_faults_of_the_settings_are_told_together_with_where_they_come_from() {
         ("TOMBOLO_ADDRESS_POOLS", "10.0.0.0/33:24"),
         ("TOMBOLO_DOCKER_HOST", "ftp://x"),
     ];
-    let said = must_not_serve(&host, &environment, &["--plugin-socket", "relative"]);
+    let args = ["--plugin-socket", "relative", "--control-socket", "/tmp"];
+    let said = must_not_serve(&host, &environment, &args);
     for part in [
         "state_dri",
         "state_dir",
@@ -213,6 +226,7 @@ fn all_faults_of_the_settings_are_told_together_with_where_they_come_from() {
         "ftp://x",
         "relative",
         "--plugin-socket",
+        "'/tmp': it is a directory",
     ] {
         assert!(said.contains(part), "'{part}' is not in: {said}");
     }
@@ -273,6 +287,8 @@ fn what_is_exported_can_be_imported_elsewhere() {
     second
         .try_cli(&["state", "import", "/tmp/missing.json"])
         .must_fail_with(&["/tmp/missing.json"]);
+    let shown = first.try_cli(&["state", "export", "-"]).must().stdout;
+    assert_eq!(look::parse(&shown), export);
     second_host.write("/tmp/state.json", "{ \"not\": ");
     second
         .try_cli(&["state", "import", "/tmp/state.json"])

@@ -239,7 +239,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
         Some(words) => words.to_owned(),
         None => format!(
             "the daemon answered {status}: {}",
-            tombolo_core::model::cut(&String::from_utf8_lossy(body))
+            tombolo_core::model::cut(String::from_utf8_lossy(body).trim())
         ),
     };
     Failure::Refused { message }
@@ -258,6 +258,15 @@ mod tests {
             failure
                 .chain()
                 .starts_with("/run/x.sock is for root only: run this command as root")
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_no_document_is_shown_on_one_line() {
+        let failure = refusal(StatusCode::NOT_FOUND, b"page not found\n");
+        assert_eq!(
+            failure.chain(),
+            "the daemon answered 404 Not Found: page not found"
         );
     }
 }

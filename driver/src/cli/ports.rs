@@ -1,6 +1,8 @@
 //! `tombolo ports`: which port of this host leads to which container. `docker ps` can't show them: Docker gives a network
 //! plug-in no way to tell it.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use serde_json::Value;
 
@@ -33,6 +35,7 @@ pub struct Flags {
 impl Flags {
     /// Lists the published ports.
     pub fn run(&self, client: &Client, out: &mut Vec<u8>) -> Result<(), Failure> {
+        self.must_know(client)?;
         let mut document = client.get_json("/v1/ports")?;
         if let Value::Array(ports) = &mut document {
             ports.retain(|port| self.wants(port));
@@ -40,16 +43,63 @@ impl Flags {
         self.output.show(&document, render, out)
     }
 
+    /// Refuses names that nothing has: an empty table would look like an answer.
+    fn must_know(&self, client: &Client) -> Result<(), Failure> {
+        if let Some(wanted) = &self.network {
+            let keys = ("name", "network_id");
+            known(
+                "network of tombolo's",
+                wanted,
+                keys,
+                &client.get_json("/v1/networks")?,
+            )?;
+        }
+        if let Some(wanted) = &self.container {
+            let keys = ("container_name", "endpoint_id");
+            known(
+                "container on a network of tombolo's",
+                wanted,
+                keys,
+                &client.get_json("/v1/endpoints")?,
+            )?;
+        }
+        Ok(())
+    }
+
     fn wants(&self, port: &Value) -> bool {
         let is = |wanted: &Option<String>, name: &str, id: &str| {
-            wanted.as_deref().is_none_or(|wanted| {
-                let id = port[id].as_str().unwrap_or_default();
-                port[name] == wanted || (!wanted.is_empty() && id.starts_with(wanted))
-            })
+            wanted
+                .as_deref()
+                .is_none_or(|wanted| is_called(wanted, port, (name, id)))
         };
         is(&self.network, "network_name", "network_id")
             && is(&self.container, "container_name", "endpoint_id")
     }
+}
+
+/// Whether something has a name, or an identifier that begins with it.
+fn is_called(wanted: &str, what: &Value, (name, id): (&str, &str)) -> bool {
+    let id = what[id].as_str().unwrap_or_default();
+    what[name] == wanted || (!wanted.is_empty() && id.starts_with(wanted))
+}
+
+fn known(sort: &str, wanted: &str, keys: (&str, &str), document: &Value) -> Result<(), Failure> {
+    let all = items(document);
+    if all.iter().any(|one| is_called(wanted, one, keys)) {
+        return Ok(());
+    }
+    let names: BTreeSet<String> = all
+        .iter()
+        .map(|one| name_or_id(&one[keys.0], &one[keys.1]))
+        .collect();
+    let there = match names.is_empty() {
+        true => "there is none".to_owned(),
+        false => format!("there are: {}", names.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    let wanted = tombolo_core::model::cut(wanted);
+    Err(Failure::Refused {
+        message: format!("no {sort} is called '{wanted}'; {there}"),
+    })
 }
 
 fn render(document: &Value) -> String {
@@ -111,5 +161,20 @@ HOST                 PROTOCOL   CONTAINER      CONTAINER PORT   NETWORK
         assert_eq!(count(&["--container", "web", "--network", "demo"]), 1);
         assert_eq!(count(&["--container", "web", "--network", "dddd"]), 0);
         assert_eq!(count(&["--container", ""]), 0);
+    }
+
+    #[test]
+    fn a_name_that_nothing_has_is_refused_with_those_that_there_are() {
+        let keys = ("network_name", "network_id");
+        assert!(known("network", "demo", keys, &document()).is_ok());
+        assert!(known("network", "dddd", keys, &document()).is_ok());
+        let refused = known("network", "dem", keys, &document()).unwrap_err();
+        assert_eq!(refused.exit_code(), 1);
+        assert_eq!(
+            refused.chain(),
+            "no network is called 'dem'; there are: dddddddddddd, demo"
+        );
+        let refused = known("network", "dem", keys, &json!([])).unwrap_err();
+        assert_eq!(refused.chain(), "no network is called 'dem'; there is none");
     }
 }

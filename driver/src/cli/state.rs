@@ -29,7 +29,7 @@ pub struct Flags {
 enum What {
     /// Save the state as JSON
     Export {
-        /// The file to write (mode 0600, replaced whole or not at all); standard output where none is given
+        /// The file to write (mode 0600, replaced whole or not at all); `-`, or none, is standard output
         file: Option<PathBuf>,
     },
     /// Put a saved state in the place of the present one
@@ -46,18 +46,20 @@ impl Flags {
     /// Saves or restores the state.
     pub fn run(&self, client: &Client, out: &mut Vec<u8>) -> Result<(), Failure> {
         match &self.what {
-            What::Export { file: None } => {
+            What::Export { file } if file.as_deref().is_none_or(is_stream) => {
                 out.extend_from_slice(&client.get("/v1/state")?);
                 if out.last() != Some(&b'\n') {
                     out.push(b'\n');
                 }
                 Ok(())
             }
-            What::Export { file: Some(file) } => {
+            // Without a file it went to standard output.
+            What::Export { file } => {
+                let file = file.as_deref().unwrap_or(Path::new("-"));
                 let state = client.get("/v1/state")?;
                 replace(file, &state).map_err(|source| Failure::File {
                     doing: "writing",
-                    path: file.clone(),
+                    path: file.to_owned(),
                     source,
                 })
             }
@@ -80,8 +82,13 @@ impl Flags {
     }
 }
 
+/// Whether a file's name stands for standard input or output.
+fn is_stream(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
 fn read(file: &Path) -> io::Result<Vec<u8>> {
-    if file != Path::new("-") {
+    if !is_stream(file) {
         return fs::read(file);
     }
     let mut state = Vec::new();
