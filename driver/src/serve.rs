@@ -160,11 +160,11 @@ async fn serve(config: Config, taken: Option<Taken>) -> Result<(), Error> {
     let mut open = open(&config, taken)?;
     let (tell, told) = watch::channel(Told::Serve);
     end_on_signal(tell.clone())?;
-    // Before anything of the state or the kernel is touched. One who hands over has let go of it.
-    let mut claim = Claim::take(&config.control_socket)?;
-    while let Some(back) = serve_once(&config, open, claim, &tell, &told).await? {
+    // One who hands over has let go of it.
+    let mut held = hold(&config)?;
+    while let Some(back) = serve_once(&config, open, held, &tell, &told).await? {
         open = back;
-        claim = claim_again(&config.control_socket).await?;
+        held = hold_again(&config).await?;
     }
     tracing::info!("ended; networks and containers go on as they are");
     Ok(())
@@ -194,15 +194,38 @@ fn open(config: &Config, taken: Option<Taken>) -> Result<Open, Error> {
     })
 }
 
-/// Takes the claim after a process that had it for a moment and died.
-async fn claim_again(control_socket: &Path) -> Result<Claim, Error> {
+/// What one process at a time may have: this host, and the state.
+struct Held {
+    claim: Claim,
+    store: Store,
+    opened: Opened,
+}
+
+/// Takes hold of this host before anything of the state or the kernel is touched, and of the state.
+fn hold(config: &Config) -> Result<Held, Error> {
+    let claim = Claim::take(&config.control_socket)?;
+    let opened = Store::open(&config.state_dir, records::SCHEMA);
+    let (store, opened) = opened.map_err(|source| Error::State {
+        dir: config.state_dir.clone(),
+        source,
+    })?;
+    Ok(Held { claim, store, opened })
+}
+
+/// Takes hold once more after a process that may have had it for a moment and died: what it held is let go of piece by
+/// piece, in no order that we know.
+async fn hold_again(config: &Config) -> Result<Held, Error> {
     let end = tokio::time::Instant::now() + LET_GO;
     loop {
-        match Claim::take(control_socket) {
-            Err(claim::Error::Taken { .. }) if tokio::time::Instant::now() < end => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            claim => return Ok(claim?),
+        match hold(config) {
+            Err(
+                Error::Claim(claim::Error::Taken { .. })
+                | Error::State {
+                    source: store::Error::Locked { .. },
+                    ..
+                },
+            ) if tokio::time::Instant::now() < end => tokio::time::sleep(Duration::from_millis(20)).await,
+            held => return held,
         }
     }
 }
@@ -212,7 +235,7 @@ async fn claim_again(control_socket: &Path) -> Result<Claim, Error> {
 async fn serve_once(
     config: &Config,
     open: Open,
-    claim: Claim,
+    held: Held,
     tell: &watch::Sender<Told>,
     told: &watch::Receiver<Told>,
 ) -> Result<Option<Open>, Error> {
@@ -220,7 +243,7 @@ async fn serve_once(
         dir: config.state_dir.clone(),
         source,
     };
-    let (store, opened) = Store::open(&config.state_dir, records::SCHEMA).map_err(state)?;
+    let Held { claim, store, opened } = held;
     let mut loaded = load(&store, opened).map_err(state)?;
     let driver = driver_name(&config.plugin_socket);
     note_driver(config, &store, &mut loaded, &driver)?;
@@ -333,8 +356,10 @@ async fn serve_once(
             }
         }
     }
-    // Who takes over gets sockets that are reached.
-    drop([plugin.mend(), control.mend()]);
+    if *told.borrow() == Told::HandOver {
+        // Who takes over gets sockets that are reached.
+        drop([plugin.mend(), control.mend()]);
+    }
 
     let (plugin, control) = (plugin.ended().await, control.ended().await);
     let metrics = match scraped {

@@ -1,6 +1,8 @@
 //! A new process in the place of the running one: no call is refused or lost, nothing is forgotten, and whatever becomes of
 //! the new one, somebody serves.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -241,6 +243,65 @@ fn who_dies_while_it_takes_over_leaves_the_old_daemon_which_answers_what_waited(
     tombolo.take_over();
     assert_ne!(pid(&tombolo), first);
     tombolo.stop();
+}
+
+/// Asks to take over as the command line does; gives the connection once the daemon has said yes.
+fn ask_to_take_over(host: &Host) -> UnixStream {
+    let wish = json!({
+        "version": "9.9.9", "schema": 9, "plugin_socket": "/run/docker/plugins/tombolo.sock",
+        "state_dir": "/var/lib/tombolo", "metrics_addr": null,
+    });
+    let wish = wish.to_string();
+    let mut stream = http::connect(&host.path(tombolo::CONTROL)).expect("the control socket");
+    write!(
+        stream,
+        "POST /v1/take-over HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: tombolo-take-over\r\n\
+         Content-Length: {}\r\n\r\n{wish}",
+        wish.len()
+    )
+    .expect("asking to take over");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        answer.extend(byte);
+    }
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    stream
+}
+
+#[test]
+fn who_dies_at_any_moment_of_a_take_over_leaves_the_old_daemon() {
+    let host = Arc::new(Host::new());
+    let tombolo = Tombolo::start(&host);
+    let first = pid(&tombolo);
+    let must_go_on = |said: &str| {
+        until(said, || tombolo.log().contains(said).then_some(()));
+        assert_eq!(pid(&tombolo), first);
+        tombolo
+            .plugin()
+            .accepted("NetworkDriver.GetCapabilities", &Value::Null);
+    };
+    // Before it has said that it is still there. Nobody else is agreed with meanwhile.
+    let asked = ask_to_take_over(&host);
+    tombolo
+        .try_serve(&["--take-over"])
+        .must_fail_with(&["handing over to another process already"]);
+    drop(asked);
+    must_go_on("who asked to take over has gone");
+    // With the sockets in its hands.
+    let mut asked = ask_to_take_over(&host);
+    asked.write_all(b"\n").expect("saying that it is still there");
+    asked.read_exact(&mut [0]).expect("the sockets");
+    drop(asked);
+    must_go_on("nobody took over");
+    // A process of before asks in another way, and is told so.
+    let answer = http::request(&host.path(tombolo::CONTROL), "POST", "/v1/hand-over", b"{}");
+    let answer = answer.expect("an answer of the control socket");
+    assert!(answer.status == 404 && answer.text().contains("no such path"));
+    tombolo.take_over();
+    assert_ne!(pid(&tombolo), first);
 }
 
 #[test]
