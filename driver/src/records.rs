@@ -71,7 +71,7 @@ pub struct Records {
     pub pools: Vec<PoolRecord>,
     /// Leased and cooling addresses, in their order.
     pub addresses: Vec<SlotRecord>,
-    /// What this host keeps besides: its IPv6 prefix, the engine it serves.
+    /// What this host keeps besides: its IPv6 prefix, the engine it serves, the driver's name.
     pub meta: std::collections::BTreeMap<String, String>,
 }
 

@@ -204,7 +204,7 @@ fn what_is_damaged_is_found_and_mended_by_what_is_printed() {
         must_see(&scene, "ports.listeners", "true")
     };
     assert!(
-        json::text(&shared, "/evidence").contains("8080/tcp is published for one"),
+        json::text(&shared, "/evidence").contains("published for one: 0.0.0.0:8080/tcp"),
         "{shared:#}"
     );
 

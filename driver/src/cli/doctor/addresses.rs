@@ -1,5 +1,7 @@
 //! Addresses and ports: does a network of ours have some that lead elsewhere on this host?
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 
 use super::Finding;
@@ -151,23 +153,28 @@ pub(super) fn listeners(evidence: &Evidence) -> Vec<Finding> {
     if !evidence.daemon_answers() {
         return vec![Finding::none(CHECK, "the daemon does not answer")];
     }
-    let shared = |(port, holder): &(serde_json::Value, String)| {
-        let text = |key: &str| port[key].as_str().unwrap_or("-").to_owned();
-        let whose = port["container_name"].as_str().unwrap_or("a container");
-        let address: String = match text("host_ip") {
-            v6 if v6.contains(':') => format!("[{v6}]"),
-            v4 => v4,
+    // A port that is published on several addresses is one port to whoever has taken it.
+    let mut shared: BTreeMap<(String, &str, &str), Vec<String>> = BTreeMap::new();
+    for (port, holder) in &evidence.daemon.listeners {
+        let text = |key: &str| port[key].as_str().unwrap_or("-");
+        let number = format!("{}/{}", port["host_port"], text("proto"));
+        let address = match text("host_ip") {
+            v6 if v6.contains(':') => format!("[{v6}]:{number}"),
+            v4 => format!("{v4}:{number}"),
         };
+        let whose = port["container_name"].as_str().unwrap_or("a container");
+        shared.entry((number, whose, holder)).or_default().push(address);
+    }
+    let finding = |((_, whose, holder), addresses): (&(String, &str, &str), &Vec<String>)| {
         let found = format!(
-            "{address}:{}/{} is published for {whose}, and {holder} has that port too",
-            port["host_port"],
-            text("proto")
+            "{holder} has a port that is published for {whose}: {}",
+            addresses.join(", ")
         );
         let remedy = "what comes to the port goes to the container, and that process hears nothing of it: give one of the two \
                       another port";
         Finding::warning(CHECK, found, remedy)
     };
-    let findings: Vec<Finding> = evidence.daemon.listeners.iter().map(shared).collect();
+    let findings: Vec<Finding> = shared.iter().map(finding).collect();
     if findings.is_empty() {
         return vec![Finding::ok(
             CHECK,
@@ -365,12 +372,16 @@ mod tests {
         let mut evidence = host();
         assert_eq!(listeners(&evidence)[0].verdict, Verdict::Ok);
         let port = json!({ "host_ip": "::", "host_port": 8080, "proto": "tcp", "container_name": "web" });
-        evidence.daemon.listeners = vec![(port, "nginx (pid 7)".to_owned())];
-        let finding = &listeners(&evidence)[0];
-        assert_eq!(finding.verdict, Verdict::Warning);
+        let mut other = port.clone();
+        other["host_ip"] = json!("0.0.0.0");
+        evidence.daemon.listeners = [other, port]
+            .map(|port| (port, "nginx (pid 7)".to_owned()))
+            .to_vec();
+        let findings = listeners(&evidence);
+        assert_eq!((findings.len(), findings[0].verdict), (1, Verdict::Warning));
         assert_eq!(
-            finding.evidence,
-            "[::]:8080/tcp is published for web, and nginx (pid 7) has that port too"
+            findings[0].evidence,
+            "nginx (pid 7) has a port that is published for web: 0.0.0.0:8080/tcp, [::]:8080/tcp"
         );
     }
 }
