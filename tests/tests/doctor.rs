@@ -1,6 +1,7 @@
 //! `tombolo doctor` on a host that is damaged by hand: the right check turns bad, and what it says to do mends it.
 #![allow(clippy::unwrap_used)]
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use system_tests::command::{LIMIT, run};
 use system_tests::tombolo::INSIDE;
@@ -382,4 +383,21 @@ fn it_says_what_it_can_without_the_daemon_docker_or_nft() {
         "doctor",
     ]);
     run(scene.host.spaces(), command, None, LIMIT).must_fail_with(&["run it as root", "sudo"]);
+
+    // A daemon that hangs has to be ended before another one can start.
+    let hangs = scene.tombolo().cli(&["status"])["pid"].clone();
+    scene.tombolo().signal(Signal::SIGSTOP);
+    let (findings, _) = examine(&scene.host, &[]);
+    let verdict = |check: &str| findings.iter().find(|f| f["check"] == check).unwrap();
+    let silent = verdict("daemon.reachable");
+    assert!(
+        json::text(silent, "/evidence").contains(&format!("process {hangs} lives and holds the lock")),
+        "{silent:#}"
+    );
+    assert_eq!(verdict("addresses.overlap")["verdict"], "ok", "{findings:#?}");
+    scene.host.sh(json::text(silent, "/command"));
+    until("the new daemon answers", || {
+        let status = scene.tombolo().try_cli(&["status", "--output", "json"]);
+        (status.ok && json::parse(&status.stdout)["pid"] != hangs).then_some(())
+    });
 }

@@ -2,6 +2,7 @@
 //! the new one, somebody serves.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -360,8 +361,14 @@ fn the_address_for_metrics_is_kept_or_refused_before_anything_is_asked() {
     for _ in 0..2 {
         tombolo.take_over();
         until("metrics are scraped", || {
-            let scraped = host.try_run("curl", &["-sf", "http://127.0.0.1:9477/metrics"]);
-            scraped.stdout.contains("tombolo_build_info").then_some(())
+            let mut stream = host
+                .spaces()
+                .enter(|| TcpStream::connect("127.0.0.1:9477"))
+                .ok()?;
+            let head = http::head("GET", "/metrics", 0);
+            stream.write_all(head.as_bytes()).ok()?;
+            let scraped = http::read_answer(&mut stream).ok()?;
+            scraped.text().contains("tombolo_build_info").then_some(())
         });
     }
     assert_ne!(pid(&tombolo), first);
