@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tombolo_core::world::MARK_ACCEPT;
+use tombolo_core::world::{LINK_GROUP, MARK_ACCEPT};
 
 use super::chains::{OURS, drops, families, forward_chains, is_iptables, is_ours};
 use super::evidence::Evidence;
@@ -170,9 +170,10 @@ pub(super) fn firewalld(evidence: &Evidence) -> Vec<Finding> {
     if !evidence.firewalld && !evidence.rules.ruleset.has_table("inet", "firewalld") {
         return vec![Finding::ok(CHECK, "not running")];
     }
-    let bridges: Vec<String> = evidence
-        .our_bridges()
-        .iter()
+    // The zone of somebody else's bridge is theirs to choose.
+    let bridges = evidence.our_bridges();
+    let made = bridges.iter().filter(|link| link.group == LINK_GROUP);
+    let bridges: Vec<String> = made
         .map(|link| format!("--add-interface={}", link.name))
         .collect();
     if bridges.is_empty() {

@@ -15,7 +15,9 @@ pub(super) fn ipv4(evidence: &Evidence) -> Vec<Finding> {
         return whole;
     }
     // IPv4 is forwarded by the setting of the link that a packet comes in by; IPv6 by the one for all.
-    let links = evidence.our_bridges().into_iter().chain(evidence.way_out(false));
+    let bridges = evidence.our_bridges();
+    let out = evidence.way_out(false).filter(|out| !bridges.contains(out));
+    let links = bridges.iter().copied().chain(out);
     let setting = |link: &Link| format!("net.ipv4.conf.{}.forwarding", link.name);
     let off = links.filter(|link| {
         evidence

@@ -1,5 +1,7 @@
 //! Links: do the sizes of their packets fit together, and do they carry any?
 
+use tombolo_core::world::LINK_GROUP;
+
 use super::Finding;
 use super::evidence::{Evidence, name_of};
 use crate::kernel::look::Link;
@@ -127,8 +129,9 @@ fn internal(evidence: &Evidence, bridge: &Link) -> bool {
     network(evidence, bridge).is_some_and(|network| network["internal"] == true)
 }
 
+/// The ports that are ours: a bridge of somebody else's may have others, for them to look after.
 fn ports_of<'a>(evidence: &'a Evidence, bridge: &Link) -> Vec<&'a Link> {
-    let of = |link: &&Link| link.master == Some(bridge.index);
+    let of = |link: &&Link| link.master == Some(bridge.index) && link.group == LINK_GROUP;
     evidence.host.links.iter().filter(of).collect()
 }
 
@@ -205,7 +208,6 @@ fn ports(evidence: &Evidence, check: &'static str, bridge: &Link) -> Vec<Finding
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tombolo_core::world::LINK_GROUP;
 
     use super::super::Verdict;
     use super::*;
@@ -348,6 +350,10 @@ mod tests {
             state(&evidence)[0].command.as_deref(),
             Some("bridge link set dev tbh10 state 3")
         );
+        // Somebody else's port of an adopted bridge is for them to look after.
+        evidence.host.links[1].group = 0;
+        assert_eq!(state(&evidence)[0].verdict, Verdict::Ok);
+        evidence.host.links[1].group = LINK_GROUP;
         // Without a carrier that is its state, and the other end tells why.
         evidence.host.links[1].carrier = false;
         assert_eq!(state(&evidence)[0].verdict, Verdict::Ok);
