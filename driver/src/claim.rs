@@ -4,9 +4,9 @@
 //! makes in the kernel for something that nobody wants, and sweep it. So each holds a lock beside the control socket, where
 //! the command line looks for the one that there is; a managed plug-in has the host's own `/run` there.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Why this process may not look after this host.
@@ -14,12 +14,15 @@ use std::path::{Path, PathBuf};
 pub enum Error {
     /// Another does.
     #[error(
-        "{} is locked: another tombolo looks after this host's network already, maybe with another state directory or as a \
-         managed plug-in (`docker plugin ls`). `tombolo status` asks it; stop or disable one of the two", path.display()
+        "{} is locked{}: another tombolo looks after this host's network already, maybe with another state directory or as a \
+         managed plug-in (`docker plugin ls`). `tombolo status` asks it; stop or disable one of the two", path.display(),
+        pid.map_or_else(String::new, |pid| format!(" by process {pid}"))
     )]
     Taken {
         /// The lock.
         path: PathBuf,
+        /// Who has it, where that can be told.
+        pid: Option<u32>,
     },
     /// The lock could not be taken.
     #[error("locking {}", path.display())]
@@ -53,9 +56,26 @@ pub fn lock_of(control_socket: &Path) -> PathBuf {
     path.into()
 }
 
-/// Which process holds a lock, by the kernel's own list (`/proc/locks`) and the lock's device and number. The lock itself
-/// is not touched: one who starts just now may want it.
-pub fn holder(locks: &str, device: u64, number: u64) -> Option<u32> {
+/// Which process holds a lock, where that can be told. The lock itself is not touched: one who starts just now may want it.
+pub fn holder_of(lock: &Path) -> Option<u32> {
+    let meta = fs::metadata(lock).ok()?;
+    holder(&locks().ok()?, meta.dev(), meta.ino())
+}
+
+/// The kernel's list of locks. In small pieces it would miss lines, as locks come and go between them.
+fn locks() -> io::Result<String> {
+    let mut file = File::open("/proc/locks")?;
+    let (mut text, mut piece) = (Vec::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(String::from_utf8_lossy(&text).into_owned()),
+            length => text.extend_from_slice(&piece[..length]),
+        }
+    }
+}
+
+/// The same by the kernel's own list (`/proc/locks`) and the lock's device and number.
+fn holder(locks: &str, device: u64, number: u64) -> Option<u32> {
     let file = format!(
         "{:02x}:{:02x}:{number}",
         nix::sys::stat::major(device),
@@ -85,7 +105,10 @@ impl Claim {
             .open(&path);
         match file.map(|file| (file.try_lock(), file)) {
             Ok((Ok(()), file)) => Ok(Self { file }),
-            Ok((Err(TryLockError::WouldBlock), _)) => Err(Error::Taken { path }),
+            Ok((Err(TryLockError::WouldBlock), _)) => {
+                let pid = holder_of(&path);
+                Err(Error::Taken { path, pid })
+            }
             Ok((Err(TryLockError::Error(source)), _)) | Err(source) => Err(Error::System { path, source }),
         }
     }
@@ -93,8 +116,6 @@ impl Claim {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
@@ -104,7 +125,10 @@ mod tests {
         let first = Claim::take(&socket).unwrap();
         let refused = Claim::take(&socket).unwrap_err().to_string();
         assert!(
-            refused.contains("control.sock.lock is locked: another tombolo"),
+            refused.contains(&format!(
+                "control.sock.lock is locked by process {}: another tombolo",
+                std::process::id()
+            )),
             "{refused}"
         );
         drop(first);
@@ -113,7 +137,6 @@ mod tests {
 
     #[test]
     fn the_kernels_list_tells_who_holds_it() {
-        use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("control.sock");
         let claim = Claim::take(&socket).unwrap();

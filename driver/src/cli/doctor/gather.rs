@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -103,17 +102,12 @@ fn note_files(dir: &Path, deeper: u8, files: &mut BTreeMap<PathBuf, String>) {
     }
 }
 
-fn holder(control_socket: &Path) -> Option<u32> {
-    let lock = fs::metadata(claim::lock_of(control_socket)).ok()?;
-    claim::holder(&fs::read_to_string("/proc/locks").ok()?, lock.dev(), lock.ino())
-}
-
 fn daemon(client: &Client, control_socket: &Path) -> Daemon {
     let status = client.get_json("/v1/status").map_err(|failure| failure.chain());
     if status.is_err() {
         return Daemon {
             status: Some(status),
-            holder: holder(control_socket),
+            holder: claim::holder_of(&claim::lock_of(control_socket)),
             ..Daemon::default()
         };
     }
