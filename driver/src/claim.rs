@@ -96,6 +96,11 @@ impl Claim {
     /// [`Error`].
     pub fn take(control_socket: &Path) -> Result<Self, Error> {
         let path = lock_of(control_socket);
+        if let Some(parent) = path.parent()
+            && let Err(source) = fs::create_dir_all(parent)
+        {
+            return Err(Error::System { path, source });
+        }
         let mut options = OpenOptions::new();
         let file = options
             .write(true)

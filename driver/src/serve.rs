@@ -43,7 +43,7 @@ use crate::kernel::Real;
 use crate::kernel::watch::{Own, Watch};
 use crate::metrics::{Metrics, Timed};
 use crate::records::{self, Records};
-use crate::sockets::{self, Name, Socket, Sockets};
+use crate::sockets::{self, Found, Name, Socket, Sockets};
 use crate::store::{self, Opened, Put, Row, Store};
 use crate::{claim, control, docker, host, http, metrics};
 
@@ -157,11 +157,16 @@ async fn serve(config: Config, taken: Option<Taken>) -> Result<(), Error> {
     for ignored in &config.ignored {
         tracing::warn!("{ignored}");
     }
-    let mut open = open(&config, taken)?;
     let (tell, told) = watch::channel(Told::Serve);
     end_on_signal(tell.clone())?;
-    // One who hands over has let go of it.
-    let mut held = hold(&config)?;
+    // Where another daemon looks after this host, nothing of its is touched. One who hands over has let go of the claim.
+    let sockets = match taken {
+        Some(taken) => Whence::Taken(taken),
+        None => Whence::Found(Found::look(&config)?),
+    };
+    let claim = Claim::take(&config.control_socket)?;
+    let mut open = open(&config, sockets)?;
+    let mut held = hold(&config, claim)?;
     while let Some(back) = serve_once(&config, open, held, &tell, &told).await? {
         open = back;
         held = hold_again(&config).await?;
@@ -170,24 +175,25 @@ async fn serve(config: Config, taken: Option<Taken>) -> Result<(), Error> {
     Ok(())
 }
 
-fn open(config: &Config, taken: Option<Taken>) -> Result<Open, Error> {
+/// Where the sockets come from.
+enum Whence {
+    Taken(Taken),
+    Found(Found),
+}
+
+fn open(config: &Config, sockets: Whence) -> Result<Open, Error> {
     let socket = |listener| Socket { listener, name: None };
-    Ok(match taken {
-        Some(Taken {
-            plugin,
-            control,
-            metrics,
-            giver,
-        }) => Open {
+    Ok(match sockets {
+        Whence::Taken(taken) => Open {
             sockets: Sockets {
-                plugin: socket(plugin),
-                control: socket(control),
+                plugin: socket(taken.plugin),
+                control: socket(taken.control),
             },
-            metrics,
-            giver: Some(giver),
+            metrics: taken.metrics,
+            giver: Some(taken.giver),
         },
-        None => Open {
-            sockets: Sockets::open(config)?,
+        Whence::Found(found) => Open {
+            sockets: found.open(config)?,
             metrics: metrics_socket(config)?,
             giver: None,
         },
@@ -201,9 +207,8 @@ struct Held {
     opened: Opened,
 }
 
-/// Takes hold of this host before anything of the state or the kernel is touched, and of the state.
-fn hold(config: &Config) -> Result<Held, Error> {
-    let claim = Claim::take(&config.control_socket)?;
+/// Takes hold of the state, before anything of the kernel is touched.
+fn hold(config: &Config, claim: Claim) -> Result<Held, Error> {
     let opened = Store::open(&config.state_dir, records::SCHEMA);
     let (store, opened) = opened.map_err(|source| Error::State {
         dir: config.state_dir.clone(),
@@ -217,7 +222,8 @@ fn hold(config: &Config) -> Result<Held, Error> {
 async fn hold_again(config: &Config) -> Result<Held, Error> {
     let end = tokio::time::Instant::now() + LET_GO;
     loop {
-        match hold(config) {
+        let held = Claim::take(&config.control_socket).map_err(Error::Claim);
+        match held.and_then(|claim| hold(config, claim)) {
             Err(
                 Error::Claim(claim::Error::Taken { .. })
                 | Error::State {

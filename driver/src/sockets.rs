@@ -107,23 +107,49 @@ impl Socket {
     }
 }
 
-impl Sockets {
+/// What systemd has handed us, and paths at which nobody listens for what it has not.
+#[derive(Debug)]
+pub struct Found {
+    plugin: Option<UnixListener>,
+    control: Option<UnixListener>,
+}
+
+impl Found {
+    /// Looks, and touches nothing: what is there may be another daemon's.
+    ///
+    /// # Errors
+    /// [`Error`], which names the socket that another process serves.
+    pub fn look(config: &Config) -> Result<Self, Error> {
+        let (plugin, control) = handed(config)?;
+        let sockets = [
+            (&plugin, &config.plugin_socket),
+            (&control, &config.control_socket),
+        ];
+        for (handed, path) in sockets {
+            if handed.is_none() {
+                must_be_free(path)?;
+            }
+        }
+        Ok(Self { plugin, control })
+    }
+
     /// Those that systemd holds for us, and new ones in place of the others.
     ///
     /// # Errors
     /// [`Error`], which names the socket.
-    pub fn open(config: &Config) -> Result<Self, Error> {
-        let (plugin, control) = handed(config)?;
+    pub fn open(self, config: &Config) -> Result<Sockets, Error> {
         let open = |given: Option<UnixListener>, path: &Path| match given {
             Some(listener) => Ok(Socket { listener, name: None }),
             None => bind(path),
         };
-        Ok(Self {
-            plugin: open(plugin, &config.plugin_socket)?,
-            control: open(control, &config.control_socket)?,
+        Ok(Sockets {
+            plugin: open(self.plugin, &config.plugin_socket)?,
+            control: open(self.control, &config.control_socket)?,
         })
     }
+}
 
+impl Sockets {
     /// Whether both are ours to hand over.
     pub fn are_ours(&self) -> bool {
         self.plugin.name.is_some() && self.control.name.is_some()
@@ -156,11 +182,7 @@ fn handed(config: &Config) -> Result<(Option<UnixListener>, Option<UnixListener>
 /// # Errors
 /// [`Error`]; one that another process serves is left alone.
 pub fn bind(path: &Path) -> Result<Socket, Error> {
-    if UnixStream::connect(path).is_ok() {
-        let text = "another process serves it; stop that one first ('tombolo status' shows its pid), \
-                    or take over from it: tombolo serve --take-over";
-        return Err(Error::of(path)(io::Error::new(io::ErrorKind::AddrInUse, text)));
-    }
+    must_be_free(path)?;
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(Error::of(path))?;
     }
@@ -172,4 +194,13 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
     let name = Some(Name::of(path).map_err(Error::of(path))?);
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(Error::of(path))?;
     Ok(Socket { listener, name })
+}
+
+fn must_be_free(path: &Path) -> Result<(), Error> {
+    if UnixStream::connect(path).is_ok() {
+        let text = "another process serves it; stop that one first ('tombolo status' shows its pid), \
+                    or take over from it: tombolo serve --take-over";
+        return Err(Error::of(path)(io::Error::new(io::ErrorKind::AddrInUse, text)));
+    }
+    Ok(())
 }

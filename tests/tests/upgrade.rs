@@ -399,6 +399,11 @@ fn sockets_whose_names_were_taken_away_are_made_anew_by_a_repair_and_by_a_take_o
     tombolo.take_over();
     call();
     host.sh(&format!("rm {}", tombolo::CONTROL));
+    // A second one that nobody told of the first takes nothing from it.
+    tombolo
+        .try_serve(&["--plugin-socket", "/run/docker/plugins/second.sock"])
+        .must_fail_with(&["control.sock"]);
+    call();
     until("the daemon finds that its control socket is gone", || {
         tombolo.try_cli(&["status"]).ok.then_some(())
     });
