@@ -1,12 +1,14 @@
 //! Whether this host forwards, and what of its settings gets in the way.
 
+use std::net::IpAddr;
+
 use tombolo_core::world::MARK_ACCEPT;
 
 use super::chains::{Probe, default_fate};
 use super::evidence::Evidence;
 use super::{Finding, Verdict};
 use crate::firewall::Nic;
-use crate::kernel::look::Link;
+use crate::kernel::look::{Link, Route};
 
 pub(super) fn ipv4(evidence: &Evidence) -> Vec<Finding> {
     const CHECK: &str = "forwarding.ipv4";
@@ -55,6 +57,85 @@ fn forwarding(evidence: &Evidence, check: &'static str, setting: &str, v6: bool)
         Some("0") => Finding::none(check, format!("{setting} is 0; no container needs it yet")),
         Some(value) => Finding::ok(check, format!("{setting} is {value}")),
     }]
+}
+
+/// Whether this host, which has become a router for its containers, is one between its other links too.
+pub(super) fn between(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "forwarding.between";
+    if let Some(findings) = super::firewall::unknown(evidence, CHECK) {
+        return findings;
+    }
+    let mut findings = Vec::new();
+    for (v6, setting) in [
+        (false, "net.ipv4.ip_forward"),
+        (true, "net.ipv6.conf.all.forwarding"),
+    ] {
+        if evidence.sysctl.get(setting).is_none_or(|value| value == "0") {
+            continue;
+        }
+        let links = others(evidence, v6);
+        let pairs = links
+            .iter()
+            .flat_map(|from| links.iter().map(move |to| (*from, *to)));
+        let open = pairs
+            .filter(|(from, to)| from.index != to.index)
+            .find(|(from, to)| {
+                let nic = |link: &Link| Nic {
+                    name: link.name.clone(),
+                    group: link.group,
+                };
+                let probe = Probe {
+                    v6,
+                    iif: nic(from),
+                    oif: nic(to),
+                    dnat: false,
+                    mark: 0,
+                };
+                default_fate(&evidence.rules.ruleset, &probe).is_none()
+            });
+        if let Some((from, to)) = open {
+            let family = if v6 { "IPv6" } else { "IPv4" };
+            let found = format!(
+                "{setting} is on for the containers, and no rule drops what comes by {} and leaves by {}",
+                from.name, to.name
+            );
+            let remedy = format!(
+                "if this host is not to be a router between its own links, drop that in a chain of yours at hook forward, as                  with: meta nfproto {} iifname {} oifname {} drop",
+                family.to_lowercase(),
+                from.name,
+                to.name
+            );
+            findings.push(Finding::warning(CHECK, found, remedy));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(
+            CHECK,
+            "nothing is forwarded between this host's other links",
+        ));
+    }
+    findings
+}
+
+/// The links that lead somewhere in a family and are neither ours nor Docker's.
+fn others(evidence: &Evidence, v6: bool) -> Vec<&Link> {
+    let bridges = evidence.our_bridges();
+    let docker = |link: &Link| link.name.starts_with("docker") || link.name.starts_with("br-");
+    let leads = |link: &&Link| {
+        let by_it = |route: &&Route| {
+            let own = route.to.is_some_and(|to| match to.addr() {
+                IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_multicast(),
+                IpAddr::V4(_) => false,
+            });
+            route.v6 == v6 && route.table == 254 && route.oif == Some(link.index) && !own
+        };
+        evidence.host.routes.iter().any(|route| by_it(&route))
+    };
+    let links = evidence.host.links.iter();
+    links
+        .filter(|link| link.name != "lo" && !bridges.contains(link) && !docker(link))
+        .filter(leads)
+        .collect()
 }
 
 pub(super) fn rp_filter(evidence: &Evidence) -> Vec<Finding> {
@@ -176,6 +257,7 @@ mod tests {
     use serde_json::json;
     use tombolo_core::world::LINK_GROUP;
 
+    use super::super::chains::dropping;
     use super::*;
 
     fn with(settings: &[(&str, &str)]) -> Evidence {
@@ -191,6 +273,47 @@ mod tests {
             ..Link::default()
         }];
         evidence
+    }
+
+    #[test]
+    fn a_router_between_the_hosts_other_links_is_told_unless_somebody_drops_that() {
+        let mut evidence = with(&[
+            ("net.ipv4.ip_forward", "1"),
+            ("net.ipv6.conf.all.forwarding", "1"),
+        ]);
+        evidence.rules.has_nft = true;
+        let routes = [(1, "eth0"), (2, "eth1"), (3, "docker0"), (4, "lo")];
+        for (index, name) in routes {
+            evidence.host.links.push(Link {
+                index,
+                name: name.to_owned(),
+                ..Link::default()
+            });
+            let route = |to: &str, v6| Route {
+                to: Some(to.parse().unwrap()),
+                v6,
+                table: 254,
+                oif: Some(index),
+                ..Route::default()
+            };
+            evidence.host.routes.push(route("fe80::/64", true));
+            evidence
+                .host
+                .routes
+                .push(route(&format!("10.{index}.0.0/16"), false));
+            if index != 2 {
+                evidence.host.routes.push(route("2001:db8::/64", true));
+            }
+        }
+        let findings = between(&evidence);
+        assert_eq!(findings.len(), 1, "IPv6 leads nowhere by eth1: {findings:?}");
+        assert_eq!(findings[0].verdict, Verdict::Warning);
+        assert!(
+            findings[0].evidence.contains("by eth0 and leaves by eth1"),
+            "{findings:?}"
+        );
+        evidence.rules.ruleset = dropping("ip", "filter", "FORWARD", 0);
+        assert_eq!(between(&evidence)[0].verdict, Verdict::Ok);
     }
 
     #[test]

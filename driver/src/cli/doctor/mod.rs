@@ -135,7 +135,7 @@ const REPAIR: &str = "tombolo doctor --repair";
 type Check = fn(&Evidence) -> Vec<Finding>;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: [Check; 29] = [
+const CHECKS: [Check; 30] = [
     daemon::reachable,
     daemon::problems,
     daemon::facts,
@@ -149,6 +149,7 @@ const CHECKS: [Check; 29] = [
     docker::unit_order,
     forwarding::ipv4,
     forwarding::ipv6,
+    forwarding::between,
     forwarding::rp_filter,
     forwarding::br_netfilter,
     firewall::table,
