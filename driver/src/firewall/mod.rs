@@ -8,9 +8,9 @@
 //!
 //! Nothing here knows what our own table looks like: it is walked as it is listed, like everybody's.
 //!
-//! Truth has three values. A match that we can't judge (an extension, a limit of another kind, a field that the asker
-//! left open) is a *maybe*: the walk goes on as though the rule were not there and notes it as a doubt if it could have
-//! decided otherwise.
+//! Truth has three values. A match that we can't judge (an extension, a field that the asker left open) is a *maybe*: the
+//! walk goes on as though the rule were not there, and is then made again as though it matched. If that ends otherwise,
+//! the rule is a doubt. So is whatever does something that we can't follow.
 
 mod field;
 mod nft;
@@ -28,7 +28,7 @@ use serde_json::Value;
 
 pub use packet::{Layer4, Nic, Packet, State};
 pub use read::read;
-pub use walk::{Nat, Seen, Verdict};
+pub use walk::{Could, Doubt, Nat, Seen, Verdict};
 
 /// Where in the kernel a base chain is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +127,10 @@ impl Rule {
     fn is_bare(&self) -> bool {
         match &self.body {
             Body::Nft(expressions) => {
-                let asks = |e: &Value| ["match", "vmap", "xt"].iter().any(|word| e.get(word).is_some());
+                let words = [
+                    "match", "vmap", "xt", "limit", "quota", "ct count", "set", "map", "meter",
+                ];
+                let asks = |e: &Value| words.iter().any(|word| e.get(word).is_some());
                 !expressions.iter().any(asks)
             }
             // `-A CHAIN -j TARGET`, and options of the target.

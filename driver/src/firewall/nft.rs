@@ -17,10 +17,6 @@ pub(super) enum Act {
     Verdict(Verdict),
     /// It asks for a translation, which accepts.
     Translate(Nat),
-    /// It sets the mark.
-    Mark(u32),
-    /// It sets the mark and decides.
-    MarkAnd(u32, Verdict),
     /// It goes on in another chain, and comes back from there or not.
     Jump {
         /// The chain.
@@ -32,6 +28,26 @@ pub(super) enum Act {
     Return,
 }
 
+/// A rule, judged.
+#[derive(Debug, Clone)]
+pub(super) struct Judged {
+    /// Whether it matches.
+    pub truth: Truth,
+    /// What it then does.
+    pub act: Act,
+    /// The packet's mark, and its connection's, if it matches.
+    pub marks: (u32, u32),
+    /// It also does something that we can't follow: what becomes of the packet after it can't be told.
+    pub lost: bool,
+}
+
+impl Judged {
+    /// Whether it changes nothing, even if it matches.
+    pub fn is_idle(&self, packet: &Packet) -> bool {
+        self.act == Act::Nothing && !self.lost && self.marks == (packet.mark, packet.connmark)
+    }
+}
+
 /// Whether a rule matches, and what it then does. Elements of sets that match are noted.
 pub(super) fn judge(
     rules: &Ruleset,
@@ -39,38 +55,35 @@ pub(super) fn judge(
     expressions: &[Value],
     packet: &Packet,
     elements: &mut Vec<String>,
-) -> (Truth, Act) {
+) -> Judged {
     let mut judge = Judge {
         rules,
         chain,
         packet,
         elements,
-        mark: packet.mark,
+        marks: (packet.mark, packet.connmark),
+        lost: false,
     };
-    let mut truth = Truth::Yes;
+    let (mut truth, mut act) = (Truth::Yes, Act::Nothing);
     for expression in expressions {
         let Some((name, body)) = expression.as_object().and_then(|object| object.iter().next()) else {
             continue;
         };
         match judge.expression(name, body) {
             Part::Match(holds) => truth = truth.and(holds),
-            Part::Act(act) => {
-                let act = match act {
-                    Act::Verdict(verdict) if judge.mark != packet.mark => Act::MarkAnd(judge.mark, verdict),
-                    other => other,
-                };
-                return (truth, act);
-            }
-            Part::Maybe(act) => return (truth.and(Truth::Maybe), act),
+            Part::Act(found) => act = found,
+            Part::Maybe(found) => (truth, act) = (truth.and(Truth::Maybe), found),
         }
-        if truth == Truth::No {
-            return (Truth::No, Act::Nothing);
+        if truth == Truth::No || act != Act::Nothing {
+            break;
         }
     }
-    if judge.mark != packet.mark {
-        return (truth, Act::Mark(judge.mark));
+    Judged {
+        truth,
+        act,
+        marks: judge.marks,
+        lost: judge.lost,
     }
-    (truth, Act::Nothing)
 }
 
 /// What one expression of a rule is.
@@ -86,15 +99,30 @@ struct Judge<'a> {
     chain: &'a ChainId,
     packet: &'a Packet,
     elements: &'a mut Vec<String>,
-    mark: u32,
+    marks: (u32, u32),
+    lost: bool,
 }
+
+/// Statements after which a packet is as it was before.
+const HARMLESS: [&str; 9] = [
+    "counter",
+    "log",
+    "comment",
+    "dup",
+    "last",
+    "flow",
+    "secmark",
+    "ct helper",
+    "ct timeout",
+];
 
 impl Judge<'_> {
     fn expression(&mut self, name: &str, body: &Value) -> Part {
         match name {
             "match" => Part::Match(self.matches(body)),
-            // An ordinary packet is within ordinary limits.
-            "limit" | "counter" | "log" | "quota" | "ct count" => Part::Match(Truth::Yes),
+            "limit" | "quota" | "ct count" => Part::Match(within_limit(name, body)),
+            // It takes note of the packet, and matches if what it then asks does.
+            "set" | "map" | "meter" => Part::Match(self.noted(body)),
             "accept" => Part::Act(Act::Verdict(Verdict::Accept)),
             "drop" => Part::Act(Act::Verdict(Verdict::Drop)),
             "reject" => Part::Act(Act::Verdict(Verdict::Reject)),
@@ -103,30 +131,77 @@ impl Judge<'_> {
                 to: body["target"].as_str().unwrap_or_default().to_owned(),
                 back: name == "jump",
             }),
-            // Some program decides.
-            "queue" => Part::Maybe(Act::Verdict(Verdict::Drop)),
+            // Some program decides, or another link's way out.
+            "queue" | "fwd" => Part::Maybe(Act::Verdict(Verdict::Drop)),
             "vmap" => self.verdict_map(body),
-            "mangle" => {
-                if body.pointer("/key/meta/key").and_then(Value::as_str) == Some("mark") {
-                    match self.field(&body["value"]) {
-                        Field::Number(mark) => self.mark = u32::try_from(mark).unwrap_or_default(),
-                        _ => return Part::Maybe(Act::Nothing),
-                    }
-                }
-                Part::Match(Truth::Yes)
-            }
+            "mangle" => self.mangle(body),
             "dnat" | "snat" => self.translation(name, body),
             "masquerade" => Part::Act(Act::Translate(Nat::Masquerade)),
-            "redirect" => Part::Act(Act::Translate(Nat::Redirect(match self.field(&body["port"]) {
-                Field::Number(port) => u16::try_from(port).ok(),
-                _ => None,
-            }))),
-            "xt" => Part::Match(match body["name"].as_str() {
-                Some("comment") => Truth::Yes,
-                _ => Truth::Maybe,
-            }),
-            _ => Part::Match(Truth::Yes),
+            "redirect" => match (body.get("port"), self.field(&body["port"])) {
+                (None, _) => Part::Act(Act::Translate(Nat::Redirect(None))),
+                (_, Field::Number(port)) => {
+                    Part::Act(Act::Translate(Nat::Redirect(u16::try_from(port).ok())))
+                }
+                _ => Part::Maybe(Act::Translate(Nat::Redirect(None))),
+            },
+            "xt" => match (body["type"].as_str(), body["name"].as_str()) {
+                (_, Some("comment")) => Part::Match(Truth::Yes),
+                (Some("target"), _) => self.loses(),
+                _ => Part::Match(Truth::Maybe),
+            },
+            harmless if HARMLESS.contains(&harmless) => Part::Match(Truth::Yes),
+            // `notrack` is one: nothing is translated then, and no answer is known for one.
+            _ => self.loses(),
         }
+    }
+
+    /// It matches, and does what we can't follow.
+    fn loses(&mut self) -> Part {
+        self.lost = true;
+        Part::Match(Truth::Yes)
+    }
+
+    fn mangle(&mut self, body: &Value) -> Part {
+        let key = &body["key"];
+        let of = |room: &str, field: &str| key.pointer(&format!("/{room}/{field}")).and_then(Value::as_str);
+        let of_packet = match (of("meta", "key"), of("ct", "key")) {
+            (Some("mark"), _) => true,
+            (_, Some("mark")) => false,
+            (Some("priority" | "nftrace"), _) | (_, Some("label")) => return Part::Match(Truth::Yes),
+            _ if key.get("tcp option").is_some() => return Part::Match(Truth::Yes),
+            _ if matches!(of("payload", "field"), Some("dscp" | "ecn" | "flowlabel")) => {
+                return Part::Match(Truth::Yes);
+            }
+            _ => return self.loses(),
+        };
+        let value = match self.field(&body["value"]) {
+            Field::Number(number) => u32::try_from(number).ok(),
+            _ => None,
+        };
+        match value {
+            None => return self.loses(),
+            Some(value) if of_packet => self.marks.0 = value,
+            Some(value) => self.marks.1 = value,
+        }
+        Part::Match(Truth::Yes)
+    }
+
+    fn noted(&mut self, body: &Value) -> Truth {
+        let asked = match &body["stmt"] {
+            Value::Array(statements) => statements.as_slice(),
+            Value::Null => &[],
+            one => std::slice::from_ref(one),
+        };
+        let mut truth = Truth::Yes;
+        for statement in asked {
+            for (name, body) in statement.as_object().into_iter().flatten() {
+                truth = truth.and(match self.expression(name, body) {
+                    Part::Match(holds) => holds,
+                    Part::Act(_) | Part::Maybe(_) => Truth::Maybe,
+                });
+            }
+        }
+        truth
     }
 
     fn translation(&mut self, name: &str, body: &Value) -> Part {
@@ -141,7 +216,7 @@ impl Judge<'_> {
                     match field {
                         Field::Address(found) => address = Some(found),
                         Field::Number(found) => port = u16::try_from(found).ok(),
-                        _ => {}
+                        _ => return Part::Maybe(Act::Translate(Nat::To(None, None))),
                     }
                 }
             }
@@ -156,7 +231,9 @@ impl Judge<'_> {
         if let Some(found) = body.get("port") {
             port = match self.field(found) {
                 Field::Number(found) => u16::try_from(found).ok(),
-                _ => port,
+                // The source's port is nobody's business here.
+                _ if name == "snat" => None,
+                _ => return Part::Maybe(Act::Translate(Nat::To(None, None))),
             };
         }
         Part::Act(Act::Translate(match name {
@@ -172,20 +249,14 @@ impl Judge<'_> {
         }
         match self.find(&key, &body["data"]) {
             Found::Nothing => Part::Match(Truth::No),
-            found @ (Found::Element(_) | Found::Perhaps(_)) => {
-                let (sure, verdict) = match found {
-                    Found::Perhaps(value) => (false, value),
-                    Found::Element(value) => (true, value),
-                    Found::Nothing => return Part::Match(Truth::No),
-                };
-                let Some((name, body)) = verdict.as_object().and_then(|object| object.iter().next()) else {
-                    return Part::Maybe(Act::Nothing);
-                };
-                match self.expression(name, body) {
-                    Part::Act(act) if sure => Part::Act(act),
-                    Part::Act(act) | Part::Maybe(act) => Part::Maybe(act),
-                    other => other,
-                }
+            Found::Element(verdict) => match verdict.as_object().and_then(|object| object.iter().next()) {
+                Some((name, body)) => self.expression(name, body),
+                None => self.loses(),
+            },
+            // Which of its verdicts it would be is not known either.
+            Found::Perhaps => {
+                self.lost = true;
+                Part::Match(Truth::Maybe)
             }
         }
     }
@@ -260,7 +331,7 @@ impl Judge<'_> {
                 match self.find(&key, &body["data"]) {
                     Found::Element(value) => self.field(&value),
                     Found::Nothing => Field::Absent,
-                    Found::Perhaps(_) => Field::Open,
+                    Found::Perhaps => Field::Open,
                 }
             }
             "&" | "|" | "^" | "<<" | ">>" => {
@@ -304,7 +375,7 @@ impl Judge<'_> {
             "oifname" | "oif" => nic(&packet.oif),
             "iifgroup" => group(&packet.iif),
             "oifgroup" => group(&packet.oif),
-            "mark" => Field::Number(u64::from(self.mark)),
+            "mark" => Field::Number(u64::from(self.marks.0)),
             "l4proto" => packet.layer4.map_or(Field::Open, |layer4| {
                 Field::Text(layer4.name(packet.v6).to_owned())
             }),
@@ -370,6 +441,7 @@ impl Judge<'_> {
                 }
                 .to_owned(),
             ),
+            "mark" => Field::Number(u64::from(self.marks.1)),
             _ if body["dir"] != "original" => Field::Open,
             "saddr" | "ip saddr" | "ip6 saddr" => from.map_or(Field::Open, Field::Address),
             "daddr" | "ip daddr" | "ip6 daddr" => to.map_or(Field::Open, Field::Address),
@@ -383,14 +455,14 @@ impl Judge<'_> {
         if let Some(members) = right.get("set").or(Some(right)).filter(|value| value.is_array()) {
             return match self.search(field, members.as_array().map_or(&[], Vec::as_slice)) {
                 Found::Element(_) => Truth::Yes,
-                Found::Perhaps(_) => Truth::Maybe,
+                Found::Perhaps => Truth::Maybe,
                 Found::Nothing => Truth::No,
             };
         }
         if right.as_str().is_some_and(|name| name.starts_with('@')) {
             return match self.find(field, right) {
                 Found::Element(_) => Truth::Yes,
-                Found::Perhaps(_) => Truth::Maybe,
+                Found::Perhaps => Truth::Maybe,
                 Found::Nothing => Truth::No,
             };
         }
@@ -403,7 +475,7 @@ impl Judge<'_> {
             return self.search(field, members);
         }
         let Some(name) = data.as_str().and_then(|text| text.strip_prefix('@')) else {
-            return Found::Perhaps(Value::Null);
+            return Found::Perhaps;
         };
         let id = (
             self.chain.family.clone(),
@@ -412,7 +484,7 @@ impl Judge<'_> {
         );
         let rules = self.rules;
         let Some(members) = rules.sets.get(&id) else {
-            return Found::Perhaps(Value::Null);
+            return Found::Perhaps;
         };
         let found = self.search(field, members);
         if let (Found::Element(_), Some(member)) = (
@@ -428,9 +500,9 @@ impl Judge<'_> {
         let mut perhaps = Found::Nothing;
         for member in members {
             let value = value_of(member);
-            match compare(field, key_of(member)) {
+            match compare(field, key_of(member)).and(limited(member)) {
                 Truth::Yes => return Found::Element(value.clone()),
-                Truth::Maybe => perhaps = Found::Perhaps(value.clone()),
+                Truth::Maybe => perhaps = Found::Perhaps,
                 Truth::No => {}
             }
         }
@@ -438,9 +510,47 @@ impl Judge<'_> {
     }
 }
 
+/// Whether a packet is within a limit, or beyond it where the rule asks for that. One packet alone is within every rate,
+/// and beyond none; of how many connections there are, nothing is known.
+fn within_limit(name: &str, body: &Value) -> Truth {
+    let beyond = body["inv"] == true;
+    match name {
+        // A limit of its own that many rules may share.
+        _ if body.is_string() || body.get("map").is_some() => Truth::Maybe,
+        "limit" => Truth::of(!beyond),
+        "quota" => {
+            let bytes = |number: &str, unit: &str| {
+                let times = match body[unit].as_str() {
+                    Some("kbytes") => 10,
+                    Some("mbytes") => 20,
+                    _ => 0,
+                };
+                body[number].as_u64().unwrap_or_default() << times
+            };
+            let spent = bytes("used", "used_unit") >= bytes("val", "val_unit");
+            Truth::of(spent == beyond)
+        }
+        _ if beyond => Truth::Maybe,
+        _ => Truth::Yes,
+    }
+}
+
+/// Elements may have limits of their own.
+fn limited(member: &Value) -> Truth {
+    let element = match member.as_array().map(Vec::as_slice) {
+        Some([key, _]) => &key["elem"],
+        _ => &member["elem"],
+    };
+    let limits = ["limit", "quota", "ct count"];
+    match limits.iter().any(|limit| element.get(limit).is_some()) {
+        true => Truth::Maybe,
+        false => Truth::Yes,
+    }
+}
+
 enum Found {
     Nothing,
     /// What the element leads to; in a set, itself.
     Element(Value),
-    Perhaps(Value),
+    Perhaps,
 }

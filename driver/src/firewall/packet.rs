@@ -63,7 +63,7 @@ pub enum State {
 }
 
 /// A packet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
     /// Whether it is of IPv6.
     pub v6: bool,
@@ -83,6 +83,8 @@ pub struct Packet {
     pub oif: Option<Nic>,
     /// Its mark.
     pub mark: u32,
+    /// Its connection's mark.
+    pub connmark: u32,
     /// What connection tracking says of it.
     pub state: State,
     /// Its connection's destination was translated.
@@ -108,6 +110,7 @@ impl Packet {
             iif: None,
             oif: None,
             mark: 0,
+            connmark: 0,
             state: State::New,
             dnat: false,
             snat: false,

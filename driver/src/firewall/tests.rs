@@ -294,3 +294,205 @@ fn what_the_asker_leaves_open_decides_nothing() {
     assert_eq!(fate(&rules, &open), (Verdict::Drop, 1));
     assert_eq!(fate(&rules, &packet()), (Verdict::Accept, 0));
 }
+
+/// A forward chain of one rule, and what becomes of an ordinary packet.
+fn fate_by(expressions: Value) -> (Verdict, usize) {
+    let meter = json!({ "set": { "family": "inet", "table": "a", "name": "m" } });
+    let chain = base("a", "f", "forward", 0, "accept");
+    fate(
+        &ruleset(&[meter, chain, rule("a", "f", expressions)], ""),
+        &packet(),
+    )
+}
+
+#[test]
+fn what_drops_beyond_a_limit_lets_an_ordinary_packet_pass() {
+    let beyond = json!({ "limit": { "rate": 10000, "burst": 5, "per": "second", "inv": true } });
+    let noted = |statements: Value| json!({ "set": { "op": "update", "elem": { "payload": { "protocol": "ip", "field": "saddr" } }, "set": "@m", "stmt": statements } });
+    let quota = |used: u64| json!({ "quota": { "val": 100, "val_unit": "mbytes", "used": used, "used_unit": "bytes", "inv": true } });
+    let cases = [
+        (beyond.clone(), (Verdict::Accept, 0)),
+        (
+            json!({ "limit": { "rate": 10, "burst": 5, "per": "second" } }),
+            (Verdict::Drop, 0),
+        ),
+        (
+            json!({ "quota": { "val": 100, "val_unit": "mbytes", "inv": true } }),
+            (Verdict::Accept, 0),
+        ),
+        (quota(99), (Verdict::Accept, 0)),
+        (quota(200 << 20), (Verdict::Drop, 0)),
+        // How many connections there are is not known, nor what a limit is that has a name.
+        (
+            json!({ "ct count": { "val": 20, "inv": true } }),
+            (Verdict::Accept, 1),
+        ),
+        (json!({ "limit": "named" }), (Verdict::Accept, 1)),
+        (noted(json!([beyond])), (Verdict::Accept, 0)),
+        (noted(json!(null)), (Verdict::Drop, 0)),
+    ];
+    for (limit, expected) in cases {
+        assert_eq!(
+            fate_by(json!([limit.clone(), { "drop": null }])),
+            expected,
+            "{limit}"
+        );
+        let limited = Rule {
+            text: String::new(),
+            body: Body::Nft(vec![limit, json!({ "drop": null })]),
+        };
+        assert!(!limited.is_bare());
+    }
+}
+
+#[test]
+fn a_member_of_a_set_with_a_limit_of_its_own_is_a_doubt() {
+    let member = json!({ "elem": { "val": "10.1.0.2", "limit": { "rate": 1, "per": "second" } } });
+    let from = json!({ "payload": { "protocol": "ip", "field": "saddr" } });
+    let asked = meets(from, "==", json!({ "set": [member] }));
+    assert_eq!(fate_by(json!([asked, { "drop": null }])), (Verdict::Accept, 1));
+}
+
+#[test]
+fn what_is_done_that_we_cannot_follow_is_a_doubt() {
+    let mangle = |key: Value, value: Value| json!({ "mangle": { "key": key, "value": value } });
+    let address = json!({ "payload": { "protocol": "ip", "field": "saddr" } });
+    for (statement, doubts) in [
+        (json!({ "notrack": null }), 1),
+        (json!({ "tproxy": { "port": 80 } }), 1),
+        (json!({ "synproxy": { "mss": 1 } }), 1),
+        (json!({ "queue": { "num": 3 } }), 1),
+        (mangle(address, json!("10.9.9.9")), 1),
+        (mangle(meta("mark"), json!({ "meta": { "key": "cpu" } })), 1),
+        (
+            mangle(
+                json!({ "tcp option": { "name": "maxseg", "field": "size" } }),
+                json!({ "rt": { "key": "mtu" } }),
+            ),
+            0,
+        ),
+        (mangle(meta("priority"), json!(1)), 0),
+        (json!({ "log": { "prefix": "x" } }), 0),
+        (json!({ "dup": { "addr": "10.9.9.9" } }), 0),
+    ] {
+        assert_eq!(
+            fate_by(json!([statement.clone()])),
+            (Verdict::Accept, doubts),
+            "{statement}"
+        );
+    }
+}
+
+#[test]
+fn a_mark_is_set_though_the_same_rule_goes_on_elsewhere() {
+    let set = |key: Value, value: Value| json!({ "mangle": { "key": key, "value": value } });
+    let connection = json!({ "ct": { "key": "mark" } });
+    let bears = |key: Value, mark: u32| meets(key, "==", json!(mark));
+    let rules = ruleset(
+        &[
+            base("a", "f", "forward", 0, "accept"),
+            json!({ "chain": { "family": "inet", "table": "a", "name": "g" } }),
+            rule(
+                "a",
+                "f",
+                json!([set(connection.clone(), json!(7)), set(meta("mark"), connection.clone()), { "jump": { "target": "g" } }]),
+            ),
+            rule(
+                "a",
+                "g",
+                json!([bears(meta("mark"), 7), bears(connection, 7), { "drop": null }]),
+            ),
+        ],
+        "",
+    );
+    assert_eq!(fate(&rules, &packet()), (Verdict::Drop, 0));
+}
+
+#[test]
+fn a_rule_that_cannot_be_judged_is_a_doubt_only_where_it_matters() {
+    let unknown = json!({ "xt": { "type": "match", "name": "recent" } });
+    let case = |policy: &str, rules: &[Value]| {
+        let mut objects = vec![base("a", "f", "forward", 0, policy)];
+        objects.push(json!({ "chain": { "family": "inet", "table": "a", "name": "g" } }));
+        objects.extend(
+            rules
+                .iter()
+                .map(|expressions| rule("a", "f", expressions.clone())),
+        );
+        objects.push(rule("a", "g", json!([unknown.clone(), { "drop": null }])));
+        let seen = ruleset(&objects, "").pass(Hook::Forward, &mut packet());
+        let could: Vec<Could> = seen[0].doubts.iter().map(|doubt| doubt.could).collect();
+        (seen[0].verdict, could)
+    };
+    let perhaps = |act: Value| json!([unknown.clone(), act]);
+    let (accept, drop) = (json!({ "accept": null }), json!({ "drop": null }));
+    assert_eq!(
+        case("accept", &[perhaps(accept.clone())]),
+        (Verdict::Accept, vec![])
+    );
+    assert_eq!(case("drop", &[perhaps(drop.clone())]), (Verdict::Drop, vec![]));
+    assert_eq!(
+        case("accept", &[perhaps(drop.clone())]),
+        (Verdict::Accept, vec![Could::Stop])
+    );
+    assert_eq!(
+        case("drop", &[perhaps(accept.clone())]),
+        (Verdict::Drop, vec![Could::Change])
+    );
+    // Going back before what decides anyway.
+    assert_eq!(
+        case("accept", &[perhaps(json!({ "return": null })), json!([accept])]),
+        (Verdict::Accept, vec![])
+    );
+    // Two of them, one behind the other.
+    assert_eq!(
+        case("accept", &[perhaps(json!({ "jump": { "target": "g" } }))]),
+        (Verdict::Accept, vec![Could::Stop])
+    );
+}
+
+fn saved(rules: &[&str]) -> (Verdict, usize) {
+    let lines: String = rules.iter().map(|rule| format!("-A FORWARD {rule}\n")).collect();
+    let save = format!("*filter\n:FORWARD ACCEPT [0:0]\n{lines}COMMIT\n");
+    let listings = Listings {
+        legacy: [save, String::new()],
+        ..Listings::default()
+    };
+    fate(&read(&listings).unwrap(), &packet())
+}
+
+#[test]
+fn targets_of_iptables_that_are_no_chains_are_not_taken_for_chains() {
+    for (rule, expected) in [
+        ("-j NFQUEUE --queue-num 3", (Verdict::Accept, 1)),
+        ("-j NETMAP --to 10.3.0.0/24", (Verdict::Accept, 1)),
+        ("-j TTL --ttl-set 1", (Verdict::Accept, 1)),
+        ("-j SOMETHINGNEW", (Verdict::Accept, 1)),
+        ("-j CT --notrack", (Verdict::Accept, 1)),
+        ("-j CT --helper ftp", (Verdict::Accept, 0)),
+        ("-j TEE --gateway 10.3.0.1", (Verdict::Accept, 0)),
+        ("-j SET --add-set x src", (Verdict::Accept, 0)),
+        ("-m limit --limit 10/sec -j DROP", (Verdict::Drop, 0)),
+        (
+            "-m hashlimit --hashlimit-above 20/sec --hashlimit-burst 5 --hashlimit-name a -j DROP",
+            (Verdict::Accept, 0),
+        ),
+        ("-m connlimit --connlimit-above 20 -j DROP", (Verdict::Accept, 1)),
+        ("-m socket -j DROP", (Verdict::Accept, 1)),
+        ("-m connmark --mark 0x1 -j DROP", (Verdict::Accept, 0)),
+        (
+            "-j DNAT --to-destination 10.3.0.1-10.3.0.9:80",
+            (Verdict::Accept, 1),
+        ),
+    ] {
+        assert_eq!(saved(&[rule]), expected, "{rule}");
+    }
+    assert_eq!(
+        saved(&[
+            "-j CONNMARK --set-xmark 0x1/0x1",
+            "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff",
+            "-m mark --mark 0x1 -j DROP"
+        ]),
+        (Verdict::Drop, 0)
+    );
+}

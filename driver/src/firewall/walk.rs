@@ -1,9 +1,13 @@
 //! A packet's walk through the base chains of a hook.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use super::nft::{self, Act};
 use super::{Body, Chain, ChainId, Hook, Packet, Rule, Ruleset, State, Truth, xt};
+
+/// How many times a chain is walked again to see what the rules would change that can't be judged.
+const WORLDS: usize = 100;
 
 /// How deep chains may jump, as in the kernel (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
@@ -32,6 +36,24 @@ pub enum Nat {
     Redirect(Option<u16>),
 }
 
+/// What a rule that we can't judge could do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Could {
+    /// Stop a packet that goes on without it.
+    Stop,
+    /// Something else: let it pass where it is stopped, or change it so that what comes after decides otherwise.
+    Change,
+}
+
+/// A rule that we can't judge, and that could have decided otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// Its chain, and the rule as its program lists it.
+    pub text: String,
+    /// What it could do.
+    pub could: Could,
+}
+
 /// What one base chain said of a packet.
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -44,7 +66,7 @@ pub struct Seen {
     /// What it asks to translate.
     pub nat: Option<Nat>,
     /// Rules that we can't judge and that could have decided otherwise.
-    pub doubts: Vec<String>,
+    pub doubts: Vec<Doubt>,
     /// The packet's mark before and after.
     pub mark: (u32, u32),
     /// Whether what no rule decides is dropped.
@@ -130,39 +152,144 @@ impl Ruleset {
     /// What one base chain says of a packet.
     pub fn ask(&self, id: &ChainId, chain: &Chain, packet: &mut Packet) -> Seen {
         let drops = chain.base.is_some_and(|base| base.drops);
-        let mut seen = Seen {
+        let main = self.world(id, chain, packet, &BTreeSet::new());
+        let doubts = self.doubts(id, chain, packet, &main);
+        let mark = (packet.mark, main.packet.mark);
+        *packet = main.packet;
+        Seen {
             chain: id.clone(),
-            verdict: if drops { Verdict::Drop } else { Verdict::Accept },
-            by: None,
-            nat: None,
-            doubts: Vec::new(),
-            mark: (packet.mark, packet.mark),
+            verdict: main.verdict,
+            by: main.by,
+            nat: main.nat,
+            doubts,
+            mark,
             drops,
-        };
-        if let End::Decided(verdict, nat, by) = self.walk(id, chain, packet, &mut seen.doubts, 0) {
-            (seen.verdict, seen.by, seen.nat) = (verdict, Some(by), nat.clone());
-            if let Some(nat) = nat {
-                translate(packet, &nat);
-            }
         }
-        seen.mark.1 = packet.mark;
-        seen
     }
 
-    fn walk(
-        &self,
-        id: &ChainId,
-        chain: &Chain,
-        packet: &mut Packet,
-        doubts: &mut Vec<String>,
-        depth: usize,
-    ) -> End {
+    /// Walks a chain as though certain rules matched that can't be judged, and the others of that sort were not there.
+    fn world(&self, id: &ChainId, chain: &Chain, packet: &Packet, assumed: &BTreeSet<Place>) -> World {
+        let drops = chain.base.is_some_and(|base| base.drops);
+        let mut walk = Walk {
+            rules: self,
+            assumed,
+            packet: packet.clone(),
+            maybe: Vec::new(),
+            lost: Vec::new(),
+        };
+        let (verdict, nat, by) = match walk.through(id, chain, 0) {
+            End::Decided(verdict, nat, by) => (verdict, nat, Some(by)),
+            End::Through | End::Return if drops => (Verdict::Drop, None, None),
+            End::Through | End::Return => (Verdict::Accept, None, None),
+        };
+        World {
+            verdict,
+            nat,
+            by,
+            packet: walk.packet,
+            maybe: walk.maybe,
+            lost: walk.lost,
+        }
+    }
+
+    /// The rules that can't be judged and could have made another end of it.
+    fn doubts(&self, id: &ChainId, chain: &Chain, packet: &Packet, main: &World) -> Vec<Doubt> {
+        let doubt = |text: &String, could| Doubt {
+            text: text.clone(),
+            could,
+        };
+        let mut doubts: Vec<Doubt> = main.lost.iter().map(|text| doubt(text, Could::Change)).collect();
+        let (mut known, mut worlds) = (BTreeSet::new(), VecDeque::new());
+        let mut meet = |world: &World, assumed: &BTreeSet<Place>, worlds: &mut VecDeque<_>| {
+            for (place, text) in &world.maybe {
+                if known.insert(place.clone()) {
+                    let mut assumed = assumed.clone();
+                    assumed.insert(place.clone());
+                    worlds.push_back((assumed, text.clone()));
+                }
+            }
+        };
+        meet(main, &BTreeSet::new(), &mut worlds);
+        for _ in 0..WORLDS {
+            let Some((assumed, text)) = worlds.pop_front() else {
+                return doubts;
+            };
+            let other = self.world(id, chain, packet, &assumed);
+            doubts.extend(main.other_end(&other).map(|could| doubt(&text, could)));
+            // What is met only if that one matches.
+            meet(&other, &assumed, &mut worlds);
+        }
+        doubts.extend(worlds.iter().map(|(_, text)| doubt(text, Could::Change)));
+        doubts
+    }
+}
+
+/// A rule's chain, and its place there.
+type Place = (ChainId, usize);
+
+/// How a walk through a base chain ended.
+struct World {
+    verdict: Verdict,
+    nat: Option<Nat>,
+    by: Option<Decider>,
+    packet: Packet,
+    maybe: Vec<(Place, String)>,
+    lost: Vec<String>,
+}
+
+impl World {
+    /// What is different in another one, if that matters.
+    fn other_end(&self, other: &Self) -> Option<Could> {
+        match (self.verdict != Verdict::Accept, other.verdict != Verdict::Accept) {
+            (false, true) => Some(Could::Stop),
+            (true, false) => Some(Could::Change),
+            (true, true) => None,
+            (false, false) => {
+                let same = self.nat == other.nat && self.packet == other.packet && self.lost == other.lost;
+                (!same).then_some(Could::Change)
+            }
+        }
+    }
+}
+
+/// On the way through a base chain.
+struct Walk<'a> {
+    rules: &'a Ruleset,
+    /// Rules that can't be judged and are taken to match; others of that sort are taken not to.
+    assumed: &'a BTreeSet<Place>,
+    packet: Packet,
+    /// The rules that can't be judged.
+    maybe: Vec<(Place, String)>,
+    /// The rules that do what we can't follow.
+    lost: Vec<String>,
+}
+
+impl Walk<'_> {
+    fn through(&mut self, id: &ChainId, chain: &Chain, depth: usize) -> End {
         for (place, rule) in chain.rules.iter().enumerate() {
             let mut elements = Vec::new();
-            let (truth, act) = match &rule.body {
-                Body::Nft(expressions) => nft::judge(self, id, expressions, packet, &mut elements),
-                Body::Xt(words) => xt::judge(words, packet),
+            let judged = match &rule.body {
+                Body::Nft(expressions) => {
+                    nft::judge(self.rules, id, expressions, &self.packet, &mut elements)
+                }
+                Body::Xt(words) => xt::judge(words, &self.packet),
             };
+            if judged.truth == Truth::No || judged.is_idle(&self.packet) {
+                continue;
+            }
+            let text = || format!("{id}: {}", rule.text);
+            if judged.truth == Truth::Maybe {
+                let place = (id.clone(), place);
+                let assumed = self.assumed.contains(&place);
+                self.maybe.push((place, text()));
+                if !assumed {
+                    continue;
+                }
+            }
+            if judged.lost {
+                self.lost.push(text());
+            }
+            (self.packet.mark, self.packet.connmark) = judged.marks;
             let decider = |rule: &Rule| Decider {
                 chain: id.clone(),
                 place,
@@ -170,27 +297,26 @@ impl Ruleset {
                 elements: elements.clone(),
                 bare: rule.is_bare(),
             };
-            match (truth, act) {
-                (Truth::No, _) | (_, Act::Nothing) => {}
-                (Truth::Maybe, _) => doubts.push(format!("{id}: {}", rule.text)),
-                (Truth::Yes, Act::Verdict(verdict)) => return End::Decided(verdict, None, decider(rule)),
-                (Truth::Yes, Act::Translate(nat)) => {
+            match judged.act {
+                Act::Nothing => {}
+                Act::Verdict(verdict) => return End::Decided(verdict, None, decider(rule)),
+                Act::Translate(nat) => {
+                    translate(&mut self.packet, &nat);
                     return End::Decided(Verdict::Accept, Some(nat), decider(rule));
                 }
-                (Truth::Yes, Act::Return) => return End::Return,
-                (Truth::Yes, Act::Mark(mark)) => packet.mark = mark,
-                (Truth::Yes, Act::MarkAnd(mark, then)) => {
-                    packet.mark = mark;
-                    return End::Decided(then, None, decider(rule));
-                }
-                (Truth::Yes, Act::Jump { to, back }) if depth < DEPTH => {
+                Act::Return => return End::Return,
+                Act::Jump { to, back } => {
                     let target = ChainId {
                         chain: to,
                         ..id.clone()
                     };
-                    let end = match self.chains.get(&target) {
-                        Some(chain) => self.walk(&target, chain, packet, doubts, depth + 1),
-                        None => End::Through,
+                    let end = match self.rules.chains.get(&target) {
+                        Some(chain) if depth < DEPTH => self.through(&target, chain, depth + 1),
+                        // Not a chain at all, but something to be done that we don't know.
+                        _ => {
+                            self.lost.push(text());
+                            End::Through
+                        }
                     };
                     match end {
                         End::Decided(..) => return end,
@@ -198,7 +324,6 @@ impl Ruleset {
                         _ => {}
                     }
                 }
-                (Truth::Yes, Act::Jump { .. }) => doubts.push(format!("{id}: {}", rule.text)),
             }
         }
         End::Through

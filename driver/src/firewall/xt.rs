@@ -4,14 +4,49 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::nft::Act;
+use super::nft::{Act, Judged};
 use super::walk::{Nat, Verdict};
 use super::{Nic, Packet, State, Truth};
 
+/// Matches that say something with their options only. What the others ask for (`socket`, `rpfilter`, …) their name says.
+const ASK_BY_OPTIONS: [&str; 26] = [
+    "addrtype",
+    "comment",
+    "connlimit",
+    "connmark",
+    "conntrack",
+    "hashlimit",
+    "icmp",
+    "icmp6",
+    "iprange",
+    "length",
+    "limit",
+    "mac",
+    "mark",
+    "multiport",
+    "owner",
+    "physdev",
+    "pkttype",
+    "quota",
+    "recent",
+    "sctp",
+    "set",
+    "state",
+    "statistic",
+    "string",
+    "tcp",
+    "udp",
+];
+
 /// Whether a rule matches, and what it then does. `words` is the line from `-A` on.
-pub(super) fn judge(words: &[String], packet: &Packet) -> (Truth, Act) {
-    let mut truth = Truth::Yes;
-    let (mut negated, mut target, mut back, mut options) = (false, None, true, Vec::new());
+pub(super) fn judge(words: &[String], packet: &Packet) -> Judged {
+    let mut judged = Judged {
+        truth: Truth::Yes,
+        act: Act::Nothing,
+        marks: (packet.mark, packet.connmark),
+        lost: false,
+    };
+    let (mut negated, mut module) = (false, "");
     let mut rest = words.iter().skip(2).map(String::as_str);
     while let Some(word) = rest.next() {
         if word == "!" {
@@ -19,13 +54,30 @@ pub(super) fn judge(words: &[String], packet: &Packet) -> (Truth, Act) {
             continue;
         }
         let holds = match word {
-            "-m" | "--comment" | "--limit" | "--limit-burst" => {
+            "-m" => {
+                module = rest.next().unwrap_or_default();
+                match ASK_BY_OPTIONS.contains(&module) {
+                    true => Truth::Yes,
+                    false => Truth::Maybe,
+                }
+            }
+            "--comment" | "--limit-burst" => {
+                rest.next();
+                Truth::Yes
+            }
+            // One packet alone is within every rate, and above none.
+            "--limit" | "--hashlimit-upto" | "--hashlimit-above" => {
+                rest.next();
+                Truth::of(word != "--hashlimit-above")
+            }
+            _ if word.starts_with("--hashlimit-") => {
                 rest.next();
                 Truth::Yes
             }
             "-j" | "-g" => {
-                (target, back) = (rest.next(), word == "-j");
-                options = rest.by_ref().map(str::to_owned).collect();
+                let target = rest.next().unwrap_or_default();
+                let options: Vec<&str> = rest.by_ref().collect();
+                act(target, word == "-j", &options, &mut judged);
                 Truth::Yes
             }
             "-s" => within(packet.from, rest.next()),
@@ -45,7 +97,14 @@ pub(super) fn judge(words: &[String], packet: &Packet) -> (Truth, Act) {
             "--ctorigdst" => within(packet.original.1, rest.next()),
             "--ctorigsrc" => within(packet.original.0, rest.next()),
             "--ctstate" | "--state" => in_states(packet, rest.next()),
-            "--mark" => has_mark(packet.mark, rest.next()),
+            "--mark" => has_mark(
+                if module == "connmark" {
+                    packet.connmark
+                } else {
+                    packet.mark
+                },
+                rest.next(),
+            ),
             "--dst-type" => match packet.to_type {
                 Some(kind) => Truth::of(rest.next().is_some_and(|w| w.to_ascii_lowercase() == kind)),
                 None => {
@@ -56,62 +115,131 @@ pub(super) fn judge(words: &[String], packet: &Packet) -> (Truth, Act) {
             // What we don't know may have words of its own behind it; none of them begins with a dash.
             _ => Truth::Maybe,
         };
-        truth = truth.and(if std::mem::take(&mut negated) {
+        judged.truth = judged.truth.and(if std::mem::take(&mut negated) {
             holds.not()
         } else {
             holds
         });
     }
-    (truth, act(target, back, &options, packet))
+    judged
 }
 
-fn act(target: Option<&str>, back: bool, options: &[String], packet: &Packet) -> Act {
+/// Targets after which a packet is as it was before.
+const HARMLESS: [&str; 16] = [
+    "AUDIT",
+    "CHECKSUM",
+    "CLASSIFY",
+    "CONNSECMARK",
+    "DSCP",
+    "ECN",
+    "IDLETIMER",
+    "LED",
+    "LOG",
+    "NFLOG",
+    "RATEEST",
+    "SECMARK",
+    "SET",
+    "TCPMSS",
+    "TEE",
+    "TOS",
+];
+
+/// Targets of whose effect we know nothing. What is neither here nor known is a chain, if there is one of that name.
+const LOST: [&str; 9] = [
+    "CLUSTERIP",
+    "HL",
+    "HMARK",
+    "NETMAP",
+    "NOTRACK",
+    "SYNPROXY",
+    "TPROXY",
+    "TTL",
+    "TCPOPTSTRIP",
+];
+
+fn act(target: &str, back: bool, options: &[&str], judged: &mut Judged) {
     let option = |name: &str| {
-        options
-            .iter()
-            .skip_while(|o| *o != name)
-            .nth(1)
-            .map(String::as_str)
+        let mut behind = options.iter().skip_while(|option| **option != name);
+        behind.nth(1).copied()
     };
-    match target {
-        None
-        | Some(
-            "LOG" | "NFLOG" | "TRACE" | "CT" | "CONNMARK" | "TCPMSS" | "NOTRACK" | "CLASSIFY" | "CHECKSUM",
-        ) => Act::Nothing,
-        Some("ACCEPT") => Act::Verdict(Verdict::Accept),
-        Some("DROP") => Act::Verdict(Verdict::Drop),
-        Some("REJECT") => Act::Verdict(Verdict::Reject),
-        Some("RETURN") => Act::Return,
-        Some("MASQUERADE") => Act::Translate(Nat::Masquerade),
-        Some("SNAT") => Act::Translate(Nat::From(option("--to-source").and_then(|text| endpoint(text).0))),
-        Some("DNAT") => {
-            let (address, port) = option("--to-destination").map_or((None, None), endpoint);
-            Act::Translate(Nat::To(address, port))
+    let (mark, connmark) = judged.marks;
+    judged.act = match target {
+        "ACCEPT" => Act::Verdict(Verdict::Accept),
+        "DROP" => Act::Verdict(Verdict::Drop),
+        "REJECT" => Act::Verdict(Verdict::Reject),
+        "RETURN" => Act::Return,
+        // Some program decides, if there is one that does.
+        "NFQUEUE" | "QUEUE" => {
+            judged.truth = judged.truth.and(Truth::Maybe);
+            Act::Verdict(Verdict::Drop)
         }
-        Some("REDIRECT") => Act::Translate(Nat::Redirect(
-            option("--to-ports").and_then(|port| port.parse().ok()),
+        "MASQUERADE" => Act::Translate(Nat::Masquerade),
+        "SNAT" => Act::Translate(Nat::From(
+            option("--to-source")
+                .and_then(endpoint)
+                .and_then(|(address, _)| address),
         )),
-        Some("MARK") => match option("--set-xmark").and_then(mask) {
-            Some((value, mask)) => Act::Mark((packet.mark & !mask) ^ value),
-            None => Act::Nothing,
+        "DNAT" => match option("--to-destination").and_then(endpoint) {
+            Some((address, port)) => Act::Translate(Nat::To(address, port)),
+            None => {
+                judged.lost = true;
+                Act::Translate(Nat::To(None, None))
+            }
         },
-        Some(chain) => Act::Jump {
+        "REDIRECT" => {
+            let port = option("--to-ports").map(str::parse);
+            judged.lost = matches!(port, Some(Err(_)));
+            Act::Translate(Nat::Redirect(port.and_then(Result::ok)))
+        }
+        "MARK" => {
+            match option("--set-xmark").and_then(mask) {
+                Some((value, mask)) => judged.marks.0 = (mark & !mask) ^ value,
+                None => judged.lost = true,
+            }
+            Act::Nothing
+        }
+        "CONNMARK" => {
+            let masks = ["--nfmask", "--ctmask"].map(|name| option(name).and_then(self::mask));
+            let [of_packet, of_connection] = masks.map(|mask| mask.map_or(u32::MAX, |(value, _)| value));
+            if options.contains(&"--restore-mark") {
+                judged.marks.0 = (mark & !of_packet) ^ (connmark & of_connection);
+            } else if options.contains(&"--save-mark") {
+                judged.marks.1 = (connmark & !of_connection) ^ (mark & of_packet);
+            } else if let Some((value, mask)) = option("--set-xmark").and_then(self::mask) {
+                judged.marks.1 = (connmark & !mask) ^ value;
+            } else {
+                judged.lost = true;
+            }
+            Act::Nothing
+        }
+        // A helper for a protocol is no matter; without tracking nothing is translated, and no answer is known for one.
+        "CT" => {
+            judged.lost = !options.contains(&"--helper");
+            Act::Nothing
+        }
+        target if HARMLESS.contains(&target) => Act::Nothing,
+        target if LOST.contains(&target) => {
+            judged.lost = true;
+            Act::Nothing
+        }
+        chain => Act::Jump {
             to: chain.to_owned(),
             back,
         },
-    }
+    };
 }
 
-/// `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`; of ranges the first.
-fn endpoint(text: &str) -> (Option<IpAddr>, Option<u16>) {
-    let first = text.split('-').next().unwrap_or_default();
-    if let Ok(address) = first.trim_matches(['[', ']']).parse() {
-        return (Some(address), None);
+/// `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]:PORT` or `:PORT`. None for ranges: which of them it would be can't be told.
+fn endpoint(text: &str) -> Option<(Option<IpAddr>, Option<u16>)> {
+    if let Ok(address) = text.trim_matches(['[', ']']).parse() {
+        return Some((Some(address), None));
     }
-    match first.rsplit_once(':') {
-        Some((address, port)) => (address.trim_matches(['[', ']']).parse().ok(), port.parse().ok()),
-        None => (None, None),
-    }
+    let (address, port) = text.rsplit_once(':')?;
+    let address = match address.trim_matches(['[', ']']) {
+        "" => None,
+        address => Some(address.parse().ok()?),
+    };
+    Some((address, Some(port.parse().ok()?)))
 }
 
 fn within(address: Option<IpAddr>, net: Option<&str>) -> Truth {

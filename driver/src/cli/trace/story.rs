@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::firewall::{Could, Doubt};
+
 /// How a packet fares at one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,6 +70,30 @@ impl Ending {
         }
     }
 
+    /// The same, as sure as it can be with these doubts: a packet that dies is dead whatever would have stopped it before.
+    pub fn in_doubt(self, doubts: &[Doubt]) -> Self {
+        let without = match self.fate {
+            Fate::Arrives => "arrives",
+            Fate::Leaves => "leaves",
+            Fate::Refused => "is refused",
+            Fate::Dies => "dies",
+            Fate::Unsure => return self,
+        };
+        let matters = |doubt: &Doubt| self.fate != Fate::Dies || doubt.could == Could::Change;
+        let Some(doubt) = doubts.iter().find(|doubt| matters(doubt)) else {
+            return self;
+        };
+        let why = format!(
+            "something that can't be judged could decide otherwise ({}); if it doesn't, the packet {without} here: {}",
+            doubt.text, self.why
+        );
+        Self {
+            fate: Fate::Unsure,
+            why,
+            ..self
+        }
+    }
+
     pub fn dies(at: impl Into<String>, why: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             remedy: Some(remedy.into()),
@@ -126,7 +152,7 @@ impl Story {
         }
         for doubt in &self.doubts {
             text.push_str(&format!(
-                "? a rule that can't be judged might decide otherwise: {doubt}\n"
+                "? this can't be judged, and might decide otherwise: {doubt}\n"
             ));
         }
         text.push('\n');

@@ -372,3 +372,23 @@ fn the_last_line_says_how_it_ends() {
         "{text}"
     );
 }
+
+#[test]
+fn a_rule_that_cannot_be_judged_leaves_the_end_open() {
+    let chain = |policy: &str| json!({ "chain": { "family": "ip", "table": "adm", "name": "f", "type": "filter", "hook": "forward", "prio": 0, "policy": policy } });
+    let rule = |act: &str| {
+        json!({ "rule": { "family": "ip", "table": "adm", "chain": "f", "handle": 1,
+        "expr": [{ "xt": { "type": "match", "name": "recent" } }, { act: null }] } })
+    };
+    let mut sight = sight();
+    for (policy, act, fate) in [
+        ("accept", "drop", Fate::Unsure),
+        ("accept", "accept", Fate::Leaves),
+        ("drop", "drop", Fate::Dies),
+        ("drop", "accept", Fate::Unsure),
+    ] {
+        sight.rules = rules(&[chain(policy), rule(act)]);
+        let story = walk(&sight, "198.51.100.1:80");
+        assert_eq!(story.end.fate, fate, "{policy}, {act}: {story:?}");
+    }
+}

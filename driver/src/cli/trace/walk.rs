@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use super::sight::{Asker, End, Net, Place, Sight, nic};
 use super::story::{Ending, Fate, Hop, Mood, Story};
 use super::target::Target;
-use crate::firewall::{Hook, Packet};
+use crate::firewall::{Doubt, Hook, Packet};
 use crate::kernel::look::{FORWARDING, Link, Query, RouteKind, Way};
 
 /// Goes on with a value, or has come to an end.
@@ -24,7 +24,7 @@ pub(super) struct Walk<'a> {
     pub sight: &'a Sight,
     pub asker: &'a mut dyn Asker,
     pub hops: Vec<Hop>,
-    pub doubts: Vec<String>,
+    pub doubts: Vec<Doubt>,
     pub packet: Packet,
     pub path_mtu: Option<u32>,
     pub seen_as: Option<IpAddr>,
@@ -65,12 +65,13 @@ impl<'a> Walk<'a> {
     }
 
     pub fn story(self, end: Ending) -> Story {
+        let end = end.in_doubt(&self.doubts);
         let lost = matches!(end.fate, Fate::Dies | Fate::Unsure);
         Story {
             hops: self.hops,
             path_mtu: self.path_mtu.filter(|_| !lost),
             seen_as: self.seen_as.filter(|_| !lost),
-            doubts: self.doubts,
+            doubts: self.doubts.into_iter().map(|doubt| doubt.text).collect(),
             end,
         }
     }
