@@ -6,11 +6,14 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::Truth;
+use super::packet::tcp_flag;
 
 /// A field of a packet.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Field {
     Number(u64),
+    /// A number between two, these included.
+    Between(u64, u64),
     Text(String),
     Address(IpAddr),
     /// Flags that are set.
@@ -98,9 +101,26 @@ pub(super) fn compare(field: &Field, member: &Value) -> Truth {
             }
         }
         (Field::Number(left), Value::Number(right)) => Truth::of(right.as_u64() == Some(*left)),
-        // The only number with a name that we know: the link group that is everybody's.
+        (Field::Between(first, last), Value::Number(right)) => match right.as_u64() {
+            Some(right) if (*first..=*last).contains(&right) => Truth::Maybe,
+            _ => Truth::No,
+        },
+        // The numbers with names that we know: the link group that is everybody's, and flags of TCP.
         (Field::Number(left), Value::String(name)) if name == "default" => Truth::of(*left == 0),
+        (Field::Number(left), _) => match flags(member) {
+            Some(flags) => Truth::of(*left == flags),
+            None => Truth::Maybe,
+        },
         _ => Truth::Maybe,
+    }
+}
+
+/// The bits of some flags of TCP.
+pub(super) fn flags(value: &Value) -> Option<u64> {
+    let words = value.as_array().or_else(|| value.get("|")?.as_array());
+    match words {
+        Some(words) => words.iter().try_fold(0, |all, word| Some(all | flags(word)?)),
+        None => tcp_flag(value.as_str()?),
     }
 }
 
@@ -109,6 +129,11 @@ fn in_range(field: &Field, range: &Value) -> Truth {
     match field {
         Field::Number(number) => match (range[0].as_u64(), range[1].as_u64()) {
             (Some(first), Some(last)) => Truth::of((first..=last).contains(number)),
+            _ => Truth::Maybe,
+        },
+        Field::Between(least, most) => match (range[0].as_u64(), range[1].as_u64()) {
+            (Some(first), Some(last)) if first <= *least && *most <= last => Truth::Yes,
+            (Some(first), Some(last)) if last < *least || *most < first => Truth::No,
             _ => Truth::Maybe,
         },
         Field::Address(found) => match (address(0), address(1)) {

@@ -26,7 +26,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-pub use packet::{Layer4, Nic, Packet, State};
+pub use packet::{Ends, Layer4, Nic, Packet, State};
 pub use read::read;
 pub use walk::{Could, Doubt, Nat, Seen, Verdict};
 
@@ -43,6 +43,10 @@ pub enum Hook {
     Output,
     /// As it leaves.
     Postrouting,
+    /// As it comes in by a certain link, before everything else.
+    Ingress,
+    /// As it leaves by a certain link, after everything else.
+    Egress,
 }
 
 impl Hook {
@@ -53,6 +57,8 @@ impl Hook {
             "forward" => Some(Self::Forward),
             "output" => Some(Self::Output),
             "postrouting" => Some(Self::Postrouting),
+            "ingress" => Some(Self::Ingress),
+            "egress" => Some(Self::Egress),
             _ => None,
         }
     }
@@ -66,6 +72,8 @@ impl fmt::Display for Hook {
             Self::Forward => "forward",
             Self::Output => "output",
             Self::Postrouting => "postrouting",
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
         })
     }
 }
@@ -110,6 +118,8 @@ pub struct Base {
 pub struct Chain {
     /// Where and when it is asked, if it is one that the kernel asks.
     pub base: Option<Base>,
+    /// The links that it is asked about, if it is for certain ones.
+    pub links: Vec<String>,
     /// Its rules, in their order.
     pub rules: Vec<Rule>,
 }

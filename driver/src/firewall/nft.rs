@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::field::{Field, compare, key_of, shown, value_of};
+use super::field::{Field, compare, flags, key_of, shown, value_of};
 use super::walk::{Nat, Verdict};
 use super::{ChainId, Layer4, Packet, Ruleset, State, Truth};
 
@@ -270,13 +270,24 @@ impl Judge<'_> {
         let equal = |judge: &mut Self| judge.equals(&field, right);
         match body["op"].as_str().unwrap_or("==") {
             "!=" => equal(self).not(),
-            "<" | ">" | "<=" | ">=" => match (&field, self.field(right)) {
-                (Field::Number(left), Field::Number(right)) => Truth::of(match body["op"].as_str() {
-                    Some("<") => *left < right,
-                    Some(">") => *left > right,
-                    Some("<=") => *left <= right,
-                    _ => *left >= right,
-                }),
+            op @ ("<" | ">" | "<=" | ">=") => match (ends(&field), self.field(right)) {
+                (Some((first, last)), Field::Number(right)) => {
+                    let holds = |left: u64| match op {
+                        "<" => left < right,
+                        ">" => left > right,
+                        "<=" => left <= right,
+                        _ => left >= right,
+                    };
+                    match (holds(first), holds(last)) {
+                        (one, other) if one == other => Truth::of(one),
+                        _ => Truth::Maybe,
+                    }
+                }
+                _ => Truth::Maybe,
+            },
+            // Any of some bits.
+            "in" if matches!(field, Field::Number(_)) => match (&field, flags(right)) {
+                (Field::Number(left), Some(right)) => Truth::of(left & right != 0),
                 _ => Truth::Maybe,
             },
             _ => equal(self),
@@ -341,7 +352,7 @@ impl Judge<'_> {
                     .flatten()
                     .map(|part| match self.field(part) {
                         Field::Number(number) => Some(number),
-                        _ => None,
+                        _ => flags(part),
                     })
                     .collect();
                 match numbers.as_deref() {
@@ -381,7 +392,8 @@ impl Judge<'_> {
             }),
             "nfproto" => Field::Text(if packet.v6 { "ipv6" } else { "ipv4" }.to_owned()),
             "protocol" => Field::Text(if packet.v6 { "ip6" } else { "ip" }.to_owned()),
-            "pkttype" => Field::Text("host".to_owned()),
+            // One sort of packet, which nft has two names for.
+            "pkttype" => Field::Flags(vec!["host", "unicast"]),
             _ => Field::Open,
         }
     }
@@ -389,10 +401,14 @@ impl Judge<'_> {
     fn payload(&self, protocol: &str, field: &str) -> Field {
         let packet = self.packet;
         let address = |address: Option<IpAddr>| address.map_or(Field::Open, Field::Address);
-        let port = |port: Option<u16>| port.map_or(Field::Open, |port| Field::Number(u64::from(port)));
+        let port = |port: Option<u16>| match (port, packet.unknown_port) {
+            (Some(port), _) => Field::Number(u64::from(port)),
+            (None, (first, last)) => Field::Between(u64::from(first), u64::from(last)),
+        };
         let carries = match (protocol, packet.layer4) {
             ("ip", _) => Some(!packet.v6),
             ("ip6", _) => Some(packet.v6),
+            ("arp", _) => Some(false),
             (_, None) => None,
             ("tcp", Some(layer4)) => Some(layer4 == Layer4::Tcp),
             ("udp", Some(layer4)) => Some(layer4 == Layer4::Udp),
@@ -403,6 +419,9 @@ impl Judge<'_> {
             _ => None,
         };
         match (carries, field) {
+            (_, "type") if protocol == "ether" => {
+                Field::Text(if packet.v6 { "ip6" } else { "ip" }.to_owned())
+            }
             (Some(false), _) => Field::Absent,
             (None, _) => Field::Open,
             (_, "saddr") => address(packet.from),
@@ -412,9 +431,8 @@ impl Judge<'_> {
             (_, "protocol" | "nexthdr") => packet.layer4.map_or(Field::Open, |layer4| {
                 Field::Text(layer4.name(packet.v6).to_owned())
             }),
-            (_, "type") => Field::Text("echo-request".to_owned()),
-            // The first segment of a connection.
-            (_, "flags") if packet.state == State::New => Field::Flags(vec!["syn"]),
+            (_, "type") => Field::Text(packet.icmp_type().1.to_owned()),
+            (_, "flags") => Field::Number(packet.tcp_flags()),
             _ => Field::Open,
         }
     }
@@ -532,6 +550,15 @@ fn within_limit(name: &str, body: &Value) -> Truth {
         }
         _ if beyond => Truth::Maybe,
         _ => Truth::Yes,
+    }
+}
+
+/// Between which numbers a field is.
+fn ends(field: &Field) -> Option<(u64, u64)> {
+    match field {
+        Field::Number(number) => Some((*number, *number)),
+        Field::Between(first, last) => Some((*first, *last)),
+        _ => None,
     }
 }
 

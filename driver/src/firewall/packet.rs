@@ -58,7 +58,7 @@ pub struct Nic {
 pub enum State {
     /// The first of a connection.
     New,
-    /// Of one that was let in.
+    /// An answer, of one that was let in.
     Established,
 }
 
@@ -77,6 +77,8 @@ pub struct Packet {
     pub from_port: Option<u16>,
     /// The port it goes to.
     pub to_port: Option<u16>,
+    /// Between which ports one is that is not known.
+    pub unknown_port: (u16, u16),
     /// The link it came in by; none for what this host made.
     pub iif: Option<Nic>,
     /// The link it leaves by; none as long as that is not decided.
@@ -95,9 +97,56 @@ pub struct Packet {
     pub original: (Option<IpAddr>, Option<IpAddr>, Option<u16>),
     /// What sort of address it goes to, as the routes say (`local`, `unicast`, …); none if that wasn't asked.
     pub to_type: Option<&'static str>,
+    /// What its ends become where the kernel takes translations back, if it is an answer.
+    pub turns: Option<Ends>,
+}
+
+/// Where a packet comes from and where it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Its source's address and port.
+    pub from: (Option<IpAddr>, Option<u16>),
+    /// Its destination's address and port.
+    pub to: (Option<IpAddr>, Option<u16>),
+}
+
+/// Flags of TCP, as nft and iptables name them.
+const TCP_FLAGS: [(&str, u64); 8] = [
+    ("fin", 1),
+    ("syn", 2),
+    ("rst", 4),
+    ("psh", 8),
+    ("ack", 16),
+    ("urg", 32),
+    ("ecn", 64),
+    ("cwr", 128),
+];
+
+/// The bit of a flag of TCP.
+pub(super) fn tcp_flag(name: &str) -> Option<u64> {
+    let same = |(known, _): &&(&str, u64)| name.eq_ignore_ascii_case(known);
+    TCP_FLAGS.iter().find(same).map(|(_, bit)| *bit)
 }
 
 impl Packet {
+    /// Its flags, if it is a segment of TCP: the first one of a connection, or the first answer.
+    pub(super) fn tcp_flags(&self) -> u64 {
+        match self.state {
+            State::New => 2,
+            State::Established => 2 | 16,
+        }
+    }
+
+    /// Its type of ICMP, if it is a ping or the answer to one: number and nft's name.
+    pub(super) fn icmp_type(&self) -> (u64, &'static str) {
+        match (self.state, self.v6) {
+            (State::New, false) => (8, "echo-request"),
+            (State::New, true) => (128, "echo-request"),
+            (State::Established, false) => (0, "echo-reply"),
+            (State::Established, true) => (129, "echo-reply"),
+        }
+    }
+
     /// A new connection's first packet, of which nothing else is known.
     pub fn new(v6: bool) -> Self {
         Self {
@@ -107,6 +156,7 @@ impl Packet {
             layer4: None,
             from_port: None,
             to_port: None,
+            unknown_port: (0, u16::MAX),
             iif: None,
             oif: None,
             mark: 0,
@@ -116,6 +166,23 @@ impl Packet {
             snat: false,
             original: (None, None, None),
             to_type: None,
+            turns: None,
+        }
+    }
+
+    /// Its ends.
+    pub fn ends(&self) -> Ends {
+        Ends {
+            from: (self.from, self.from_port),
+            to: (self.to, self.to_port),
+        }
+    }
+
+    /// Takes a translation back.
+    pub(super) fn turn(&mut self) {
+        if let Some(ends) = self.turns.take() {
+            (self.from, self.from_port) = ends.from;
+            (self.to, self.to_port) = ends.to;
         }
     }
 }

@@ -35,6 +35,7 @@ pub fn read(listings: &Listings) -> Result<Ruleset, String> {
         for object in objects {
             ruleset.take(object, &texts, &saved);
         }
+        ruleset.heed(&listings.text);
     }
     for (family, text) in [("ip", &listings.legacy[0]), ("ip6", &listings.legacy[1])] {
         for (id, policy, line) in save_lines(family, text, true) {
@@ -101,6 +102,43 @@ impl Ruleset {
                 text: shown.unwrap_or_else(|| rule["expr"].to_string()),
                 body,
             });
+        }
+    }
+}
+
+impl Ruleset {
+    /// Takes from `nft -a list ruleset` what the JSON of nft 1.0.6 lacks: which tables are switched off, so that nobody asks
+    /// their chains, and which links chains at the hooks of links are for.
+    fn heed(&mut self, listing: &str) {
+        let (mut table, mut chain) = ((String::new(), String::new()), String::new());
+        for line in listing.lines().map(str::trim) {
+            let words: Vec<&str> = line
+                .split([' ', ',', ';', '"', '{', '}', '='])
+                .filter(|word| !word.is_empty())
+                .collect();
+            match *words {
+                ["table", family, name, ..] => table = (family.to_owned(), name.to_owned()),
+                ["chain", name, ..] => name.clone_into(&mut chain),
+                ["flags", ref flags @ ..] if flags.contains(&"dormant") => {
+                    // Of a table: sets, whose flags are others, come behind.
+                    let asleep = |id: &ChainId| id.family == table.0 && id.table == table.1 && !id.legacy;
+                    let chains = self.chains.iter_mut().filter(|(id, _)| asleep(id));
+                    chains.for_each(|(_, chain)| chain.base = None);
+                }
+                ["type", _, "hook", _, "device" | "devices", ref rest @ ..] => {
+                    let id = ChainId {
+                        family: table.0.clone(),
+                        table: table.1.clone(),
+                        chain: chain.clone(),
+                        legacy: false,
+                    };
+                    let names = rest.iter().take_while(|word| **word != "priority");
+                    if let Some(chain) = self.chains.get_mut(&id) {
+                        chain.links = names.map(|name| (*name).to_owned()).collect();
+                    }
+                }
+                _ => {}
+            }
         }
     }
 }

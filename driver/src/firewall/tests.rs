@@ -496,3 +496,184 @@ fn targets_of_iptables_that_are_no_chains_are_not_taken_for_chains() {
         (Verdict::Drop, 0)
     );
 }
+
+#[test]
+fn simple_matches_are_judged() {
+    let echo = Packet {
+        layer4: Some(Layer4::Echo),
+        to_port: None,
+        ..packet()
+    };
+    let answer = Packet {
+        state: State::Established,
+        from_port: Some(80),
+        to_port: None,
+        unknown_port: (32768, 65535),
+        ..packet()
+    };
+    let one = |packet: &Packet, rule: &str| {
+        let save = format!("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD {rule} -j DROP\nCOMMIT\n");
+        let listings = Listings {
+            legacy: [save, String::new()],
+            ..Listings::default()
+        };
+        fate(&read(&listings).unwrap(), packet)
+    };
+    let (passes, drops, perhaps) = ((Verdict::Accept, 0), (Verdict::Drop, 0), (Verdict::Accept, 1));
+    for (of, rule, expected) in [
+        (&echo, "-p icmp -m icmp --icmp-type 8", drops),
+        (&echo, "-p icmp -m icmp ! --icmp-type 8", passes),
+        (&echo, "-p icmp -m icmp --icmp-type 3/4", passes),
+        (&echo, "-p icmp -m icmp --icmp-type any", drops),
+        (&packet(), "-p icmp -m icmp --icmp-type 8", passes),
+        (&packet(), "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN", drops),
+        (
+            &packet(),
+            "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN",
+            passes,
+        ),
+        (&answer, "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN", passes),
+        (&packet(), "-p tcp -m multiport --ports 79:81", drops),
+        (&packet(), "-p tcp -m multiport --ports 22,443", perhaps),
+        (&packet(), "-p tcp -m multiport ! --dports 22,443", drops),
+        (&answer, "-p tcp -m multiport --ports 22,443", passes),
+        (&answer, "-p tcp -m multiport --sports 22,80", drops),
+        (&answer, "-p tcp -m tcp --dport 1024:65535", drops),
+        (&answer, "-p tcp -m tcp --dport 40000", perhaps),
+        (&packet(), "-m iprange --src-range 10.1.0.1-10.1.0.9", drops),
+        (&packet(), "-m iprange ! --src-range 10.1.0.1-10.1.0.9", passes),
+        (&packet(), "-m pkttype --pkt-type multicast", passes),
+        (&packet(), "-m pkttype --pkt-type unicast", drops),
+        (&packet(), "-f", passes),
+        (&answer, "-m conntrack --ctdir REPLY", drops),
+        (&packet(), "-m conntrack --ctdir REPLY", passes),
+    ] {
+        assert_eq!(one(of, rule), expected, "{rule}");
+    }
+    let flags = json!({ "payload": { "protocol": "tcp", "field": "flags" } });
+    let four = json!({ "&": [flags, ["fin", "syn", "rst", "ack"]] });
+    let kind = json!({ "payload": { "protocol": "icmp", "field": "type" } });
+    let port = json!({ "payload": { "protocol": "tcp", "field": "dport" } });
+    for (of, expression, expected) in [
+        (&packet(), meets(four.clone(), "==", json!("syn")), drops),
+        (&answer, meets(four, "==", json!("syn")), passes),
+        (
+            &packet(),
+            meets(flags.clone(), "in", json!(["ack", "rst"])),
+            passes,
+        ),
+        (&answer, meets(flags.clone(), "in", json!(["ack", "rst"])), drops),
+        (&packet(), meets(flags, "!=", json!("syn")), passes),
+        (&echo, meets(kind.clone(), "==", json!("echo-request")), drops),
+        (&echo, meets(kind, "==", json!("echo-reply")), passes),
+        (
+            &packet(),
+            meets(meta("pkttype"), "==", json!("multicast")),
+            passes,
+        ),
+        (&answer, meets(port.clone(), ">=", json!(1024)), drops),
+        (&answer, meets(port, "==", json!({ "range": [1, 1023] })), passes),
+    ] {
+        let chain = base("a", "f", "forward", 0, "accept");
+        let rules = ruleset(
+            &[
+                chain,
+                rule("a", "f", json!([expression.clone(), { "drop": null }])),
+            ],
+            "",
+        );
+        assert_eq!(fate(&rules, of), expected, "{expression}");
+    }
+}
+
+/// Listings as nft 1.0.6 writes them: its JSON tells neither that a table is dormant nor which links a chain is for.
+fn listed(objects: &[Value], text: &str) -> Ruleset {
+    let listings = Listings {
+        json: json!({ "nftables": objects }).to_string(),
+        text: text.to_owned(),
+        ..Listings::default()
+    };
+    read(&listings).unwrap()
+}
+
+#[test]
+fn a_table_that_is_switched_off_drops_nothing() {
+    let chains = [
+        base("off", "f", "forward", 0, "drop"),
+        base("on", "f", "forward", 1, "accept"),
+    ];
+    let text = "table inet off { # handle 3\n\tflags dormant\n\n\tchain f { # handle 1\n\t}\n}\ntable inet on { # handle 4\n\tset s { # handle 2\n\t\tflags dynamic\n\t}\n}\n";
+    let seen = listed(&chains, text).pass(Hook::Forward, &mut packet());
+    assert_eq!((seen.len(), seen[0].chain.table.as_str()), (1, "on"));
+}
+
+#[test]
+fn chains_at_the_hooks_of_links_are_asked_about_theirs() {
+    let chain = |name: &str, hook: &str| json!({ "chain": { "family": "netdev", "table": "n", "name": name, "type": "filter", "hook": hook, "prio": 0, "policy": "accept" } });
+    let drop = |chain: &str| json!({ "rule": { "family": "netdev", "table": "n", "chain": chain, "handle": 4, "expr": [{ "drop": null }] } });
+    let objects = [chain("i", "ingress"), chain("e", "egress"), drop("i"), drop("e")];
+    let text = "table netdev n { # handle 1\n\tchain i { # handle 1\n\t\ttype filter hook ingress devices = { \"eth0\", \"tb-1\" } priority filter; policy accept;\n\t}\n\n\tchain e { # handle 2\n\t\ttype filter hook egress device \"eth0\" priority filter; policy accept;\n\t}\n}\n";
+    let rules = listed(&objects, text);
+    let stops = |hook, link| {
+        let seen = rules.pass_link(hook, link, &mut packet());
+        seen.iter().any(Seen::stops)
+    };
+    for (hook, link, expected) in [
+        (Hook::Ingress, "tb-1", true),
+        (Hook::Ingress, "eth0", true),
+        (Hook::Egress, "eth0", true),
+        (Hook::Egress, "tb-1", false),
+        (Hook::Ingress, "eth1", false),
+    ] {
+        assert_eq!(stops(hook, link), expected, "{hook} {link}");
+    }
+}
+
+#[test]
+fn two_chains_of_one_priority_that_both_translate_are_a_doubt() {
+    let chain = |table: &str, priority: i64| json!({ "chain": { "family": "inet", "table": table, "name": "d", "type": "nat", "hook": "prerouting", "prio": priority, "policy": "accept" } });
+    let dnat = |to: &str| json!([{ "dnat": { "family": "ip", "addr": to } }]);
+    for (priority, doubts) in [(-100, 1), (-90, 0)] {
+        let rules = ruleset(
+            &[
+                chain("a", -100),
+                chain("b", priority),
+                rule("a", "d", dnat("10.9.0.1")),
+                rule("b", "d", dnat("10.9.0.2")),
+            ],
+            "",
+        );
+        let seen = rules.pass(Hook::Prerouting, &mut packet());
+        let found: usize = seen.iter().map(|seen| seen.doubts.len()).sum();
+        assert_eq!(found, doubts, "{priority}");
+    }
+}
+
+#[test]
+fn an_answer_is_turned_where_the_kernel_takes_translations_back() {
+    let to = json!({ "payload": { "protocol": "ip", "field": "daddr" } });
+    let asks = |address: &str| json!([meets(to.clone(), "==", json!(address)), { "drop": null }]);
+    for (priority, address) in [(-300, "192.0.2.2"), (-90, "10.1.0.2")] {
+        let rules = ruleset(
+            &[
+                base("a", "p", "prerouting", priority, "accept"),
+                rule("a", "p", asks(address)),
+            ],
+            "",
+        );
+        let mut answer = Packet {
+            to: Some("192.0.2.2".parse().unwrap()),
+            state: State::Established,
+            ..packet()
+        };
+        answer.turns = Some(Ends {
+            to: (Some("10.1.0.2".parse().unwrap()), None),
+            ..answer.ends()
+        });
+        assert!(
+            rules.pass(Hook::Prerouting, &mut answer)[0].stops(),
+            "{priority} {address}"
+        );
+        assert_eq!(answer.to, Some("10.1.0.2".parse().unwrap()));
+    }
+}

@@ -122,30 +122,65 @@ impl Ruleset {
         } else {
             ["inet", "ip"]
         };
-        self.pass_families(hook, packet, &families)
+        self.pass_families(hook, packet, &families, None)
     }
 
     /// Lets a frame through a hook's base chains for bridges.
     pub fn pass_bridge(&self, hook: Hook, packet: &mut Packet) -> Vec<Seen> {
-        self.pass_families(hook, packet, &["bridge"])
+        self.pass_families(hook, packet, &["bridge"], None)
     }
 
-    fn pass_families(&self, hook: Hook, packet: &mut Packet, families: &[&str]) -> Vec<Seen> {
-        let mut all = Vec::new();
-        let mut translated = false;
+    /// Lets a frame through the base chains of a link, as it comes in by it or leaves by it.
+    pub fn pass_link(&self, hook: Hook, link: &str, packet: &mut Packet) -> Vec<Seen> {
+        self.pass_families(hook, packet, &["netdev", "inet"], Some(link))
+    }
+
+    fn pass_families(
+        &self,
+        hook: Hook,
+        packet: &mut Packet,
+        families: &[&str],
+        link: Option<&str>,
+    ) -> Vec<Seen> {
+        let mut all: Vec<Seen> = Vec::new();
+        // The priority of the chain that asked for a translation, and the packet before it.
+        let mut translated: Option<(i64, Packet)> = None;
         for (id, chain, base) in self.base_chains(hook, families) {
-            // Translations are decided once a connection, by the first chain that asks for one.
-            if base.nat && (packet.state != State::New || translated) {
+            if link.is_some_and(|link| !chain.is_for(link)) {
                 continue;
             }
+            if base.priority >= turning(hook) {
+                packet.turn();
+            }
+            if base.nat && packet.state != State::New {
+                continue;
+            }
+            // Translations are decided once a connection, by the first chain that asks for one.
+            if let Some((priority, before)) = translated.as_ref().filter(|_| base.nat) {
+                let rival =
+                    *priority == base.priority && self.ask(id, chain, &mut before.clone()).nat.is_some();
+                if let Some(seen) = all.iter_mut().find(|seen| rival && seen.nat.is_some()) {
+                    let text = format!(
+                        "chains {} and {id} have one priority, and both translate: the kernel asks the one that was made later",
+                        seen.chain
+                    );
+                    let could = Could::Change;
+                    seen.doubts.push(Doubt { text, could });
+                }
+                continue;
+            }
+            let before = packet.clone();
             let seen = self.ask(id, chain, packet);
-            translated |= seen.nat.is_some();
+            if seen.nat.is_some() {
+                translated = Some((base.priority, before));
+            }
             let stops = seen.stops();
             all.push(seen);
             if stops {
                 break;
             }
         }
+        packet.turn();
         all
     }
 
@@ -327,6 +362,25 @@ impl Walk<'_> {
             }
         }
         End::Through
+    }
+}
+
+impl Chain {
+    /// Whether it is asked about a link. Which links it is for is not known where nft's listing doesn't tell.
+    fn is_for(&self, link: &str) -> bool {
+        let fits = |name: &String| match name.strip_suffix('*') {
+            Some(beginning) => link.starts_with(beginning),
+            None => name == link,
+        };
+        self.links.is_empty() || self.links.iter().any(fits)
+    }
+}
+
+/// The priority at which the kernel translates in a hook (`NF_IP_PRI_NAT_DST`, `NF_IP_PRI_NAT_SRC`).
+fn turning(hook: Hook) -> i64 {
+    match hook {
+        Hook::Postrouting | Hook::Input => 100,
+        _ => -100,
     }
 }
 

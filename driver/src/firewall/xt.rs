@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::nft::{Act, Judged};
+use super::packet::tcp_flag;
 use super::walk::{Nat, Verdict};
-use super::{Nic, Packet, State, Truth};
+use super::{Layer4, Nic, Packet, State, Truth};
 
 /// Matches that say something with their options only. What the others ask for (`socket`, `rpfilter`, …) their name says.
 const ASK_BY_OPTIONS: [&str; 26] = [
@@ -85,15 +86,25 @@ pub(super) fn judge(words: &[String], packet: &Packet) -> Judged {
             "-i" => is_nic(packet.iif.as_ref(), rest.next()),
             "-o" => is_nic(packet.oif.as_ref(), rest.next()),
             "-p" => is_protocol(packet, rest.next()),
-            "--dport" | "--dports" | "--ctorigdstport" => {
-                let port = if word == "--ctorigdstport" {
-                    packet.original.2
-                } else {
-                    packet.to_port
-                };
-                in_ports(port, rest.next())
+            "--dport" | "--dports" => in_ports(packet.to_port, packet, rest.next()),
+            "--sport" | "--sports" => in_ports(packet.from_port, packet, rest.next()),
+            "--ctorigdstport" => in_ports(packet.original.2, packet, rest.next()),
+            "--ports" => {
+                let ports = rest.next();
+                let [from, to] = [packet.from_port, packet.to_port].map(|port| in_ports(port, packet, ports));
+                from.not().and(to.not()).not()
             }
-            "--sport" | "--sports" => in_ports(packet.from_port, rest.next()),
+            "--icmp-type" | "--icmpv6-type" => is_icmp(packet, rest.next()),
+            "--tcp-flags" => has_flags(packet, rest.next(), rest.next()),
+            "--src-range" => in_addresses(packet.from, rest.next()),
+            "--dst-range" => in_addresses(packet.to, rest.next()),
+            "--pkt-type" => Truth::of(
+                rest.next()
+                    .is_some_and(|kind| kind == "unicast" || kind == "host"),
+            ),
+            // What is ordinary is whole.
+            "-f" => Truth::No,
+            "--ctdir" => Truth::of((rest.next() == Some("REPLY")) == (packet.state == State::Established)),
             "--ctorigdst" => within(packet.original.1, rest.next()),
             "--ctorigsrc" => within(packet.original.0, rest.next()),
             "--ctstate" | "--state" => in_states(packet, rest.next()),
@@ -106,7 +117,10 @@ pub(super) fn judge(words: &[String], packet: &Packet) -> Judged {
                 rest.next(),
             ),
             "--dst-type" => match packet.to_type {
-                Some(kind) => Truth::of(rest.next().is_some_and(|w| w.to_ascii_lowercase() == kind)),
+                Some(kind) => Truth::of(
+                    rest.next()
+                        .is_some_and(|words| words.split(',').any(|word| word.eq_ignore_ascii_case(kind))),
+                ),
                 None => {
                     rest.next();
                     Truth::Maybe
@@ -276,15 +290,67 @@ fn is_protocol(packet: &Packet, name: Option<&str>) -> Truth {
     )
 }
 
-fn in_ports(port: Option<u16>, list: Option<&str>) -> Truth {
-    let (Some(port), Some(list)) = (port, list) else {
+fn in_ports(port: Option<u16>, packet: &Packet, list: Option<&str>) -> Truth {
+    let (Some(layer4), Some(list)) = (packet.layer4, list) else {
         return Truth::Maybe;
     };
-    Truth::of(list.split(',').any(|range| {
+    if !layer4.has_ports() {
+        return Truth::No;
+    }
+    let (least, most) = port.map_or(packet.unknown_port, |port| (port, port));
+    let judge = |range: &str| {
         let (first, last) = range.split_once(':').unwrap_or((range, range));
-        let first = first.parse().unwrap_or(0);
-        (first..=last.parse().unwrap_or(u16::MAX)).contains(&port)
-    }))
+        let first: u16 = first.parse().unwrap_or(0);
+        let last = last.parse().unwrap_or(u16::MAX);
+        match (first <= least && most <= last, last < least || most < first) {
+            (true, _) => Truth::Yes,
+            (_, true) => Truth::No,
+            _ => Truth::Maybe,
+        }
+    };
+    let none = list.split(',').map(|range| judge(range).not());
+    none.fold(Truth::Yes, Truth::and).not()
+}
+
+/// `8`, `8/0`, `any`; names are not saved.
+fn is_icmp(packet: &Packet, wanted: Option<&str>) -> Truth {
+    let (Some(layer4), Some(wanted)) = (packet.layer4, wanted) else {
+        return Truth::Maybe;
+    };
+    if layer4 != Layer4::Echo {
+        return Truth::No;
+    }
+    let (kind, code) = wanted.split_once('/').unwrap_or((wanted, "0"));
+    match (kind, kind.parse::<u64>(), code.parse::<u64>()) {
+        ("any", ..) => Truth::Yes,
+        (_, Ok(kind), Ok(code)) => Truth::of(kind == packet.icmp_type().0 && code == 0),
+        _ => Truth::Maybe,
+    }
+}
+
+/// Which flags are looked at, and which of them must be set.
+fn has_flags(packet: &Packet, looked_at: Option<&str>, set: Option<&str>) -> Truth {
+    let bits = |words: Option<&str>| {
+        words?.split(',').try_fold(0, |all, word| match word {
+            "ALL" => Some(0x3f),
+            "NONE" => Some(all),
+            word => Some(all | tcp_flag(word)?),
+        })
+    };
+    match (packet.layer4, bits(looked_at), bits(set)) {
+        (Some(layer4), ..) if layer4 != Layer4::Tcp => Truth::No,
+        (Some(_), Some(looked_at), Some(set)) => Truth::of(packet.tcp_flags() & looked_at == set),
+        _ => Truth::Maybe,
+    }
+}
+
+fn in_addresses(address: Option<IpAddr>, range: Option<&str>) -> Truth {
+    let ends = range.and_then(|range| range.split_once('-'));
+    let ends = ends.and_then(|(first, last)| first.parse::<IpAddr>().ok().zip(last.parse::<IpAddr>().ok()));
+    match (address, ends) {
+        (Some(address), Some((first, last))) => Truth::of((first..=last).contains(&address)),
+        _ => Truth::Maybe,
+    }
 }
 
 fn in_states(packet: &Packet, list: Option<&str>) -> Truth {

@@ -70,6 +70,7 @@ pub(super) fn forward_accept(evidence: &Evidence) -> Vec<Finding> {
                     let before = Chain {
                         base: chain.base.map(|base| Base { drops: false, ..base }),
                         rules: chain.rules[..place].to_vec(),
+                        links: Vec::new(),
                     };
                     match drops(evidence, id, &before, v6, MARK_ACCEPT) {
                         // No line of ours helps behind it.
@@ -106,6 +107,7 @@ fn place(evidence: &Evidence, id: &ChainId, chain: &Chain, v6: bool) -> usize {
     let drops_all_but = |rule: &Rule| Chain {
         base: chain.base.map(|base| Base { drops: true, ..base }),
         rules: vec![rule.clone()],
+        links: Vec::new(),
     };
     // What a rule says tells, not what it is called.
     let is_accept = |rule: &Rule| {
