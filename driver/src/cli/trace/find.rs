@@ -14,6 +14,10 @@ pub(super) fn networks(document: &Value) -> Vec<Net> {
             name: text(&n["name"]),
             bridge: text(&n["bridge"]).unwrap_or_default(),
             internal: n["internal"] == true,
+            gateways: ["ipv4", "ipv6"]
+                .iter()
+                .filter_map(|family| n[*family]["gateway"].as_str()?.parse().ok())
+                .collect(),
         })
     };
     document

@@ -8,13 +8,15 @@
 
 use std::net::IpAddr;
 
-use super::sight::nic;
+use super::rules::Course;
+use super::sight::{End, nic};
 use super::story::{Ending, Fate, Story};
 use super::walk::{Step, Walk};
-use crate::firewall::{Hook, Nat, State};
+use super::wire::Leg;
+use crate::firewall::{Hook, Nat};
 use crate::kernel::look::{Link, Query, Route, RouteKind, Way};
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// Goes from somebody outside, or from this host, to the end.
     pub fn go_from_address(mut self, from: IpAddr) -> Story {
         self.packet.from = Some(from);
@@ -32,10 +34,13 @@ impl Walk<'_> {
             iif: None,
             mark: 0,
         };
-        let back = self.asker.way(query).unwrap_or_else(Way::None);
+        let back = self
+            .asker
+            .way(None, query)
+            .unwrap_or_else(|why| Way::None(why, 0));
         let route = match back {
             Way::Route(route) => route,
-            Way::None(why) => {
+            Way::None(why, _) => {
                 let why = format!("this host has no route to {from}, so no answer would reach it: {why}");
                 return self.dies("host", why, "see `ip route`");
             }
@@ -57,7 +62,8 @@ impl Walk<'_> {
             format!("link {}", link.name),
             format!("{from} is expected to come in by it (MTU {})", link.mtu),
         );
-        self.enter(link)
+        let port = sight.only_other_port(link);
+        self.enter(Leg { link, port })
     }
 
     /// What sort of address the packet goes to.
@@ -68,30 +74,40 @@ impl Walk<'_> {
             iif: None,
             mark: 0,
         };
-        let way = self.asker.way(query);
+        let way = self.asker.way(None, query);
         self.packet.to_type = match way {
             Ok(Way::Route(route)) => Some(match route.kind {
                 RouteKind::Local => "local",
                 RouteKind::Many => "broadcast",
                 _ => "unicast",
             }),
-            Ok(Way::None(_)) => Some("unicast"),
+            Ok(Way::None(..)) => Some("unicast"),
             Err(_) => None,
         };
         Ok(())
     }
 
     /// It has come in by a link.
-    pub fn enter(&mut self, link: &Link) -> Step<Ending> {
+    pub fn enter(&mut self, leg: Leg<'a>) -> Step<Ending> {
+        self.came = Some(leg);
+        let link = leg.link;
         self.packet.iif = Some(nic(link));
+        let mut packet = self.packet.clone();
+        self.comes_in(Course::There, leg, &mut packet)?;
+        self.packet = packet;
         let before = (self.packet.to, self.packet.to_port);
         self.judge_address()?;
         let nats = self.pass(Hook::Prerouting)?;
         self.tell_destination(&nats, before)?;
-        let from = self.packet.from;
-        let route = match self.way(Some(link.index), from)? {
+        let query = Query {
+            to: self.to(),
+            from: self.packet.from,
+            iif: Some(link.index),
+            mark: self.packet.mark,
+        };
+        let route = match self.way(query)? {
             Way::Route(route) => route,
-            Way::None(why) => return self.no_way(link, &why),
+            Way::None(why, errno) => return self.no_way(link, query, &why, errno),
         };
         match route.kind {
             RouteKind::Local => self.input(),
@@ -136,7 +152,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn no_way<T>(&mut self, link: &Link, why: &str) -> Step<T> {
+    fn no_way<T>(&mut self, link: &Link, query: Query, why: &str, errno: i32) -> Step<T> {
         let (to, v6) = (self.to(), self.packet.v6);
         if !self.sight.forwards[usize::from(v6)] {
             return self.not_forwarding(v6);
@@ -148,11 +164,8 @@ impl Walk<'_> {
             );
             return self.dies("host", why, "publish the port on another address");
         }
-        self.dies(
-            "host",
-            format!("no route to {to} for what comes in by {}: {why}", link.name),
-            format!("see `ip route get {to}`"),
-        )
+        let (why, remedy) = self.refusal(Some(link), query, why, errno);
+        self.dies("host", why, remedy)
     }
 
     fn not_forwarding<T>(&mut self, v6: bool) -> Step<T> {
@@ -172,25 +185,35 @@ impl Walk<'_> {
     fn input(&mut self) -> Step<Ending> {
         self.hop("host", format!("{} is this host's own address", self.to()));
         self.pass(Hook::Input)?;
-        let mut answer = self.answer();
-        answer.oif = answer.iif.take();
-        self.answered(Hook::Output, &mut answer)?;
-        self.arrive(None, "host")
+        let ending = self.at_host();
+        if ending.fate != Fate::Dies {
+            self.answers(None, self.came)?;
+        }
+        Ok(ending)
+    }
+
+    fn at_host(&mut self) -> Ending {
+        let path = match self.packet.v6 {
+            true => "ipv6/icmp/echo_ignore_all",
+            false => "ipv4/icmp_echo_ignore_all",
+        };
+        let mute = self.asker.setting(path).is_some_and(|number| number != 0);
+        self.arrive(None, "host", mute)
     }
 
     /// Made by this host itself.
     fn made_here(&mut self) -> Step<Ending> {
         let before = (self.packet.to, self.packet.to_port);
         self.judge_address()?;
-        if let Way::Route(route) = self.way(None, None)? {
+        if let Way::Route(route) = self.own_way()? {
             self.packet.oif = route.oif.and_then(|oif| self.sight.host.link(oif)).map(nic);
         }
         let nats = self.pass(Hook::Output)?;
         self.tell_destination(&nats, before)?;
         let sight = self.sight;
-        let route = match self.way(None, None)? {
+        let route = match self.own_way()? {
             Way::Route(route) => route,
-            Way::None(why) => {
+            Way::None(why, _) => {
                 let to = self.to();
                 return self.dies("host", format!("no route to {to}: {why}"), "see `ip route`");
             }
@@ -198,10 +221,16 @@ impl Walk<'_> {
         let link = route.oif.and_then(|oif| sight.host.link(oif));
         match (route.kind, link) {
             (RouteKind::Local, _) => {
-                self.packet.iif = sight.host.named("lo").map(nic);
-                self.packet.oif = None;
+                let lo = sight.host.named("lo").map(nic);
+                (self.packet.iif, self.packet.oif) = (None, lo.clone());
+                self.pass(Hook::Postrouting)?;
+                (self.packet.iif, self.packet.oif) = (lo, None);
                 self.pass(Hook::Input)?;
-                self.arrive(None, "host")
+                let ending = self.at_host();
+                if ending.fate != Fate::Dies {
+                    self.answers(None, None)?;
+                }
+                Ok(ending)
             }
             (RouteKind::Unicast, Some(link)) => {
                 self.packet.oif = Some(nic(link));
@@ -213,6 +242,16 @@ impl Walk<'_> {
                 format!("its route to {} leads nowhere known", self.to()),
             )),
         }
+    }
+
+    /// Which way what the host itself makes goes.
+    fn own_way(&mut self) -> Step<Way> {
+        self.way(Query {
+            to: self.to(),
+            from: None,
+            iif: None,
+            mark: self.packet.mark,
+        })
     }
 
     /// From one link to another.
@@ -236,43 +275,35 @@ impl Walk<'_> {
             "host",
             format!("its route to {} leads{via} through {}", self.to(), oif.name),
         );
+        self.mind_astray(oif);
         self.packet.oif = Some(nic(oif));
         self.pass(Hook::Forward)?;
-        // Answers take the same way back; what drops them ends the conversation as surely.
-        let mut answer = self.answer();
-        std::mem::swap(&mut answer.iif, &mut answer.oif);
-        self.answered(Hook::Forward, &mut answer)?;
         self.packet.iif = Some(nic(iif));
         self.leave(route, oif)
     }
 
-    /// An answer to the packet, as it comes back to where it is now.
-    fn answer(&self) -> crate::firewall::Packet {
-        let mut answer = self.packet.clone();
-        std::mem::swap(&mut answer.from, &mut answer.to);
-        std::mem::swap(&mut answer.from_port, &mut answer.to_port);
-        answer.state = State::Established;
-        answer.mark = 0;
-        answer.to_type = Some("unicast");
-        answer
-    }
-
-    fn answered(&mut self, hook: Hook, answer: &mut crate::firewall::Packet) -> Step<()> {
-        let seen = self.sight.rules.pass(hook, answer);
-        let Some(stop) = seen.iter().find(|seen| seen.stops()) else {
-            return Ok(());
-        };
-        let by = stop
-            .by
-            .as_ref()
-            .map_or_else(|| "by its policy".to_owned(), |by| format!("by `{}`", by.text));
-        let at = format!("{hook}: {}", stop.chain);
-        let remedy = format!("chain {} must accept `ct state established`", stop.chain);
-        self.dies(at, format!("the answers are dropped {by}"), remedy)
+    /// A container's address may be routed elsewhere than to its network.
+    fn mind_astray(&mut self, oif: &Link) {
+        let (sight, to) = (self.sight, self.to());
+        let net = sight.anybody(to).and_then(|end| sight.network(&end.network));
+        if let Some(net) = net.filter(|net| net.bridge != oif.name) {
+            self.mind(
+                "host",
+                format!(
+                    "{to} is a container's on network {}, but its route does not lead to bridge {}",
+                    net.shown(),
+                    net.bridge
+                ),
+            );
+            self.astray = Some(format!(
+                "a route of the host takes {to} through {}, not to bridge {}: see `ip route get {to}`",
+                oif.name, net.bridge
+            ));
+        }
     }
 
     /// It leaves by a link: to a container of ours, or to the next hop.
-    fn leave(&mut self, route: &Route, oif: &Link) -> Step<Ending> {
+    fn leave(&mut self, route: &Route, oif: &'a Link) -> Step<Ending> {
         let sight = self.sight;
         let hop = route.gateway.unwrap_or(self.to());
         self.narrow(route.mtu.unwrap_or(oif.mtu).min(oif.mtu));
@@ -289,19 +320,53 @@ impl Walk<'_> {
         if let Some(address) = self.packet.from.filter(|_| self.packet.from != sender) {
             self.hop("host", format!("its source becomes {address}"));
         }
-        if let Some(net) = sight.network_of(oif) {
-            let Some(end) = sight.owner(net, hop) else {
-                let why = format!("nobody on network {} has {hop}", net.shown());
-                return self.dies(
-                    format!("bridge {}", oif.name),
-                    why,
-                    "`tombolo endpoints` shows who is there",
-                );
+        let Some(net) = sight.network_of(oif) else {
+            let ending = self.away(oif, hop, route.gateway.is_some(), self.packet.from == sender)?;
+            let leg = Leg {
+                link: oif,
+                port: sight.only_other_port(oif),
             };
-            self.port(end, net)?;
-            return self.arrive(end.sandbox.as_deref(), &format!("container {}", end.shown()));
+            self.goes(leg)?;
+            self.answers(Some(leg), self.came)?;
+            return Ok(ending);
+        };
+        let Some(end) = sight.owner(net, hop) else {
+            let ending = self.somebody(net, oif, hop)?;
+            let leg = Leg {
+                link: oif,
+                port: sight.only_other_port(oif),
+            };
+            self.goes(leg)?;
+            self.answers(Some(leg), self.came)?;
+            return Ok(ending);
+        };
+        let leg = self.port(end, net)?;
+        self.within_bridge(leg, end)?;
+        self.goes(leg)?;
+        let (ending, back) = self.receive(end, leg)?;
+        if ending.fate != Fate::Dies {
+            self.answers(Some(back), self.came)?;
         }
-        self.away(oif, hop, route.gateway.is_some(), self.packet.from == sender)
+        Ok(ending)
+    }
+
+    fn goes(&mut self, leg: Leg<'_>) -> Step<()> {
+        let mut packet = self.packet.clone();
+        self.goes_out(Course::There, leg, &mut packet)
+    }
+
+    /// Where frames pass the IP rules, what a published port leads back to the same bridge is translated within it, and
+    /// never comes to the host.
+    fn within_bridge(&mut self, leg: Leg<'_>, end: &End) -> Step<()> {
+        let Some(came) = self.came.filter(|came| came.link.index == leg.link.index) else {
+            return Ok(());
+        };
+        if self.sight.bridge_calls[usize::from(self.packet.v6)] && came.port.is_some() {
+            let what = "it is translated within the bridge, as frames pass the IP rules (net.bridge.bridge-nf-call-iptables)";
+            self.mind(format!("bridge {}", leg.link.name), what);
+            self.frame(came, end)?;
+        }
+        Ok(())
     }
 
     /// It leaves by a link that is not ours.

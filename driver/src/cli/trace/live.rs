@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::sight::{Asker, End, Place, Sight};
+use super::sight::{Asker, End, Inside, Place, Sight};
 use super::target::Target;
 use super::walk::Start;
 use super::{Failure, Net};
 use crate::firewall::{self, ChainId, Layer4};
-use crate::kernel::look::{Link, Look, Query, Way, rules, spaces};
+use crate::kernel::look::{Link, Look, Neighbour, Query, Way, rules, sockets, spaces};
 
 /// How long somebody may take to answer for an address: the kernel asks three times, a second apart.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -49,8 +49,7 @@ pub(super) fn sight(networks: Vec<Net>, endpoints: Vec<End>) -> Result<Sight, Fa
         });
     }
     let rules = firewall::read(&listings).map_err(|message| Failure::Refused { message })?;
-    let number =
-        |path: &str| fs::read_to_string(format!("/proc/sys/net/{path}")).is_ok_and(|text| text.trim() != "0");
+    let number = |path: &str| setting(path).is_some_and(|number| number != 0);
     let version = rules::version_chain().is_some_and(|chain| {
         rules.chains.contains_key(&ChainId {
             family: "inet".to_owned(),
@@ -116,6 +115,24 @@ fn is_namespace(file: &fs::File) -> bool {
     nix::sys::statfs::fstatfs(file).is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
 }
 
+/// A container's namespace, looked at from within.
+fn inside() -> Result<Inside, crate::kernel::Error> {
+    let rules = rules::listings().map_err(|error| error.to_string());
+    let rules = rules.and_then(|listings| firewall::read(&listings));
+    let set = |path: &str| setting(path).is_some_and(|number| number != 0);
+    Ok(Inside {
+        place: place(&mut Look::new()?)?,
+        rules,
+        mute: [set("ipv4/icmp_echo_ignore_all"), set("ipv6/icmp/echo_ignore_all")],
+    })
+}
+
+/// A number under `/proc/sys/net` of this thread's namespace.
+fn setting(path: &str) -> Option<i64> {
+    let text = fs::read_to_string(format!("/proc/sys/net/{path}")).ok()?;
+    text.trim().parse().ok()
+}
+
 /// A walk's beginning in a container.
 pub(super) fn start<'a>(
     end: &'a End,
@@ -123,15 +140,14 @@ pub(super) fn start<'a>(
     namespace: &Path,
     target: &Target,
 ) -> Result<Start<'a>, Failure> {
-    let look = || -> Result<(Place, Way), crate::kernel::Error> {
-        let mut look = Look::new()?;
-        let way = look.way(Query {
+    let look = || -> Result<(Inside, Way), crate::kernel::Error> {
+        let way = Look::new()?.way(Query {
             to: target.address,
             from: None,
             iif: None,
             mark: 0,
         })?;
-        Ok((place(&mut look)?, way))
+        Ok((inside()?, way))
     };
     let looked = spaces::inside(namespace, look).map_err(|source| Failure::File {
         doing: "entering the network namespace",
@@ -148,134 +164,88 @@ pub(super) fn start<'a>(
 }
 
 /// The questions of a walk, put to the kernel.
-pub(super) struct Live {
+pub(super) struct Live<'d> {
     look: Look,
+    /// The engine's socket.
+    docker: &'d Path,
 }
 
-impl Live {
-    pub fn new() -> Result<Self, Failure> {
+impl<'d> Live<'d> {
+    pub fn new(docker: &'d Path) -> Result<Self, Failure> {
         let look = Look::new().map_err(failed("look at this host's network"))?;
-        Ok(Self { look })
+        Ok(Self { look, docker })
     }
 
-    /// What the neighbour table says, as far as it says anything.
-    fn known(&mut self, link: &Link, address: IpAddr) -> Option<bool> {
+    fn neighbour(&mut self, link: &Link, address: IpAddr) -> Option<Neighbour> {
         let neighbours = self.look.neighbours().ok()?;
-        let entry = neighbours
-            .iter()
-            .find(|n| n.index == link.index && n.address == address)?;
-        match (entry.failed(), entry.asked() || entry.state == 0) {
-            (true, _) => Some(false),
-            (_, true) => None,
-            _ => Some(true),
-        }
+        neighbours
+            .into_iter()
+            .find(|n| n.index == link.index && n.address == address)
+    }
+
+    /// Does something in a container's namespace.
+    fn within<T: Send>(
+        &self,
+        end: &End,
+        work: impl FnOnce() -> Result<T, crate::kernel::Error> + Send,
+    ) -> Result<T, String> {
+        let namespace = namespace(end, self.docker).map_err(|failure| failure.to_string())?;
+        let done = spaces::inside(&namespace, work).map_err(|error| error.to_string())?;
+        done.map_err(|error| error.to_string())
     }
 }
 
-impl Asker for Live {
-    fn way(&mut self, query: Query) -> Result<Way, String> {
-        self.look.way(query).map_err(|error| error.to_string())
+impl Asker for Live<'_> {
+    fn way(&mut self, whose: Option<&End>, query: Query) -> Result<Way, String> {
+        match whose {
+            Some(end) => self.within(end, || Look::new()?.way(query)),
+            None => self.look.way(query).map_err(|error| error.to_string()),
+        }
     }
 
     fn answers(&mut self, link: &Link, address: IpAddr) -> Option<bool> {
         // What has no hardware address has no neighbours to ask for.
         link.mac.as_ref()?;
-        // One that failed may be there again: the kernel asks anew when something is sent.
-        if self.known(link, address) == Some(true) {
-            return Some(true);
+        match self.neighbour(link, address) {
+            Some(entry) if entry.proven() => return Some(true),
+            // One that has answered once may be gone.
+            Some(entry) if entry.stale() => self.look.probe_neighbour(link.index, address).ok()?,
+            // One that failed may be there again: the kernel asks anew when something is sent.
+            _ => self.look.ask_neighbour(link.index, address).ok()?,
         }
-        self.look.ask_neighbour(link.index, address).ok()?;
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
-            if let Some(known) = self.known(link, address) {
-                return Some(known);
+            match self.neighbour(link, address) {
+                Some(entry) if entry.proven() => return Some(true),
+                Some(entry) if entry.failed() => return Some(false),
+                _ => std::thread::sleep(GLANCE),
             }
-            std::thread::sleep(GLANCE);
         }
         None
     }
 
-    fn listens(&mut self, sandbox: Option<&str>, layer4: Layer4, address: IpAddr, port: u16) -> Option<bool> {
-        let files = match layer4 {
-            Layer4::Tcp => ["tcp", "tcp6"],
-            Layer4::Udp => ["udp", "udp6"],
+    fn mac(&mut self, link: &Link, address: IpAddr) -> Option<String> {
+        self.neighbour(link, address)?.mac
+    }
+
+    fn listens(&mut self, whose: Option<&End>, layer4: Layer4, address: IpAddr, port: u16) -> Option<bool> {
+        let tcp = match layer4 {
+            Layer4::Tcp => true,
+            Layer4::Udp => false,
             Layer4::Sctp | Layer4::Echo => return None,
         };
-        let read = || {
-            let text =
-                |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
-            files.map(text).concat()
+        let listeners = match whose {
+            Some(end) => self.within(end, || sockets::listeners(tcp)).ok()?,
+            None => sockets::listeners(tcp).ok()?,
         };
-        let sockets = match sandbox {
-            Some(path) => spaces::inside(Path::new(path), read).ok()?,
-            None => read(),
-        };
-        let tcp = layer4 == Layer4::Tcp;
-        Some(sockets.lines().any(|line| is_listener(line, tcp, address, port)))
+        Some(listeners.iter().any(|listener| listener.takes(address, port)))
     }
-}
 
-/// Whether a line of `/proc/net/{tcp,udp}{,6}` is a socket that takes what is for an address and port.
-fn is_listener(line: &str, tcp: bool, address: IpAddr, port: u16) -> bool {
-    let mut words = line.split_whitespace().skip(1);
-    let (Some(local), Some(remote), Some(state)) = (words.next(), words.next(), words.next()) else {
-        return false;
-    };
-    let state_fits = match tcp {
-        true => state == "0A",
-        // A connected one takes only what comes from its own partner.
-        false => remote.bytes().all(|byte| matches!(byte, b'0' | b':')),
-    };
-    let Some((host, local_port)) = local.split_once(':') else {
-        return false;
-    };
-    let bound = address_of(host);
-    let takes = bound.is_some_and(|bound| match bound {
-        IpAddr::V4(bound) => bound.is_unspecified() && address.is_ipv4() || address == bound,
-        // One of all IPv6 addresses mostly takes IPv4 as well.
-        IpAddr::V6(bound) => bound.is_unspecified() || bound.to_canonical() == address,
-    });
-    state_fits && takes && u16::from_str_radix(local_port, 16) == Ok(port)
-}
-
-/// Words of four bytes, each in the machine's order.
-fn address_of(hex: &str) -> Option<IpAddr> {
-    let words: Vec<u32> = (0..hex.len() / 8)
-        .filter_map(|at| u32::from_str_radix(hex.get(at * 8..at * 8 + 8)?, 16).ok())
-        .collect();
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    match bytes.len() {
-        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
-        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
-        _ => None,
+    fn setting(&mut self, path: &str) -> Option<i64> {
+        setting(path)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listeners_are_known_by_address_port_and_state() {
-        let tcp = "0: 0100007F:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 1";
-        let own: IpAddr = "127.0.0.1".parse().unwrap();
-        let other: IpAddr = "10.0.0.1".parse().unwrap();
-        assert!(is_listener(tcp, true, own, 80));
-        assert!(!is_listener(tcp, true, other, 80) && !is_listener(tcp, true, own, 81));
-        assert!(!is_listener(&tcp.replace(" 0A ", " 01 "), true, own, 80));
-        assert!(is_listener(&tcp.replace("0100007F", "00000000"), true, other, 80));
-        let all6 = tcp.replace("0100007F", "00000000000000000000000000000000");
-        assert!(
-            is_listener(&all6, true, other, 80) && is_listener(&all6, true, "fd00::1".parse().unwrap(), 80)
-        );
-        let udp = "0: 00000000:0035 00000000:0000 07 0 0";
-        assert!(is_listener(udp, false, other, 53));
-        assert!(!is_listener(
-            "0: 00000000:0035 0100000A:0035 01 0 0",
-            false,
-            other,
-            53
-        ));
-        assert!(!is_listener("sl local_address rem_address st", true, own, 80));
+    fn inside(&mut self, end: &End) -> Result<Inside, String> {
+        self.within(end, inside)
     }
 }

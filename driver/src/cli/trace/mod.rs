@@ -3,15 +3,18 @@
 //! ```text
 //!   find   which network, which container                (daemon's lists, Docker's where those don't know the name)
 //!   live   namespaces, links, routes, rules as they are  -> Sight
-//!   walk   the way from a container, host the way through the host, rules what rules say: pure but for some questions
+//!   walk   the way from a container, host through the host, inside in the container it comes to, back that of an answer,
+//!          wire between host and links, rules what rules say: pure but for some questions
 //!   story  what is told of it
 //! ```
 //!
 //! No packet is sent. The host's firewall is walked as it is listed, our own table like everybody's; what the rules of ours
 //! mean is read from the text that they are made from.
 
+mod back;
 mod find;
 mod host;
+mod inside;
 mod live;
 mod rules;
 mod sight;
@@ -20,6 +23,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -143,7 +147,7 @@ impl Flags {
         let networks = find::networks(&client.get_json("/v1/networks")?);
         let endpoints = find::endpoints(&client.get_json("/v1/endpoints")?);
 
-        let mut live = live::Live::new()?;
+        let mut live = live::Live::new(docker)?;
         let (from, story) = match (names, self.from) {
             (Some((network, container)), _) => {
                 let net = find::network(network, &networks).map_err(refused)?;

@@ -5,60 +5,130 @@ use tombolo_core::world::MARK_ACCEPT;
 
 use super::story::{Ending, Mood};
 use super::walk::{Step, Walk};
-use crate::firewall::{Hook, Nat, Nic, Seen, Verdict};
+use crate::firewall::{Doubt, Hook, Nat, Nic, Packet, Ruleset, Seen, Verdict};
 
 /// Our own table.
 const OURS: (&str, &str) = ("inet", "tombolo");
 
+/// Whether it is the packet that goes, or an answer to it that comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Course {
+    There,
+    Back,
+}
+
+/// Which chains of a hook are asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Chains<'l> {
+    /// Those for IP.
+    Ip,
+    /// Those for bridges.
+    Bridge,
+    /// Those of a link.
+    Link(&'l str),
+}
+
+/// A container with rules of its own.
+pub(super) type Whose<'w> = Option<(&'w str, &'w Ruleset)>;
+
 impl Walk<'_> {
-    /// Passes a hook's chains and tells what they say. Gives what they translate.
+    /// Passes a hook's chains for IP and tells what they say. Gives what they translate.
     pub fn pass(&mut self, hook: Hook) -> Step<Vec<Nat>> {
-        let seen = self.sight.rules.pass(hook, &mut self.packet);
-        self.told(hook, &seen)?;
-        Ok(seen.into_iter().filter_map(|seen| seen.nat).collect())
+        let mut packet = self.packet.clone();
+        let nats = self.ask(Course::There, None, Chains::Ip, hook, &mut packet);
+        self.packet = packet;
+        nats
     }
 
-    pub fn told(&mut self, hook: Hook, seen: &[Seen]) -> Step<()> {
-        for seen in seen {
-            self.doubts.extend(seen.doubts.iter().cloned());
-            if !seen.speaks() {
-                continue;
-            }
-            let at = format!("{hook}: {}", seen.chain);
-            let mut rules: Vec<String> = seen.by.iter().map(|by| by.text.clone()).collect();
-            rules.extend(
-                seen.by
-                    .iter()
-                    .flat_map(|by| by.elements.iter().map(|element| format!("element {element}"))),
-            );
-            let meaning = self.meaning(seen);
-            let mark = if seen.mark.1 & MARK_ACCEPT != seen.mark.0 & MARK_ACCEPT && !seen.stops() {
-                " (marked as let through)"
-            } else {
-                ""
+    /// Lets the packet, or an answer, pass chains of the host or of a container.
+    pub fn ask(
+        &mut self,
+        course: Course,
+        whose: Whose<'_>,
+        chains: Chains<'_>,
+        hook: Hook,
+        packet: &mut Packet,
+    ) -> Step<Vec<Nat>> {
+        let rules = whose.map_or(&self.sight.rules, |(_, rules)| rules);
+        let all = match chains {
+            Chains::Ip => rules.pass(hook, packet),
+            Chains::Bridge => rules.pass_bridge(hook, packet),
+            Chains::Link(link) => rules.pass_link(hook, link, packet),
+        };
+        for seen in &all {
+            let at = match whose {
+                Some((name, _)) => format!("{hook} in container {name}: {}", seen.chain),
+                None => format!("{hook}: {}", seen.chain),
             };
-            let what = match (seen.verdict, &seen.by) {
-                (Verdict::Accept, _) => format!("accepted{mark}"),
-                (Verdict::Drop, Some(_)) => "dropped".to_owned(),
-                (Verdict::Drop, None) => "dropped by its policy, since no rule of it accepts".to_owned(),
-                (Verdict::Reject, _) => "rejected; the sender is told".to_owned(),
-            };
-            let what = match &meaning {
-                Some(meaning) => format!("{what}: {meaning}"),
-                None => what,
-            };
-            let mood = if seen.stops() { Mood::Dies } else { Mood::Goes };
-            self.say(&at, mood, &what, rules.clone());
-            if seen.stops() {
-                let by = rules
-                    .first()
-                    .map(|rule| format!(" by `{rule}`"))
-                    .unwrap_or_default();
-                let remedy = self.way_round(hook, seen);
-                return Err(Ending::dies(at, format!("{what}{by}"), remedy));
+            let doubts = seen.doubts.iter().map(|doubt| Doubt {
+                text: match course {
+                    Course::There => format!("{hook}: {}", doubt.text),
+                    Course::Back => format!("{hook}, for the answers: {}", doubt.text),
+                },
+                ..*doubt
+            });
+            self.doubts.extend(doubts);
+            match course {
+                Course::There => self.told(hook, at, whose, seen, packet)?,
+                Course::Back if seen.stops() => return self.not_answered(at, whose, seen),
+                Course::Back => {}
             }
         }
-        Ok(())
+        Ok(all.into_iter().filter_map(|seen| seen.nat).collect())
+    }
+
+    fn not_answered<T>(&mut self, at: String, whose: Whose<'_>, seen: &Seen) -> Step<T> {
+        let by = seen
+            .by
+            .as_ref()
+            .map_or_else(|| "by its policy".to_owned(), |by| format!("by `{}`", by.text));
+        let inside = whose.map_or_else(String::new, |(name, _)| format!(" in container {name}"));
+        let remedy = format!("chain {}{inside} must accept `ct state established`", seen.chain);
+        self.dies(at, format!("the answers are dropped {by}"), remedy)
+    }
+
+    fn told(&mut self, hook: Hook, at: String, whose: Whose<'_>, seen: &Seen, packet: &Packet) -> Step<()> {
+        if !seen.speaks() {
+            return Ok(());
+        }
+        let mut rules: Vec<String> = seen.by.iter().map(|by| by.text.clone()).collect();
+        rules.extend(
+            seen.by
+                .iter()
+                .flat_map(|by| by.elements.iter().map(|element| format!("element {element}"))),
+        );
+        let meaning = self.meaning(seen).filter(|_| whose.is_none());
+        let [before, after] = [seen.mark.0, seen.mark.1].map(|mark| mark & MARK_ACCEPT != 0);
+        let mark = match after && !before && !seen.stops() {
+            true => " (marked as let through)",
+            false => "",
+        };
+        let what = match (seen.verdict, &seen.by) {
+            (Verdict::Accept, _) => format!("accepted{mark}"),
+            (Verdict::Drop, Some(_)) => "dropped".to_owned(),
+            (Verdict::Drop, None) => "dropped by its policy, since no rule of it accepts".to_owned(),
+            (Verdict::Reject, _) => "rejected; the sender is told".to_owned(),
+        };
+        let what = match &meaning {
+            Some(meaning) => format!("{what}: {meaning}"),
+            None => what,
+        };
+        let mood = if seen.stops() { Mood::Dies } else { Mood::Goes };
+        self.say(&at, mood, &what, rules.clone());
+        if !seen.stops() {
+            return Ok(());
+        }
+        let by = rules
+            .first()
+            .map(|rule| format!(" by `{rule}`"))
+            .unwrap_or_default();
+        let remedy = match whose {
+            Some((name, _)) => format!(
+                "the rule is in the container; what runs in {name}, or whoever made it, must let this one through"
+            ),
+            None => self.way_round(hook, seen, packet),
+        };
+        Err(Ending::dies(at, format!("{what}{by}"), remedy))
     }
 
     /// What our own table's text says about the rule that decided.
@@ -72,10 +142,14 @@ impl Walk<'_> {
     }
 
     /// What to do where a chain drops it.
-    fn way_round(&self, hook: Hook, seen: &Seen) -> String {
+    fn way_round(&self, hook: Hook, seen: &Seen, packet: &Packet) -> String {
         let id = &seen.chain;
+        if let Some(astray) = self.astray.as_ref().filter(|_| hook == Hook::Forward) {
+            return astray.clone();
+        }
         if (id.family.as_str(), id.table.as_str()) == OURS {
-            return self.way_round_ours();
+            let by = seen.by.as_ref().map_or("", |by| by.text.as_str());
+            return self.way_round_ours(by, packet);
         }
         if let Some(by) = seen.by.as_ref().filter(|by| !by.bare) {
             return format!(
@@ -93,12 +167,17 @@ impl Walk<'_> {
         format!("chain {id} is not tombolo's; whoever made it must let this through")
     }
 
-    fn way_round_ours(&self) -> String {
+    fn way_round_ours(&self, by: &str, packet: &Packet) -> String {
         let of = |nic: &Option<Nic>| {
             let name = nic.as_ref().map(|nic| nic.name.as_str())?;
             self.sight.networks.iter().find(|net| net.bridge == name)
         };
-        let (from, to) = (of(&self.packet.iif), of(&self.packet.oif));
+        let (from, to) = (of(&packet.iif), of(&packet.oif));
+        // The sets that a rule asks for tell more than the way.
+        if by.contains("@bridges") {
+            return "the network is being built or taken down; `tombolo networks` says what is in its way"
+                .to_owned();
+        }
         if let Some(net) = [from, to].into_iter().flatten().find(|net| net.internal) {
             return format!(
                 "network {} is internal: nothing leaves or enters it; put the container on another network as well",
@@ -106,6 +185,13 @@ impl Walk<'_> {
             );
         }
         match (from, to) {
+            (_, Some(to)) if by.contains("@restricted") => format!(
+                "the port is published, but not for {}: network {} was made with publish_from, which lists who may use its ports",
+                packet
+                    .from
+                    .map_or_else(|| "this sender".to_owned(), |from| from.to_string()),
+                to.shown()
+            ),
             (Some(_), Some(to)) => format!(
                 "networks are kept apart: put the container on network {0} as well (docker network connect {0} …), or publish the port",
                 to.shown()

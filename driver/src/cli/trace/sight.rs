@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use crate::firewall::{Layer4, Nic, Ruleset};
 use crate::kernel::look::{Address, Link, Neighbour, Query, Way};
-use tombolo_core::world::LINK_GROUP;
 
 /// A network of ours.
 #[derive(Debug, Clone, Default)]
@@ -14,6 +13,8 @@ pub(super) struct Net {
     pub name: Option<String>,
     pub bridge: String,
     pub internal: bool,
+    /// The addresses that its bridge has. Where a network has another router, that is not among them.
+    pub gateways: Vec<IpAddr>,
 }
 
 impl Net {
@@ -42,6 +43,12 @@ impl End {
         self.container
             .clone()
             .unwrap_or_else(|| format!("(endpoint {})", id()))
+    }
+
+    /// A command to be carried out in its namespace.
+    pub fn command(&self, command: &str) -> String {
+        let sandbox = self.sandbox.as_deref().unwrap_or("NAMESPACE");
+        format!("nsenter --net={sandbox} {command}")
     }
 }
 
@@ -103,12 +110,25 @@ impl Sight {
         self.networks.iter().find(|network| network.id == id)
     }
 
-    /// The network whose bridge a link is.
+    /// The network whose bridge a link is, which may be one that somebody else has made.
     pub fn network_of(&self, link: &Link) -> Option<&Net> {
-        let ours = link.group == LINK_GROUP;
-        self.networks
-            .iter()
-            .find(|network| ours && network.bridge == link.name)
+        self.networks.iter().find(|network| network.bridge == link.name)
+    }
+
+    /// The ports of a bridge that lead to no container of ours.
+    pub fn other_ports(&self, bridge: &Link) -> impl Iterator<Item = &Link> {
+        let ours = |link: &&Link| {
+            let is = |end: &End| end.host_link.as_deref() == Some(link.name.as_str());
+            self.endpoints.iter().any(is)
+        };
+        let ports = self.host.links.iter();
+        ports.filter(move |link| link.master == Some(bridge.index) && !ours(link))
+    }
+
+    /// The port behind which somebody is who is no container of ours, if there is only one.
+    pub fn only_other_port(&self, bridge: &Link) -> Option<&Link> {
+        let mut others = self.other_ports(bridge);
+        others.next().filter(|_| others.next().is_none())
     }
 
     /// Who has an address on a network.
@@ -130,14 +150,33 @@ pub(super) fn nic(link: &Link) -> Nic {
     }
 }
 
+/// A container's namespace, as it matters to what comes and goes there.
+#[derive(Debug)]
+pub(super) struct Inside {
+    pub place: Place,
+    /// Its own packet filter rules, or why they can't be read.
+    pub rules: Result<Ruleset, String>,
+    /// Whether it answers no pings, of IPv4 and IPv6.
+    pub mute: [bool; 2],
+}
+
 /// What only the kernel can answer, and only for a packet as it has become on its way.
 pub(super) trait Asker {
-    /// Which way the host sends a packet.
-    fn way(&mut self, query: Query) -> Result<Way, String>;
+    /// Which way a container sends or takes a packet, or the host.
+    fn way(&mut self, whose: Option<&End>, query: Query) -> Result<Way, String>;
 
     /// Whether anybody answers for an address on a link of the host; the kernel is made to ask where it doesn't know.
     fn answers(&mut self, link: &Link, address: IpAddr) -> Option<bool>;
 
-    /// Whether a process listens: in a sandbox, or on the host. None where that can't be told.
-    fn listens(&mut self, sandbox: Option<&str>, layer4: Layer4, address: IpAddr, port: u16) -> Option<bool>;
+    /// The hardware address of somebody who answers.
+    fn mac(&mut self, link: &Link, address: IpAddr) -> Option<String>;
+
+    /// Whether a process listens: in a container, or on the host. None where that can't be told.
+    fn listens(&mut self, whose: Option<&End>, layer4: Layer4, address: IpAddr, port: u16) -> Option<bool>;
+
+    /// A number under `/proc/sys/net` of the host.
+    fn setting(&mut self, path: &str) -> Option<i64>;
+
+    /// What is in a container's namespace.
+    fn inside(&mut self, end: &End) -> Result<Inside, String>;
 }

@@ -3,39 +3,81 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use tombolo_core::world::LINK_GROUP;
+use tombolo_core::world::{ADOPTED_GROUP, LINK_GROUP};
 
-use super::sight::{Asker, End, Place, Sight};
+use super::sight::{Asker, End, Inside, Place, Sight};
 use super::story::{Fate, Story};
 use super::walk::Start;
 use super::*;
 use crate::firewall::{self, Layer4};
 use crate::kernel::look::rules::Listings;
-use crate::kernel::look::{Address, Link, Neighbour, Port, Query, Route, RouteKind, Way};
+use crate::kernel::look::{Address, Link, Port, Query, Route, RouteKind, Way};
 
 /// A kernel of a few answers.
 #[derive(Default)]
 struct Fake {
     ways: BTreeMap<IpAddr, Way>,
+    /// Ways of containers, by what they are asked for.
+    inner: BTreeMap<IpAddr, Way>,
     silent: Vec<IpAddr>,
-    listening: bool,
+    deaf: bool,
+    settings: BTreeMap<&'static str, i64>,
+    /// Containers, by their endpoints' identifiers, that are not as they should be.
+    insides: BTreeMap<String, fn(&mut Inside)>,
 }
 
 impl Asker for Fake {
-    fn way(&mut self, query: Query) -> Result<Way, String> {
-        Ok(self
-            .ways
-            .get(&query.to)
-            .cloned()
-            .unwrap_or_else(|| Way::None("Network is unreachable".to_owned())))
+    fn way(&mut self, whose: Option<&End>, query: Query) -> Result<Way, String> {
+        let unreachable = || Way::None("Network is unreachable".to_owned(), libc::ENETUNREACH);
+        Ok(match (whose, self.inner.get(&query.to)) {
+            (None, _) => self.ways.get(&query.to).cloned().unwrap_or_else(unreachable),
+            (Some(_), Some(way)) => way.clone(),
+            (Some(_), None) if query.iif.is_some() => to(1, None, RouteKind::Local),
+            (Some(_), None) => to(9, None, RouteKind::Unicast),
+        })
     }
 
     fn answers(&mut self, _: &Link, address: IpAddr) -> Option<bool> {
         Some(!self.silent.contains(&address))
     }
 
-    fn listens(&mut self, _: Option<&str>, _: Layer4, _: IpAddr, _: u16) -> Option<bool> {
-        Some(self.listening)
+    fn mac(&mut self, _: &Link, _: IpAddr) -> Option<String> {
+        Some("02:00:00:00:02:01".to_owned())
+    }
+
+    fn listens(&mut self, _: Option<&End>, _: Layer4, _: IpAddr, _: u16) -> Option<bool> {
+        Some(!self.deaf)
+    }
+
+    fn setting(&mut self, path: &str) -> Option<i64> {
+        Some(self.settings.get(path).copied().unwrap_or_default())
+    }
+
+    fn inside(&mut self, end: &End) -> Result<Inside, String> {
+        let mut inside = inside(end);
+        if let Some(change) = self.insides.get(&end.id) {
+            change(&mut inside);
+        }
+        Ok(inside)
+    }
+}
+
+/// A container as it should be.
+fn inside(end: &End) -> Inside {
+    let mut eth0 = link(9, "eth0", None);
+    eth0.mac = Some(end.mac.clone());
+    let address = |net: IpAddr| Address {
+        index: 9,
+        net: ipnet::IpNet::new(net, 24).unwrap(),
+    };
+    Inside {
+        place: Place {
+            links: vec![link(1, "lo", None), eth0],
+            addresses: end.addresses.iter().copied().map(address).collect(),
+            neighbours: Vec::new(),
+        },
+        rules: Ok(firewall::Ruleset::default()),
+        mute: [false; 2],
     }
 }
 
@@ -95,6 +137,7 @@ fn sight() -> Sight {
         name: Some(id.to_owned()),
         bridge: bridge.to_owned(),
         internal: false,
+        gateways: vec![ip(if id == "one" { "10.1.0.1" } else { "10.2.0.1" })],
     };
     let address = |index, net: &str| Address {
         index,
@@ -142,14 +185,15 @@ fn fake() -> Fake {
         ("198.51.100.1", to(3, Some("192.0.2.1"), RouteKind::Unicast)),
         ("10.2.0.2", to(2, None, RouteKind::Unicast)),
         ("192.0.2.2", to(3, None, RouteKind::Local)),
+        ("10.1.0.2", to(1, None, RouteKind::Unicast)),
+        ("10.1.0.3", to(1, None, RouteKind::Unicast)),
     ];
     Fake {
         ways: ways
             .into_iter()
             .map(|(address, way)| (ip(address), way))
             .collect(),
-        silent: Vec::new(),
-        listening: true,
+        ..Fake::default()
     }
 }
 
@@ -157,15 +201,10 @@ fn fake() -> Fake {
 fn walk_with(sight: &Sight, fake: &mut Fake, target: &str, change: impl FnOnce(&mut Start<'_>)) -> Story {
     let target: Target = target.parse().unwrap();
     let near = target.address.to_string().starts_with("10.1.0.");
-    let mut eth0 = link(9, "eth0", None);
-    eth0.mac = Some(sight.endpoints[0].mac.clone());
     let mut start = Start {
         end: &sight.endpoints[0],
         net: &sight.networks[0],
-        inside: Place {
-            links: vec![eth0],
-            ..Place::default()
-        },
+        inside: inside(&sight.endpoints[0]),
         way: to(9, (!near).then_some("10.1.0.1"), RouteKind::Unicast),
     };
     change(&mut start);
@@ -216,7 +255,9 @@ fn what_is_wrong_on_the_way_is_where_it_dies() {
     for (target, damage, at) in cases {
         let mut sight = sight();
         damage(&mut sight);
-        let story = walk(&sight, target);
+        let mut fake = fake();
+        fake.silent = vec![ip("10.1.0.1"), ip("10.1.0.9")];
+        let story = walk_with(&sight, &mut fake, target, |_| ());
         assert_eq!(
             (story.end.fate, story.end.at.as_str()),
             (Fate::Dies, at),
@@ -252,7 +293,7 @@ fn isolated_ports_and_silent_neighbours_are_told() {
 #[test]
 fn nobody_listening_is_a_refusal() {
     let mut deaf = fake();
-    deaf.listening = false;
+    deaf.deaf = true;
     assert_eq!(
         walk_with(&sight(), &mut deaf, "10.1.0.3:80", |_| ()).end.fate,
         Fate::Refused
@@ -269,7 +310,7 @@ fn a_container_on_several_networks_may_send_by_another_one() {
     sight.endpoints[2].sandbox = sight.endpoints[0].sandbox.clone();
     let other = sight.endpoints[2].mac.clone();
     let story = walk_with(&sight, &mut fake(), "192.0.2.1", |start| {
-        start.inside.links[0].mac = Some(other);
+        start.inside.place.links[1].mac = Some(other);
         start.way = to(9, Some("10.2.0.1"), RouteKind::Unicast);
     });
     assert_eq!(story.end.fate, Fate::Leaves);
@@ -278,22 +319,49 @@ fn a_container_on_several_networks_may_send_by_another_one() {
         "{story:?}"
     );
     let strange = walk_with(&sight, &mut fake(), "192.0.2.1", |start| {
-        start.inside.links[0].mac = None
+        start.inside.place.links[1].mac = None
     });
     assert_eq!(strange.end.fate, Fate::Unsure);
 }
 
 #[test]
-fn somebody_whom_only_the_container_knows_is_no_certain_end() {
-    let story = walk_with(&sight(), &mut fake(), "10.1.0.9", |start| {
-        start.inside.neighbours.push(Neighbour {
-            index: 9,
-            address: ip("10.1.0.9"),
-            mac: Some("02:00:00:00:00:99".to_owned()),
-            state: 2,
-        });
-    });
-    assert_eq!(story.end.fate, Fate::Unsure);
+fn whoever_answers_and_is_not_known_is_no_certain_end() {
+    assert_eq!(walk(&sight(), "10.1.0.9").end.fate, Fate::Unsure);
+    let mut silent = fake();
+    silent.silent.push(ip("10.1.0.9"));
+    let dead = |fake: &mut Fake| walk_with(&sight(), fake, "10.1.0.9", |_| ()).end.fate;
+    assert_eq!(dead(&mut silent), Fate::Dies);
+    // Unless the host answers in everybody's place.
+    silent.settings.insert("ipv4/conf/tb-1/proxy_arp", 1);
+    assert_eq!(dead(&mut silent), Fate::Unsure);
+}
+
+#[test]
+fn behind_a_bridge_of_somebody_elses_are_others_and_they_are_asked() {
+    let mut sight = sight();
+    sight.networks[0].bridge = "br0".to_owned();
+    let mut bridge = link(1, "br0", None);
+    (bridge.kind, bridge.group) = (Some("bridge".to_owned()), ADOPTED_GROUP);
+    sight.host.links[0] = bridge;
+    sight.host.links.push(link(4, "eth1", Some(1)));
+    let near = walk(&sight, "10.1.0.9:80");
+    assert_eq!(
+        (near.end.fate, near.end.at.as_str()),
+        (Fate::Leaves, "bridge br0")
+    );
+    let mut silent = fake();
+    silent.silent.push(ip("10.1.0.9"));
+    assert_eq!(
+        walk_with(&sight, &mut silent, "10.1.0.9:80", |_| ()).end.fate,
+        Fate::Dies
+    );
+    // A port that a container publishes leads to it, and not out of the host.
+    let published =
+        Walk::new(&sight, &mut fake(), "10.1.0.3:80".parse().unwrap()).go_from_address(ip("198.51.100.1"));
+    assert_eq!(
+        (published.end.fate, published.end.at.as_str()),
+        (Fate::Arrives, "container app")
+    );
 }
 
 #[test]
@@ -391,4 +459,453 @@ fn a_rule_that_cannot_be_judged_leaves_the_end_open() {
         let story = walk(&sight, "198.51.100.1:80");
         assert_eq!(story.end.fate, fate, "{policy}, {act}: {story:?}");
     }
+}
+
+/// A chain of nft, with one rule.
+fn chain_of(family: &str, hook: &str, prio: i64, expressions: Value) -> [Value; 2] {
+    [
+        json!({ "chain": { "family": family, "table": "adm", "name": hook, "type": "filter", "hook": hook, "prio": prio, "policy": "accept" } }),
+        json!({ "rule": { "family": family, "table": "adm", "chain": hook, "handle": 1, "expr": expressions } }),
+    ]
+}
+
+fn meets(left: Value, right: &str) -> Value {
+    json!({ "match": { "op": "==", "left": left, "right": right } })
+}
+
+fn iifname(name: &str) -> Value {
+    meets(json!({ "meta": { "key": "iifname" } }), name)
+}
+
+fn oifname(name: &str) -> Value {
+    meets(json!({ "meta": { "key": "oifname" } }), name)
+}
+
+fn is_answer() -> Value {
+    meets(json!({ "ct": { "key": "state" } }), "established")
+}
+
+#[test]
+fn chains_of_bridges_are_asked_wherever_frames_pass_them() {
+    let mut sight = sight();
+    let drop = json!({ "drop": null });
+    for (target, hook, from, port, dies) in [
+        ("198.51.100.1", "prerouting", true, "tbh11", true),
+        ("198.51.100.1", "input", true, "tbh11", true),
+        ("198.51.100.1", "forward", true, "tbh11", false),
+        ("10.2.0.2:80", "output", false, "tbh13", true),
+        ("10.2.0.2:80", "postrouting", false, "tbh13", true),
+        ("10.2.0.2:80", "postrouting", false, "tbh12", false),
+        ("10.1.0.3:80", "forward", false, "tbh12", true),
+        // The answers' way.
+        ("198.51.100.1", "output", false, "tbh11", true),
+        ("10.2.0.2:80", "input", true, "tbh13", true),
+        ("10.1.0.3:80", "forward", false, "tbh11", true),
+    ] {
+        let asked = if from { iifname(port) } else { oifname(port) };
+        sight.rules = rules(&chain_of("bridge", hook, 0, json!([asked, drop])));
+        let story = walk(&sight, target);
+        let what = format!("{target} {hook} {port}: {story:?}");
+        assert_eq!(story.end.fate == Fate::Dies, dies, "{what}");
+        assert!(story.end.at.starts_with(hook) || !dies, "{what}");
+    }
+    // Behind which port somebody outside is can't always be told.
+    for number in [21, 22] {
+        sight
+            .host
+            .links
+            .push(link(number, &format!("eth{number}"), Some(3)));
+    }
+    sight.host.links[2].kind = Some("bridge".to_owned());
+    sight.rules = rules(&chain_of("bridge", "output", 0, json!([oifname("eth21"), drop])));
+    assert_eq!(walk(&sight, "198.51.100.1").end.fate, Fate::Unsure);
+}
+
+#[test]
+fn chains_of_links_are_asked_as_something_comes_in_or_leaves() {
+    let mut sight = sight();
+    let at = |link: &str, hook: &str| {
+        let listings = Listings {
+            json: json!({ "nftables": chain_of("netdev", hook, 0, json!([{ "drop": null }])) }).to_string(),
+            text: format!(
+                "table netdev adm {{ # handle 1\n\tchain {hook} {{ # handle 1\n\t\ttype filter hook {hook} device \"{link}\" priority filter; policy accept;\n\t}}\n}}\n"
+            ),
+            ..Listings::default()
+        };
+        firewall::read(&listings).unwrap()
+    };
+    for (link, hook, dies) in [
+        ("eth0", "egress", true),
+        ("eth0", "ingress", true),
+        ("tbh11", "ingress", true),
+        ("tbh11", "egress", true),
+        ("tb-1", "ingress", true),
+        ("tbh12", "egress", false),
+    ] {
+        sight.rules = at(link, hook);
+        let story = walk(&sight, "198.51.100.1:80");
+        assert_eq!(story.end.fate == Fate::Dies, dies, "{link} {hook}: {story:?}");
+    }
+}
+
+#[test]
+fn answers_are_lost_wherever_something_drops_them() {
+    let mut sight = sight();
+    let drop = json!({ "drop": null });
+    for (hook, by, answered) in [
+        ("prerouting", iifname("eth0"), false),
+        ("forward", iifname("eth0"), false),
+        ("postrouting", oifname("tb-1"), false),
+        ("postrouting", oifname("eth0"), true),
+        ("input", iifname("eth0"), true),
+    ] {
+        sight.rules = rules(&chain_of("inet", hook, 0, json!([is_answer(), by, drop])));
+        let story = walk(&sight, "198.51.100.1:80");
+        assert_eq!(story.end.fate == Fate::Leaves, answered, "{hook} {story:?}");
+        assert!(
+            answered || story.end.why.contains("the answers are dropped"),
+            "{story:?}"
+        );
+    }
+    // What the host itself has sent is answered through the input hook.
+    let from_host = |sight: &Sight| {
+        let mut fake = fake();
+        Walk::new(sight, &mut fake, "10.2.0.2:80".parse().unwrap()).go_from_address(ip("192.0.2.2"))
+    };
+    sight.rules = rules(&chain_of("inet", "input", 0, json!([is_answer(), drop])));
+    assert!(from_host(&sight).end.why.contains("the answers are dropped"));
+    sight.rules = firewall::Ruleset::default();
+    assert_eq!(from_host(&sight).end.fate, Fate::Arrives);
+}
+
+#[test]
+fn answers_without_a_way_are_lost() {
+    let sight = sight();
+    let home = ip("10.1.0.2");
+    let unreachable = Way::None("No route to host".to_owned(), libc::EHOSTUNREACH);
+    for (way, why) in [
+        (
+            to(3, None, RouteKind::Unicast),
+            "sends the answers to 10.1.0.2 through eth0",
+        ),
+        (to(3, None, RouteKind::Refused), "refuses the answers"),
+        (unreachable, "no route to 10.1.0.2"),
+    ] {
+        let mut fake = fake();
+        fake.ways.insert(home, way);
+        let story = walk_with(&sight, &mut fake, "198.51.100.1:80", |_| ());
+        assert_eq!(story.end.fate, Fate::Dies, "{story:?}");
+        assert!(story.end.why.contains(why), "{story:?}");
+    }
+}
+
+#[test]
+fn a_container_that_is_not_as_it_should_be_is_where_it_dies() {
+    type Change = fn(&mut Inside);
+    let cases: [(&str, Change, &str, &str); 4] = [
+        (
+            "10.1.0.3:80",
+            |i| i.place.links[1].up = false,
+            "eth0 is down",
+            "ip link set eth0 up",
+        ),
+        (
+            "10.1.0.3:80",
+            |i| i.place.addresses.clear(),
+            "address 10.1.0.3",
+            "docker restart app",
+        ),
+        ("10.1.0.3", |i| i.mute[0] = true, "answers no pings", "port"),
+        (
+            "10.1.0.3:80",
+            |i| i.rules = Ok(rules(&chain_of("inet", "input", 0, json!([{ "drop": null }])))),
+            "dropped",
+            "in the container",
+        ),
+    ];
+    for (target, change, why, remedy) in cases {
+        let mut fake = fake();
+        fake.insides.insert("e2".to_owned(), change);
+        let end = walk_with(&sight(), &mut fake, target, |_| ()).end;
+        assert_eq!(
+            (end.fate, end.at.contains("container app")),
+            (Fate::Dies, true),
+            "{end:?}"
+        );
+        assert!(
+            end.why.contains(why) && end.remedy.as_ref().unwrap().contains(remedy),
+            "{end:?}"
+        );
+    }
+    let mut fake = fake();
+    fake.insides
+        .insert("e2".to_owned(), |i| i.rules = Err("no".to_owned()));
+    let unread = walk_with(&sight(), &mut fake, "10.1.0.3:80", |_| ());
+    assert_eq!(unread.end.fate, Fate::Unsure);
+    let mut narrow = self::fake();
+    narrow
+        .insides
+        .insert("e2".to_owned(), |i| i.place.links[1].mtu = 1200);
+    assert_eq!(
+        walk_with(&sight(), &mut narrow, "10.1.0.3:80", |_| ()).path_mtu,
+        Some(1200)
+    );
+    // No route back.
+    let mut lost = self::fake();
+    let none = Way::None("Network is unreachable".to_owned(), libc::ENETUNREACH);
+    lost.inner.insert(ip("10.1.0.2"), none);
+    let end = walk_with(&sight(), &mut lost, "10.1.0.3:80", |_| ()).end;
+    assert!(end.why.contains("no route back to 10.1.0.2"), "{end:?}");
+}
+
+#[test]
+fn rules_of_the_containers_own_are_asked_and_those_of_docker_disturb_nobody() {
+    // What the engine puts there for its name server, as iptables-legacy saves it.
+    const DNS: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:DOCKER_OUTPUT - [0:0]\n:DOCKER_POSTROUTING - [0:0]\n-A OUTPUT -d 127.0.0.11/32 -j DOCKER_OUTPUT\n-A POSTROUTING -d 127.0.0.11/32 -j DOCKER_POSTROUTING\n-A DOCKER_OUTPUT -d 127.0.0.11/32 -p tcp -m tcp --dport 53 -j DNAT --to-destination 127.0.0.11:37471\n-A DOCKER_POSTROUTING -s 127.0.0.11/32 -p tcp -m tcp --sport 37471 -j SNAT --to-source :53\nCOMMIT\n";
+    let dns = || {
+        let listings = Listings {
+            legacy: [DNS.to_owned(), String::new()],
+            ..Listings::default()
+        };
+        firewall::read(&listings).unwrap()
+    };
+    let quiet = walk_with(&sight(), &mut fake(), "198.51.100.1:80", |start| {
+        start.inside.rules = Ok(dns())
+    });
+    assert_eq!(
+        (quiet.end.fate, quiet.doubts.len()),
+        (Fate::Leaves, 0),
+        "{quiet:?}"
+    );
+    for (hook, expressions, why) in [
+        ("output", json!([{ "drop": null }]), "dropped"),
+        (
+            "input",
+            json!([is_answer(), { "drop": null }]),
+            "the answers are dropped",
+        ),
+    ] {
+        let story = walk_with(&sight(), &mut fake(), "198.51.100.1:80", |start| {
+            start.inside.rules = Ok(rules(&chain_of("inet", hook, 0, expressions)));
+        });
+        assert_eq!(story.end.fate, Fate::Dies, "{story:?}");
+        assert!(
+            story.end.at.contains("in container web") && story.end.why.starts_with(why),
+            "{story:?}"
+        );
+    }
+}
+
+#[test]
+fn a_neighbours_published_port_is_not_reached_between_isolated_ports_where_frames_pass_ip_rules() {
+    let mut sight = sight();
+    for at in [3, 4] {
+        sight.host.links[at].port = Some(Port {
+            state: 3,
+            isolated: true,
+        });
+    }
+    let chain = json!({ "chain": { "family": "inet", "table": "adm", "name": "d", "type": "nat", "hook": "prerouting", "prio": -100, "policy": "accept" } });
+    let dnat = json!({ "rule": { "family": "inet", "table": "adm", "chain": "d", "handle": 1, "expr": [{ "dnat": { "family": "ip", "addr": "10.1.0.3", "port": 80 } }] } });
+    sight.rules = rules(&[chain, dnat]);
+    for (calls, fate) in [(false, Fate::Arrives), (true, Fate::Dies)] {
+        sight.bridge_calls = [calls, false];
+        let story = walk(&sight, "192.0.2.2:8080");
+        assert_eq!(story.end.fate, fate, "{story:?}");
+    }
+}
+
+#[test]
+fn what_is_no_single_hosts_address_is_no_certain_end() {
+    let story = walk_with(&sight(), &mut fake(), "224.0.0.1", |start| {
+        start.way = to(9, None, RouteKind::Many);
+    });
+    assert_eq!(story.end.fate, Fate::Unsure);
+}
+
+#[test]
+fn an_address_of_another_link_of_the_host_is_answered_on_the_bridge() {
+    let mut sight = sight();
+    sight.host.addresses.push(Address {
+        index: 3,
+        net: "10.1.0.200/32".parse().unwrap(),
+    });
+    let mut fake = fake();
+    fake.ways.insert(ip("10.1.0.200"), to(1, None, RouteKind::Local));
+    let at_host = walk_with(&sight, &mut fake, "10.1.0.200:80", |_| ()).end;
+    assert_eq!((at_host.fate, at_host.at.as_str()), (Fate::Arrives, "host"));
+    fake.settings.insert("ipv4/conf/all/arp_ignore", 1);
+    assert_eq!(
+        walk_with(&sight, &mut fake, "10.1.0.200:80", |_| ()).end.fate,
+        Fate::Unsure
+    );
+}
+
+#[test]
+fn a_mark_that_is_cleared_is_not_told_as_one_that_is_set() {
+    let mark = |value: Value| json!({ "mangle": { "key": { "meta": { "key": "mark" } }, "value": value } });
+    let chain = |table: &str, hook: &str, value: u32| {
+        let set = mark(json!(value));
+        let mut objects = chain_of("inet", hook, 0, json!([set, { "accept": null }]));
+        for object in &mut objects {
+            for body in object.as_object_mut().unwrap().values_mut() {
+                body["table"] = json!(table);
+            }
+        }
+        objects
+    };
+    let mut sight = sight();
+    let objects = [chain("a", "forward", 0x0800_0000), chain("b", "postrouting", 0)];
+    sight.rules = rules(&objects.concat());
+    let story = walk(&sight, "198.51.100.1:80");
+    let marked: Vec<&str> = story
+        .hops
+        .iter()
+        .filter(|hop| hop.what.contains("marked"))
+        .map(|hop| hop.at.as_str())
+        .collect();
+    assert_eq!(marked, ["forward: inet a forward"], "{story:?}");
+}
+
+#[test]
+fn a_published_port_that_is_not_for_this_sender_is_told_as_such() {
+    let chain = json!({ "chain": { "family": "inet", "table": "tombolo", "name": "forward", "type": "filter",
+        "hook": "forward", "prio": -10, "policy": "accept" } });
+    let set =
+        json!({ "set": { "family": "inet", "table": "tombolo", "name": "restricted", "elem": ["tb-2"] } });
+    let asked =
+        json!({ "match": { "op": "==", "left": { "meta": { "key": "oifname" } }, "right": "@restricted" } });
+    let rule = json!({ "rule": { "family": "inet", "table": "tombolo", "chain": "forward", "handle": 1, "expr": [asked, { "drop": null }] } });
+    let mut sight = sight();
+    let listings = Listings {
+        json: json!({ "nftables": [chain, set, rule] }).to_string(),
+        text: "table inet tombolo {\n\tchain forward {\n\t\toifname @restricted drop # handle 1\n\t}\n}\n"
+            .to_owned(),
+        ..Listings::default()
+    };
+    sight.rules = firewall::read(&listings).unwrap();
+    let story =
+        Walk::new(&sight, &mut fake(), "10.2.0.2:80".parse().unwrap()).go_from_address(ip("198.51.100.1"));
+    let remedy = story.end.remedy.unwrap();
+    assert!(
+        remedy.contains("not for 198.51.100.1") && remedy.contains("publish_from"),
+        "{remedy}"
+    );
+}
+
+#[test]
+fn what_mends_a_port_is_said_as_the_command_that_does_it() {
+    type Damage = fn(&mut Sight);
+    let cases: [(Damage, &str); 5] = [
+        (|s| s.host.links[3].up = false, "ip link set tbh11 up"),
+        (|s| s.host.links[3].master = None, "ip link set tbh11 master tb-1"),
+        (
+            |s| s.host.links[3].port = Some(Port::default()),
+            "bridge link set dev tbh11 state 3",
+        ),
+        (
+            |s| s.host.links[3].carrier = false,
+            "nsenter --net=/sandbox/e1 ip link set",
+        ),
+        (|s| s.host.links[0].up = false, "ip link set tb-1 up"),
+    ];
+    for (damage, command) in cases {
+        let mut sight = sight();
+        damage(&mut sight);
+        let end = walk(&sight, "198.51.100.1").end;
+        assert!(end.remedy.as_ref().unwrap().starts_with(command), "{end:?}");
+    }
+}
+
+#[test]
+fn a_silent_gateway_is_the_bridges_own_or_another_machine() {
+    let mut sight = sight();
+    sight.host.addresses.clear();
+    let mut silent = fake();
+    silent.silent = vec![ip("10.1.0.1"), ip("10.1.0.254")];
+    for (gateway, remedy) in [
+        ("10.1.0.1", "doctor --repair"),
+        ("10.1.0.254", "is another machine"),
+    ] {
+        let story = walk_with(&sight, &mut silent, "198.51.100.1", |start| {
+            start.way = to(9, Some(gateway), RouteKind::Unicast);
+        });
+        assert!(story.end.remedy.as_ref().unwrap().contains(remedy), "{story:?}");
+    }
+}
+
+#[test]
+fn a_route_that_is_not_taken_for_a_sender_is_no_missing_route() {
+    /// A host that takes no way for what comes in by a link.
+    struct Strict(Fake, i32);
+    impl Asker for Strict {
+        fn way(&mut self, whose: Option<&End>, query: Query) -> Result<Way, String> {
+            match (whose, query.iif) {
+                (None, Some(_)) => Ok(Way::None("no".to_owned(), self.1)),
+                _ => self.0.way(whose, query),
+            }
+        }
+        fn answers(&mut self, link: &Link, address: IpAddr) -> Option<bool> {
+            self.0.answers(link, address)
+        }
+        fn mac(&mut self, link: &Link, address: IpAddr) -> Option<String> {
+            self.0.mac(link, address)
+        }
+        fn listens(
+            &mut self,
+            whose: Option<&End>,
+            layer4: Layer4,
+            address: IpAddr,
+            port: u16,
+        ) -> Option<bool> {
+            self.0.listens(whose, layer4, address, port)
+        }
+        fn setting(&mut self, path: &str) -> Option<i64> {
+            self.0.setting(path)
+        }
+        fn inside(&mut self, end: &End) -> Result<Inside, String> {
+            self.0.inside(end)
+        }
+    }
+    let sight = sight();
+    for (errno, target, remedy) in [
+        (libc::EINVAL, "198.51.100.1", "rp_filter"),
+        (libc::EXDEV, "198.51.100.1", "rp_filter"),
+        (
+            libc::EHOSTUNREACH,
+            "198.51.100.1",
+            "sysctl -w net.ipv4.conf.tb-1.forwarding=1",
+        ),
+        (libc::EHOSTUNREACH, "203.0.113.1", "ip route get 203.0.113.1"),
+    ] {
+        let mut strict = Strict(fake(), errno);
+        let start = Start {
+            end: &sight.endpoints[0],
+            net: &sight.networks[0],
+            inside: inside(&sight.endpoints[0]),
+            way: to(9, Some("10.1.0.1"), RouteKind::Unicast),
+        };
+        let end = Walk::new(&sight, &mut strict, target.parse().unwrap())
+            .go_from_container(&start)
+            .end;
+        assert!(end.remedy.as_ref().unwrap().contains(remedy), "{end:?}");
+    }
+}
+
+#[test]
+fn a_route_that_leads_away_from_the_container_is_blamed_and_not_the_policy() {
+    let mut sight = sight();
+    let mut policy = chain_of("ip", "forward", 0, json!([iifname("tb-9"), { "accept": null }]));
+    policy[0]["chain"]["policy"] = json!("drop");
+    sight.rules = rules(&policy);
+    let mut fake = fake();
+    fake.ways.insert(ip("10.2.0.2"), to(3, None, RouteKind::Unicast));
+    let end = walk_with(&sight, &mut fake, "10.2.0.2:80", |_| ()).end;
+    assert!(
+        end.remedy
+            .as_ref()
+            .unwrap()
+            .contains("takes 10.2.0.2 through eth0, not to bridge tb-2"),
+        "{end:?}"
+    );
 }

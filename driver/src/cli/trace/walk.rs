@@ -10,10 +10,13 @@
 
 use std::net::IpAddr;
 
-use super::sight::{Asker, End, Net, Place, Sight, nic};
+use super::back::doubt;
+use super::rules::{Chains, Course};
+use super::sight::{Asker, End, Inside, Net, Sight, nic};
 use super::story::{Ending, Fate, Hop, Mood, Story};
 use super::target::Target;
-use crate::firewall::{Doubt, Hook, Packet};
+use super::wire::Leg;
+use crate::firewall::{Doubt, Hook, Nic, Packet};
 use crate::kernel::look::{FORWARDING, Link, Query, RouteKind, Way};
 
 /// Goes on with a value, or has come to an end.
@@ -28,6 +31,12 @@ pub(super) struct Walk<'a> {
     pub packet: Packet,
     pub path_mtu: Option<u32>,
     pub seen_as: Option<IpAddr>,
+    /// The container that sends the packet, and by which link the host has it.
+    pub home: Option<Home<'a>>,
+    /// By which link it has come in to the host; none for what the host itself made.
+    pub came: Option<Leg<'a>>,
+    /// What to do where the host's routes lead away from the container that the packet is for.
+    pub astray: Option<String>,
 }
 
 /// Where a walk begins: in a container.
@@ -35,9 +44,27 @@ pub(super) struct Start<'a> {
     pub end: &'a End,
     pub net: &'a Net,
     /// The container's namespace, and which way it would send the packet.
-    pub inside: Place,
+    pub inside: Inside,
     pub way: Way,
 }
+
+/// Where answers come home.
+#[derive(Clone, Copy)]
+pub(super) struct Home<'a> {
+    pub end: &'a End,
+    pub inside: &'a Inside,
+    /// The container's own link.
+    pub link: &'a Link,
+}
+
+impl Home<'_> {
+    pub fn nic(&self) -> Nic {
+        nic(self.link)
+    }
+}
+
+/// Between which ports those are that a sender chooses: Linux takes them up to 60999, others beyond.
+const CHOSEN_PORTS: (u16, u16) = (32768, u16::MAX);
 
 impl<'a> Walk<'a> {
     pub fn new(sight: &'a Sight, asker: &'a mut dyn Asker, target: Target) -> Self {
@@ -45,6 +72,7 @@ impl<'a> Walk<'a> {
         packet.to = Some(target.address);
         packet.to_port = target.port;
         packet.layer4 = Some(target.layer4);
+        packet.unknown_port = CHOSEN_PORTS;
         Self {
             sight,
             asker,
@@ -53,11 +81,14 @@ impl<'a> Walk<'a> {
             packet,
             path_mtu: None,
             seen_as: None,
+            home: None,
+            came: None,
+            astray: None,
         }
     }
 
     /// Goes from a container to the end.
-    pub fn go_from_container(mut self, start: &Start<'_>) -> Story {
+    pub fn go_from_container(mut self, start: &'a Start<'a>) -> Story {
         let end = match self.container(start) {
             Ok(end) | Err(end) => end,
         };
@@ -66,12 +97,18 @@ impl<'a> Walk<'a> {
 
     pub fn story(self, end: Ending) -> Story {
         let end = end.in_doubt(&self.doubts);
+        let mut doubts: Vec<String> = Vec::new();
+        for doubt in self.doubts {
+            if !doubts.contains(&doubt.text) {
+                doubts.push(doubt.text);
+            }
+        }
         let lost = matches!(end.fate, Fate::Dies | Fate::Unsure);
         Story {
             hops: self.hops,
             path_mtu: self.path_mtu.filter(|_| !lost),
             seen_as: self.seen_as.filter(|_| !lost),
-            doubts: self.doubts.into_iter().map(|doubt| doubt.text).collect(),
+            doubts,
             end,
         }
     }
@@ -115,12 +152,12 @@ impl<'a> Walk<'a> {
         self.path_mtu = Some(self.path_mtu.map_or(mtu, |known| known.min(mtu)));
     }
 
-    fn container(&mut self, start: &Start<'_>) -> Step<Ending> {
+    fn container(&mut self, start: &'a Start<'a>) -> Step<Ending> {
         let (end, net, to) = (start.end, start.net, self.to());
         let at = format!("container {}", end.shown());
         let route = match &start.way {
             Way::Route(route) => route,
-            Way::None(why) => {
+            Way::None(why, _) => {
                 let family = if to.is_ipv6() { "IPv6" } else { "IPv4" };
                 let has = end.addresses.iter().any(|a| a.is_ipv6() == to.is_ipv6());
                 let remedy = match (has, net.internal) {
@@ -141,8 +178,13 @@ impl<'a> Walk<'a> {
         match route.kind {
             RouteKind::Local => {
                 self.packet.from = route.source.or(Some(to));
+                self.packet.original = (self.packet.from, self.packet.to, self.packet.to_port);
                 self.hop(&at, format!("{to} is its own address"));
-                return self.arrive(end.sandbox.as_deref(), &at);
+                return self.own_address(start, &at);
+            }
+            RouteKind::Many => {
+                let why = format!("{to} is no single host's address; who takes it can't be told");
+                return Err(Ending::new(Fate::Unsure, at, why));
             }
             RouteKind::Refused => {
                 return self.dies(
@@ -153,7 +195,7 @@ impl<'a> Walk<'a> {
             }
             _ => {}
         }
-        let Some(link) = route.oif.and_then(|oif| start.inside.link(oif)) else {
+        let Some(link) = route.oif.and_then(|oif| start.inside.place.link(oif)) else {
             return Err(Ending::new(
                 Fate::Unsure,
                 at,
@@ -186,14 +228,10 @@ impl<'a> Walk<'a> {
             ),
         );
         if !link.up {
-            return self.dies(
-                at,
-                format!("its link {} is down", link.name),
-                format!("ip link set {} up, in the container", link.name),
-            );
+            let remedy = end.command(&format!("ip link set {} up", link.name));
+            return self.dies(at, format!("its link {} is down", link.name), remedy);
         }
-        let known = start.inside.neighbour(link.index, hop);
-        match known {
+        match start.inside.place.neighbour(link.index, hop) {
             Some(entry) if entry.failed() => {
                 self.mind(&at, format!("{hop} did not answer when it was last asked for"))
             }
@@ -203,9 +241,51 @@ impl<'a> Walk<'a> {
             }
             None => self.hop(&at, format!("neighbour {hop} is asked for when needed")),
         }
-        let answered = known.is_some_and(|entry| !entry.failed() && !entry.asked());
-        let bridge = self.port(end, net)?;
-        self.next_hop(end, net, bridge, hop, answered)
+        let home = Home {
+            end,
+            inside: &start.inside,
+            link,
+        };
+        self.home = Some(home);
+        self.own_rules(home, &at)?;
+        let leg = self.port(end, net)?;
+        self.next_hop(net, leg, hop)
+    }
+
+    /// From a container to itself.
+    fn own_address(&mut self, start: &'a Start<'a>, at: &str) -> Step<Ending> {
+        let lo = start.inside.place.named("lo").map(nic);
+        (self.packet.iif, self.packet.oif) = (lo.clone(), lo);
+        if let Ok(rules) = &start.inside.rules {
+            let (name, mut packet) = (start.end.shown(), self.packet.clone());
+            for hook in [Hook::Output, Hook::Postrouting, Hook::Input] {
+                let whose = Some((name.as_str(), rules));
+                let nats = self.ask(Course::There, whose, Chains::Ip, hook, &mut packet)?;
+                self.no_nats(at, nats.len());
+            }
+        }
+        let mute = start.inside.mute[usize::from(self.packet.v6)];
+        Ok(self.arrive(Some(start.end), at, mute))
+    }
+
+    /// The rules of the container that sends it.
+    fn own_rules(&mut self, home: Home<'_>, at: &str) -> Step<()> {
+        let rules = match &home.inside.rules {
+            Ok(rules) => rules,
+            Err(why) => {
+                self.doubts
+                    .push(doubt(format!("the rules in {at} can't be read: {why}")));
+                return Ok(());
+            }
+        };
+        let (name, mut packet) = (home.end.shown(), self.packet.clone());
+        packet.oif = Some(home.nic());
+        for hook in [Hook::Output, Hook::Postrouting] {
+            let whose = Some((name.as_str(), rules));
+            let nats = self.ask(Course::There, whose, Chains::Ip, hook, &mut packet)?;
+            self.no_nats(at, nats.len());
+        }
+        Ok(())
     }
 
     /// Whose link a container sends by: it may be on several networks.
@@ -241,8 +321,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The host's end of a container's link, and its bridge.
-    pub fn port(&mut self, end: &End, net: &Net) -> Step<&'a Link> {
-        const REPAIR: &str = "tombolo doctor --repair";
+    pub fn port(&mut self, end: &End, net: &Net) -> Step<Leg<'a>> {
         let name = end.host_link.clone().unwrap_or_default();
         let at = format!("port {name}");
         let sight = self.sight;
@@ -254,10 +333,11 @@ impl<'a> Walk<'a> {
             );
         };
         if !link.up {
-            return self.dies(at, "it is down", REPAIR);
+            return self.dies(at, "it is down", format!("ip link set {name} up"));
         }
+        let join = format!("ip link set {name} master {}", net.bridge);
         let Some(bridge) = link.master.and_then(|master| sight.host.link(master)) else {
-            return self.dies(at, "it is on no bridge", REPAIR);
+            return self.dies(at, "it is on no bridge", join);
         };
         if bridge.name != net.bridge {
             return self.dies(
@@ -266,7 +346,23 @@ impl<'a> Walk<'a> {
                     "it is on {}, not on the network's bridge {}",
                     bridge.name, net.bridge
                 ),
-                REPAIR,
+                join,
+            );
+        }
+        if !bridge.up {
+            return self.dies(
+                format!("bridge {}", bridge.name),
+                "it is down",
+                format!("ip link set {} up", bridge.name),
+            );
+        }
+        if !link.carrier {
+            let remedy = end.command("ip link set LINK up");
+            let why = "the container's end of it is down";
+            return self.dies(
+                at,
+                why,
+                format!("{remedy}, where `ip link` shows the LINK that is down"),
             );
         }
         let port = link.port.unwrap_or_default();
@@ -277,7 +373,7 @@ impl<'a> Walk<'a> {
                     "the bridge does not forward for it (state {}, and not {FORWARDING})",
                     port.state
                 ),
-                REPAIR,
+                format!("bridge link set dev {name} state {FORWARDING}"),
             );
         }
         self.narrow(link.mtu);
@@ -289,96 +385,174 @@ impl<'a> Walk<'a> {
                 bridge.name, link.mtu
             ),
         );
-        if !bridge.up {
-            return self.dies(format!("bridge {}", bridge.name), "it is down", REPAIR);
-        }
-        Ok(bridge)
+        Ok(Leg {
+            link: bridge,
+            port: Some(link),
+        })
     }
 
-    /// Who answers for the next hop on the network's wire: this host, another container, or nobody.
-    fn next_hop(&mut self, end: &End, net: &Net, bridge: &Link, hop: IpAddr, answered: bool) -> Step<Ending> {
-        let hosts = |address: &&crate::kernel::look::Address| {
-            address.index == bridge.index && address.net.addr() == hop
-        };
-        if self.sight.host.addresses.iter().any(|address| hosts(&address)) {
-            self.packet.iif = Some(nic(bridge));
-            return self.enter(bridge);
+    /// Who answers for the next hop on the network's wire: this host, another container, somebody else, or nobody.
+    fn next_hop(&mut self, net: &Net, leg: Leg<'a>, hop: IpAddr) -> Step<Ending> {
+        let sight = self.sight;
+        if self.host_answers(leg.link, hop)? {
+            return self.enter(leg);
         }
-        let at = format!("bridge {}", bridge.name);
-        let Some(other) = self.sight.owner(net, hop) else {
-            if answered {
-                let why = format!("somebody answers for {hop} there whom tombolo does not know");
-                return Err(Ending::new(Fate::Unsure, at, why));
+        let Some(other) = sight.owner(net, hop) else {
+            let ending = self.somebody(net, leg.link, hop)?;
+            let port = sight.only_other_port(leg.link);
+            let isolated =
+                |port: Option<&Link>| port.and_then(|link| link.port).is_some_and(|port| port.isolated);
+            if isolated(leg.port) && (port.is_none() || isolated(port)) {
+                let why =
+                    format!("the container's port is isolated, and whether that of {hop} is can't be told");
+                return Err(Ending::new(Fate::Unsure, ending.at, why));
             }
-            let gateway = hop != self.to();
-            let remedy = match gateway {
-                true => "the bridge lacks the gateway's address: tombolo doctor --repair".to_owned(),
-                false => format!("`tombolo endpoints` shows who is on network {}", net.shown()),
-            };
-            return self.dies(at, format!("nobody on network {} has {hop}", net.shown()), remedy);
+            let mut packet = self.packet.clone();
+            self.across(Course::There, leg, port, &mut packet)?;
+            self.seen_as = packet.from;
+            return Ok(ending);
         };
-        self.frame(end, other, bridge)?;
-        self.port(other, net)?;
-        self.arrive(other.sandbox.as_deref(), &format!("container {}", other.shown()))
+        self.frame(leg, other)?;
+        let there = self.port(other, net)?;
+        let mut packet = self.packet.clone();
+        self.across(Course::There, leg, there.port, &mut packet)?;
+        let (ending, back) = self.receive(other, there)?;
+        let mut answer = self.answer();
+        if back.link.index != leg.link.index {
+            self.doubts.push(doubt(format!(
+                "the answers of container {}, which take another way than the packet",
+                other.shown()
+            )));
+            return Ok(ending);
+        }
+        self.across(Course::Back, back, leg.port, &mut answer)?;
+        self.comes_home(answer)?;
+        Ok(ending)
+    }
+
+    /// Whether the host answers for an address on a bridge. For IPv4 Linux answers for all that it has, on whichever link.
+    fn host_answers(&mut self, bridge: &Link, hop: IpAddr) -> Step<bool> {
+        let mut addresses = self.sight.host.addresses.iter();
+        if addresses.any(|address| address.index == bridge.index && address.net.addr() == hop) {
+            return Ok(true);
+        }
+        let query = Query {
+            to: hop,
+            from: None,
+            iif: None,
+            mark: 0,
+        };
+        let own =
+            matches!(self.asker.way(None, query), Ok(Way::Route(route)) if route.kind == RouteKind::Local);
+        if hop.is_ipv6() || !own {
+            return Ok(false);
+        }
+        let mut ignores = |whose: &str| self.asker.setting(&format!("ipv4/conf/{whose}/arp_ignore"));
+        match (ignores("all"), ignores(&bridge.name)) {
+            (Some(0), Some(0)) => {
+                let what = format!("this host answers for {hop}, which another link of it has");
+                self.hop(format!("bridge {}", bridge.name), what);
+                Ok(true)
+            }
+            _ => {
+                let why = format!(
+                    "another link of this host has {hop}; whether it answers here (arp_ignore) can't be told"
+                );
+                Err(Ending::new(Fate::Unsure, format!("bridge {}", bridge.name), why))
+            }
+        }
+    }
+
+    /// Whether somebody who is no container of ours has an address on a network's bridge: he is asked for, as anybody is.
+    pub fn somebody(&mut self, net: &Net, bridge: &Link, hop: IpAddr) -> Step<Ending> {
+        let at = format!("bridge {}", bridge.name);
+        let unsure = |why: String| Err(Ending::new(Fate::Unsure, at.clone(), why));
+        match self.asker.answers(bridge, hop) {
+            Some(true) => {}
+            None => return unsure(format!("whether anybody has {hop} there can't be told")),
+            Some(false) => return self.nobody(net, bridge, hop),
+        }
+        let mac = self.asker.mac(bridge, hop);
+        let container = self
+            .sight
+            .endpoints
+            .iter()
+            .any(|end| Some(end.mac.as_str()) == mac.as_deref());
+        if container || self.sight.other_ports(bridge).next().is_none() {
+            return unsure(format!(
+                "somebody answers for {hop} there whom tombolo does not know"
+            ));
+        }
+        self.hop(
+            &at,
+            format!("{hop} answers there, which is no container of tombolo's"),
+        );
+        let why = match hop == self.to() {
+            true => format!("{hop} is reached there; whether it answers can't be seen from here"),
+            false => format!("{hop} takes it on; what is beyond can't be seen from here"),
+        };
+        Ok(Ending::new(Fate::Leaves, at, why))
+    }
+
+    fn nobody(&mut self, net: &Net, bridge: &Link, hop: IpAddr) -> Step<Ending> {
+        let at = format!("bridge {}", bridge.name);
+        let family = if hop.is_ipv6() { "ipv6" } else { "ipv4" };
+        let proxy = if hop.is_ipv6() { "proxy_ndp" } else { "proxy_arp" };
+        let answers_for_others = ["all", bridge.name.as_str()]
+            .iter()
+            .any(|whose| self.asker.setting(&format!("{family}/conf/{whose}/{proxy}")) != Some(0));
+        if answers_for_others {
+            let why = format!("the host may answer for {hop} there in somebody else's place ({proxy})");
+            return Err(Ending::new(Fate::Unsure, at, why));
+        }
+        let remedy = if net.gateways.contains(&hop) {
+            "the bridge lacks the gateway's address: tombolo doctor --repair".to_owned()
+        } else if hop != self.to() {
+            format!(
+                "the network's router {hop} is another machine; see whether it is on, and on a port of {}",
+                bridge.name
+            )
+        } else {
+            format!("`tombolo endpoints` shows who is on network {}", net.shown())
+        };
+        self.dies(at, format!("nobody on network {} has {hop}", net.shown()), remedy)
     }
 
     /// From one port of a bridge to another.
-    fn frame(&mut self, end: &End, other: &End, bridge: &Link) -> Step<()> {
-        let at = format!("bridge {}", bridge.name);
-        let port = |end: &End| {
-            end.host_link
-                .as_ref()
-                .and_then(|name| self.sight.host.named(name))
-        };
+    pub fn frame(&mut self, from: Leg<'_>, other: &End) -> Step<()> {
+        let at = format!("bridge {}", from.link.name);
+        let name = other.host_link.as_deref();
+        let to = name.and_then(|name| self.sight.host.named(name));
         let isolated =
             |link: Option<&Link>| link.and_then(|link| link.port).is_some_and(|port| port.isolated);
-        let (from, to) = (port(end), port(other));
-        if isolated(from) && isolated(to) {
+        if isolated(from.port) && isolated(to) {
             let remedy = "the network lets its containers speak to the outside only (icc=false): publish the port, or use another network";
             return self.dies(at, "both ports are isolated from one another", remedy);
         }
         self.hop(&at, format!("straight to container {}", other.shown()));
-        // The bridge's own chains see the ports' names.
-        let mut framed = self.packet.clone();
-        (framed.iif, framed.oif) = (from.map(nic), to.map(nic));
-        for hook in [Hook::Prerouting, Hook::Forward, Hook::Postrouting] {
-            let seen = self.sight.rules.pass_bridge(hook, &mut framed);
-            self.told(hook, &seen)?;
-        }
-        if self.sight.bridge_calls[usize::from(self.packet.v6)] {
-            self.mind(
-                &at,
-                "frames pass the IP rules too (net.bridge.bridge-nf-call-iptables)",
-            );
-            (self.packet.iif, self.packet.oif) = (Some(nic(bridge)), None);
-            self.pass(Hook::Prerouting)?;
-            self.packet.oif = Some(nic(bridge));
-            self.pass(Hook::Forward)?;
-            self.pass(Hook::Postrouting)?;
-        }
         Ok(())
     }
 
-    /// Asks which way the host sends the packet.
-    pub fn way(&mut self, iif: Option<u32>, from: Option<IpAddr>) -> Step<Way> {
-        let query = Query {
-            to: self.to(),
-            from,
-            iif,
-            mark: self.packet.mark,
-        };
-        let asked = self.asker.way(query);
+    /// Asks which way the host sends a packet.
+    pub fn way(&mut self, query: Query) -> Step<Way> {
+        let asked = self.asker.way(None, query);
         asked.map_err(|why| Ending::new(Fate::Unsure, "host", format!("its routes can't be asked: {why}")))
     }
 
     /// It has reached a container or the host; does anybody listen?
-    pub fn arrive(&mut self, sandbox: Option<&str>, at: &str) -> Step<Ending> {
+    pub fn arrive(&mut self, whose: Option<&End>, at: &str, mute: bool) -> Ending {
         self.seen_as = self.seen_as.or(self.packet.from);
         let (Some(port), Some(layer4)) = (self.packet.to_port, self.packet.layer4) else {
-            return Ok(Ending::new(Fate::Arrives, at, "it answers pings itself"));
+            if mute {
+                let why = "it answers no pings (icmp_echo_ignore_all, echo_ignore_all)";
+                let remedy = "ask for a port, or let it answer pings";
+                self.say(at, Mood::Dies, why, Vec::new());
+                return Ending::dies(at, why, remedy);
+            }
+            return Ending::new(Fate::Arrives, at, "it answers pings itself");
         };
         let name = layer4.name(self.packet.v6);
-        Ok(match self.asker.listens(sandbox, layer4, self.to(), port) {
+        match self.asker.listens(whose, layer4, self.to(), port) {
             Some(true) => Ending::new(
                 Fate::Arrives,
                 at,
@@ -395,6 +569,6 @@ impl<'a> Walk<'a> {
                 ),
                 ..Ending::new(Fate::Refused, at, format!("nobody listens on port {port}/{name}"))
             },
-        })
+        }
     }
 }

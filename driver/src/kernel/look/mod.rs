@@ -11,6 +11,7 @@
 
 mod read;
 pub mod rules;
+pub mod sockets;
 pub mod spaces;
 pub mod trial;
 
@@ -21,7 +22,7 @@ use netlink_packet_core::{NLM_F_CREATE, NetlinkMessage};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -123,8 +124,8 @@ pub enum RouteKind {
 pub enum Way {
     /// By this route.
     Route(Route),
-    /// Not at all, in the kernel's words.
-    None(String),
+    /// Not at all, in the kernel's words and by its error number.
+    None(String, i32),
 }
 
 /// An entry of a neighbour table.
@@ -146,9 +147,15 @@ impl Neighbour {
         self.state & 0x20 != 0
     }
 
-    /// Whether it is being asked for just now (`NUD_INCOMPLETE`).
-    pub fn asked(&self) -> bool {
-        self.state & 0x01 != 0
+    /// Whether it is known to be there: it has answered lately, or needs not (`NUD_REACHABLE`, `NUD_PERMANENT`,
+    /// `NUD_NOARP`). What answered some time ago may be gone.
+    pub fn proven(&self) -> bool {
+        self.state & (0x02 | 0x80 | 0x40) != 0
+    }
+
+    /// Whether it has answered once, and whether it still would is open (`NUD_STALE`, `NUD_DELAY`).
+    pub fn stale(&self) -> bool {
+        self.state & (0x04 | 0x08) != 0
     }
 }
 
@@ -250,13 +257,34 @@ impl Look {
     /// # Errors
     /// When netlink doesn't answer, or the link has no neighbours.
     pub fn ask_neighbour(&mut self, link: u32, address: IpAddr) -> Result<(), Error> {
+        self.neighbour(link, address, |message| {
+            message.header.flags = NeighbourFlags::Use;
+        })
+    }
+
+    /// Has the kernel ask a neighbour that it knows whether it is still there, as it would some seconds after a packet.
+    ///
+    /// # Errors
+    /// See [`Self::ask_neighbour`].
+    pub fn probe_neighbour(&mut self, link: u32, address: IpAddr) -> Result<(), Error> {
+        self.neighbour(link, address, |message| {
+            message.header.state = NeighbourState::Probe;
+        })
+    }
+
+    fn neighbour(
+        &mut self,
+        link: u32,
+        address: IpAddr,
+        how: impl Fn(&mut NeighbourMessage),
+    ) -> Result<(), Error> {
         let mut message = NeighbourMessage::default();
         message.header.family = match address {
             IpAddr::V4(_) => AddressFamily::Inet,
             IpAddr::V6(_) => AddressFamily::Inet6,
         };
         message.header.ifindex = link;
-        message.header.flags = NeighbourFlags::Use;
+        how(&mut message);
         message.attributes = vec![NeighbourAttribute::Destination(match address {
             IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
             IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
@@ -297,9 +325,10 @@ impl Look {
             Ok(replies) => Ok(replies
                 .first()
                 .and_then(|reply| read::route(&reply.payload))
-                .map_or_else(|| Way::None("the kernel gave no route".to_owned()), Way::Route)),
+                .map_or_else(|| Way::None("the kernel gave no route".to_owned(), 0), Way::Route)),
             Err(Failure::Refused { errno, .. }) => {
-                Ok(Way::None(std::io::Error::from_raw_os_error(errno).to_string()))
+                let why = std::io::Error::from_raw_os_error(errno).to_string();
+                Ok(Way::None(why, errno))
             }
             Err(failure) => Err(unreadable("the route", failure)),
         }
