@@ -11,6 +11,12 @@ pub enum Failure {
     /// Settings that cannot be. Nothing was done.
     #[error(transparent)]
     Settings(#[from] Faults),
+    /// Words on the command line that can't be. Nothing was done.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong with them.
+        message: String,
+    },
     /// No daemon listens on the control socket. Nothing was done.
     #[error(
         "the daemon is not running: nobody listens on {}\n\
@@ -112,7 +118,7 @@ impl Failure {
     /// The exit code, as `tombolo --help` lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_) => 2,
+            Self::Settings(_) | Self::Usage { .. } => 2,
             Self::NotRunning { .. } | Self::Ended { .. } => 3,
             _ => 1,
         }

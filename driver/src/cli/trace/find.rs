@@ -98,42 +98,94 @@ pub(super) fn network<'a>(wanted: &str, networks: &'a [Net]) -> Result<&'a Net, 
         .map_err(|why| format!("{why}. `tombolo networks` lists those of tombolo's"))
 }
 
-/// The container's place on the network. `docker` tells the endpoints of the container that Docker knows by this name
-/// or identifier, with their networks.
+/// A container that Docker knows, running or not.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    id: String,
+    names: Vec<String>,
+    runs: bool,
+    /// The networks that it is on, each with its endpoint there.
+    places: Vec<(String, String)>,
+}
+
+/// The containers of Docker's list.
+pub(super) fn containers(document: &Value) -> Vec<Known> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let place = |place: &Value| (text(&place["NetworkID"]), text(&place["EndpointID"]));
+    let known = |c: &Value| Known {
+        id: text(&c["Id"]),
+        names: c["Names"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|name| text(name).trim_start_matches('/').to_owned())
+            .collect(),
+        runs: c["State"] == "running" || c["State"] == "paused",
+        places: c
+            .pointer("/NetworkSettings/Networks")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .map(|(_, found)| place(found))
+            .collect(),
+    };
+    document.as_array().into_iter().flatten().map(known).collect()
+}
+
+/// The container's place on the network. The name is looked for first, then the beginning of a container's identifier,
+/// then that of an endpoint's. `docker` lists the containers that Docker knows.
 pub(super) fn endpoint<'a>(
     wanted: &str,
     network: &Net,
     endpoints: &'a [End],
-    docker: impl Fn() -> Vec<(String, String)>,
+    docker: impl Fn() -> Vec<Known>,
 ) -> Result<&'a End, String> {
-    let here: Vec<End> = endpoints
+    let here = || endpoints.iter().filter(|e| e.network == network.id);
+    if let Some(found) = here().find(|e| e.container.as_deref() == Some(wanted)) {
+        return Ok(found);
+    }
+    let all = docker();
+    let begins = |known: &&Known| !wanted.is_empty() && known.id.starts_with(wanted);
+    let named = all
         .iter()
-        .filter(|e| e.network == network.id)
-        .cloned()
-        .collect();
-    let found = match one("CONTAINER", wanted, &here, |e| e.container.as_deref(), |e| &e.id) {
-        Ok(found) => found.id.clone(),
-        Err(why) => {
-            let of_docker = docker();
-            match of_docker.iter().find(|(net, _)| *net == network.id) {
-                Some((_, id)) => id.clone(),
-                None if of_docker.is_empty() => {
-                    return Err(format!(
-                        "{why}. `tombolo endpoints` lists who is on which network"
-                    ));
-                }
-                None => {
-                    return Err(format!(
-                        "CONTAINER: '{wanted}' is not on network {}; `docker network connect {0} {wanted}` puts it there",
-                        network.shown()
-                    ));
-                }
-            }
-        }
+        .find(|known| known.names.iter().any(|name| name == wanted));
+    let found = match named {
+        Some(named) => vec![named],
+        None => all.iter().filter(begins).collect(),
     };
-    endpoints.iter().find(|e| e.id == found).ok_or_else(|| {
-        format!("CONTAINER: '{wanted}' has an endpoint that tombolo doesn't know; see `tombolo doctor`")
-    })
+    match found.as_slice() {
+        [known] => place(known, wanted, network, endpoints),
+        [] => {
+            let here: Vec<End> = here().cloned().collect();
+            let found = one("CONTAINER", wanted, &here, |e| e.container.as_deref(), |e| &e.id)
+                .map_err(|why| format!("{why}. `tombolo endpoints` lists who is on which network"))?;
+            let unknown = || format!("CONTAINER: '{wanted}' is gone");
+            endpoints.iter().find(|e| e.id == found.id).ok_or_else(unknown)
+        }
+        several => Err(format!(
+            "CONTAINER: '{wanted}' begins {} containers' identifiers; write more of it",
+            several.len()
+        )),
+    }
+}
+
+/// Where a container is on a network.
+fn place<'a>(known: &Known, wanted: &str, network: &Net, endpoints: &'a [End]) -> Result<&'a End, String> {
+    let place = known.places.iter().find(|(net, _)| *net == network.id);
+    let end = place.and_then(|(_, id)| endpoints.iter().find(|e| e.id == *id));
+    match (end, place) {
+        (Some(end), _) => Ok(end),
+        _ if !known.runs => Err(format!(
+            "CONTAINER: '{wanted}' does not run: start it (docker start {wanted}), then trace again"
+        )),
+        (None, Some(_)) => Err(format!(
+            "CONTAINER: '{wanted}' has an endpoint that tombolo doesn't know; see `tombolo doctor`"
+        )),
+        (None, None) => Err(format!(
+            "CONTAINER: '{wanted}' is not on network {}; `docker network connect {0} {wanted}` puts it there",
+            network.shown()
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -179,12 +231,36 @@ mod tests {
         );
     }
 
+    fn docker() -> Vec<Known> {
+        let on = |network: &str, endpoint: &str| json!({ "Networks": { "n": { "NetworkID": network, "EndpointID": endpoint } } });
+        containers(&json!([
+            { "Id": "e1d0c", "Names": ["/db"], "State": "running", "NetworkSettings": on("aaaa2222", "f1") },
+            { "Id": "bb01", "Names": ["/off"], "State": "exited", "NetworkSettings": on("aaaa1111", "") },
+            { "Id": "bb02", "Names": ["/new"], "State": "created", "NetworkSettings": on("", "") },
+            { "Id": "cc01", "Names": ["/lost"], "State": "running", "NetworkSettings": on("aaaa1111", "zz") },
+        ]))
+    }
+
     #[test]
     fn a_container_that_only_docker_knows_by_that_name_is_found_there() {
         let (nets, ends) = lists();
-        let docker = || vec![("aaaa2222".to_owned(), "f1".to_owned())];
         assert_eq!(endpoint("db", &nets[1], &ends, docker).unwrap().id, "f1");
-        let elsewhere = endpoint("db", &nets[0], &ends, docker).unwrap_err();
-        assert!(elsewhere.contains("not on network front"), "{elsewhere}");
+        for (wanted, what) in [
+            ("db", "not on network front"),
+            ("off", "does not run: start it (docker start off)"),
+            ("new", "does not run: start it (docker start new)"),
+            ("lost", "has an endpoint that tombolo doesn't know"),
+            ("bb", "begins 2 containers' identifiers"),
+        ] {
+            let error = endpoint(wanted, &nets[0], &ends, docker).unwrap_err();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_containers_identifier_goes_before_an_endpoints() {
+        let (nets, ends) = lists();
+        assert_eq!(endpoint("e1", &nets[1], &ends, docker).unwrap().id, "f1");
+        assert_eq!(endpoint("f", &nets[1], &ends, docker).unwrap().id, "f1");
     }
 }

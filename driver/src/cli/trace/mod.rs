@@ -49,7 +49,7 @@ Examples:
   tombolo trace --from 203.0.113.9 192.0.2.2:80  what comes in for a published port
   tombolo trace demo web 192.0.2.1:443 --output json | jq -r .fate
 
-NETWORK and CONTAINER are names or identifiers, or the beginning of one. No packet is sent to ADDRESS; where this host \
+NETWORK and CONTAINER are names or identifiers, or the beginning of one; CONTAINER may be an endpoint's too. No packet is sent to ADDRESS; where this host \
 does not know whether a neighbour is there it asks for it, as it would for a packet.
 
 The last line says where the packet arrives, or where it dies and what to do. In JSON, fate is arrives, leaves (this host; \
@@ -87,28 +87,10 @@ fn ask_docker(socket: &Path, call: &str) -> Result<Value, String> {
         .map_err(|error| error.to_string())
 }
 
-/// The networks and endpoints of a container that Docker knows by a name or identifier; none if it doesn't.
-fn endpoints_at_docker(socket: &Path, container: &str) -> Vec<(String, String)> {
-    // A name with anything else in it would change what is asked.
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if container.is_empty() || !container.chars().all(plain) {
-        return Vec::new();
+fn misused(message: impl Into<String>) -> Failure {
+    Failure::Usage {
+        message: message.into(),
     }
-    let found = ask_docker(socket, &format!("/containers/{container}/json")).unwrap_or_default();
-    let networks = found
-        .pointer("/NetworkSettings/Networks")
-        .and_then(Value::as_object);
-    let pair = |place: &Value| {
-        Some((
-            place["NetworkID"].as_str()?.to_owned(),
-            place["EndpointID"].as_str()?.to_owned(),
-        ))
-    };
-    networks
-        .into_iter()
-        .flatten()
-        .filter_map(|(_, place)| pair(place))
-        .collect()
 }
 
 impl Flags {
@@ -118,22 +100,22 @@ impl Flags {
             (None, [network, container, target]) => (Some((network, container)), target),
             (Some(_), [target]) => (None, target),
             (None, _) => {
-                return Err(refused(
+                return Err(misused(
                     "NETWORK CONTAINER ADDRESS are needed, or --from ADDRESS with one address",
                 ));
             }
             (Some(_), _) => {
-                return Err(refused(
+                return Err(misused(
                     "with --from, one ADDRESS is needed and no network or container",
                 ));
             }
         };
-        let target: Target = target.parse().map_err(refused)?;
+        let target: Target = target.parse().map_err(misused)?;
         if self
             .from
             .is_some_and(|from| from.is_ipv6() != target.address.is_ipv6())
         {
-            return Err(refused("--from and ADDRESS must be of one family, IPv4 or IPv6"));
+            return Err(misused("--from and ADDRESS must be of one family, IPv4 or IPv6"));
         }
         if !nix::unistd::geteuid().is_root() {
             return Err(refused(
@@ -151,7 +133,10 @@ impl Flags {
         let (from, story) = match (names, self.from) {
             (Some((network, container)), _) => {
                 let net = find::network(network, &networks).map_err(refused)?;
-                let known = || endpoints_at_docker(docker, container);
+                let known = || {
+                    let list = ask_docker(docker, "/containers/json?all=1");
+                    list.map(|list| find::containers(&list)).unwrap_or_default()
+                };
                 let end = find::endpoint(container, net, &endpoints, known).map_err(refused)?;
                 let namespace = live::namespace(end, docker)?;
                 let start = live::start(end, net, &namespace, &target)?;
@@ -169,7 +154,7 @@ impl Flags {
                     Walk::new(&sight, &mut live, target).go_from_address(from),
                 )
             }
-            (None, None) => return Err(refused("NETWORK CONTAINER ADDRESS are needed")),
+            (None, None) => return Err(misused("NETWORK CONTAINER ADDRESS are needed")),
         };
         let to = target.to_string();
         self.output
