@@ -77,7 +77,13 @@ impl Ruleset {
                 nat: chain["type"] == "nat",
                 drops: chain["policy"] == "drop",
             });
-            self.chains.entry(id(chain, "name")).or_default().base = base;
+            let links = match &chain["dev"] {
+                Value::Array(names) => names.iter().map(text).collect(),
+                Value::String(name) => vec![name.clone()],
+                _ => Vec::new(),
+            };
+            let entry = self.chains.entry(id(chain, "name")).or_default();
+            (entry.base, entry.links) = (base, links);
         } else if let Some(set) = object.get("set").or_else(|| object.get("map")) {
             let name = (text(&set["family"]), text(&set["table"]), text(&set["name"]));
             self.sets

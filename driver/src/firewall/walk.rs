@@ -366,13 +366,13 @@ impl Walk<'_> {
 }
 
 impl Chain {
-    /// Whether it is asked about a link. Which links it is for is not known where nft's listing doesn't tell.
+    /// Whether it is asked about a link.
     fn is_for(&self, link: &str) -> bool {
         let fits = |name: &String| match name.strip_suffix('*') {
             Some(beginning) => link.starts_with(beginning),
             None => name == link,
         };
-        self.links.is_empty() || self.links.iter().any(fits)
+        self.links.iter().any(fits)
     }
 }
 

@@ -94,14 +94,11 @@ impl<'a> Walk<'a> {
             ..answer
         };
         if let Ok(rules) = &home.inside.rules {
+            let whose = Some((name.as_str(), rules));
+            let chains = Chains::Link(&home.link.name);
+            self.ask(Course::Back, whose, chains, Hook::Ingress, &mut answer)?;
             for hook in [Hook::Prerouting, Hook::Input] {
-                self.ask(
-                    Course::Back,
-                    Some((name.as_str(), rules)),
-                    Chains::Ip,
-                    hook,
-                    &mut answer,
-                )?;
+                self.ask(Course::Back, whose, Chains::Ip, hook, &mut answer)?;
             }
         }
         Ok(())

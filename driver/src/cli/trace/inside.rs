@@ -91,6 +91,8 @@ impl<'a> Walk<'a> {
         match &inside.rules {
             Ok(rules) => {
                 let whose = Some((name.as_str(), rules));
+                let chains = Chains::Link(&link.name);
+                self.ask(Course::There, whose, chains, Hook::Ingress, &mut packet)?;
                 for hook in [Hook::Prerouting, Hook::Input] {
                     let nats = self.ask(Course::There, whose, Chains::Ip, hook, &mut packet)?;
                     self.no_nats(&at, nats.len());
@@ -98,6 +100,8 @@ impl<'a> Walk<'a> {
                 for hook in [Hook::Output, Hook::Postrouting] {
                     self.ask(Course::Back, whose, Chains::Ip, hook, &mut answer)?;
                 }
+                let by = answer.oif.clone().unwrap_or_default().name;
+                self.ask(Course::Back, whose, Chains::Link(&by), Hook::Egress, &mut answer)?;
             }
             Err(why) => self
                 .doubts

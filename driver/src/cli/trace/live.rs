@@ -207,16 +207,16 @@ impl Asker for Live<'_> {
         // What has no hardware address has no neighbours to ask for.
         link.mac.as_ref()?;
         match self.neighbour(link, address) {
-            Some(entry) if entry.proven() => return Some(true),
-            // One that has answered once may be gone.
-            Some(entry) if entry.stale() => self.look.probe_neighbour(link.index, address).ok()?,
+            Some(entry) if entry.fixed() => return Some(true),
+            // One that has answered, be it a second ago, may be gone.
+            Some(entry) if entry.valid() => self.look.probe_neighbour(link.index, address).ok()?,
             // One that failed may be there again: the kernel asks anew when something is sent.
             _ => self.look.ask_neighbour(link.index, address).ok()?,
         }
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             match self.neighbour(link, address) {
-                Some(entry) if entry.proven() => return Some(true),
+                Some(entry) if entry.answered() => return Some(true),
                 Some(entry) if entry.failed() => return Some(false),
                 _ => std::thread::sleep(GLANCE),
             }

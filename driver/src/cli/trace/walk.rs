@@ -280,12 +280,14 @@ impl<'a> Walk<'a> {
         };
         let (name, mut packet) = (home.end.shown(), self.packet.clone());
         packet.oif = Some(home.nic());
+        let whose = Some((name.as_str(), rules));
         for hook in [Hook::Output, Hook::Postrouting] {
-            let whose = Some((name.as_str(), rules));
             let nats = self.ask(Course::There, whose, Chains::Ip, hook, &mut packet)?;
             self.no_nats(at, nats.len());
         }
-        Ok(())
+        let chains = Chains::Link(&home.link.name);
+        self.ask(Course::There, whose, chains, Hook::Egress, &mut packet)
+            .map(drop)
     }
 
     /// Whose link a container sends by: it may be on several networks.
@@ -506,7 +508,7 @@ impl<'a> Walk<'a> {
             return Err(Ending::new(Fate::Unsure, at, why));
         }
         let remedy = if net.gateways.contains(&hop) {
-            "the bridge lacks the gateway's address: tombolo doctor --repair".to_owned()
+            "the bridge lacks the gateway's address, which `tombolo doctor --repair` gives it back unless the network was made with inhibit_ipv4".to_owned()
         } else if hop != self.to() {
             format!(
                 "the network's router {hop} is another machine; see whether it is on, and on a port of {}",

@@ -147,15 +147,19 @@ impl Neighbour {
         self.state & 0x20 != 0
     }
 
-    /// Whether it is known to be there: it has answered lately, or needs not (`NUD_REACHABLE`, `NUD_PERMANENT`,
-    /// `NUD_NOARP`). What answered some time ago may be gone.
-    pub fn proven(&self) -> bool {
-        self.state & (0x02 | 0x80 | 0x40) != 0
+    /// Whether somebody has set it for good (`NUD_PERMANENT`, `NUD_NOARP`).
+    pub fn fixed(&self) -> bool {
+        self.state & (0x80 | 0x40) != 0
     }
 
-    /// Whether it has answered once, and whether it still would is open (`NUD_STALE`, `NUD_DELAY`).
-    pub fn stale(&self) -> bool {
-        self.state & (0x04 | 0x08) != 0
+    /// Whether it has answered lately (`NUD_REACHABLE`), which may mean half a minute.
+    pub fn answered(&self) -> bool {
+        self.state & 0x02 != 0
+    }
+
+    /// Whether it has answered once (`NUD_REACHABLE`, `NUD_STALE`, `NUD_DELAY`): whether it still would is open.
+    pub fn valid(&self) -> bool {
+        self.state & (0x02 | 0x04 | 0x08) != 0
     }
 }
 
