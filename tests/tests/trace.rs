@@ -10,10 +10,11 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
 
 use serde_json::Value;
 use system_tests::outside::{HOST, OUTSIDE};
-use system_tests::{Answerer, Container, Scene, Spaces, ask_tcp, ask_udp, json, say, until};
+use system_tests::{Answerer, Container, Scene, Spaces, ask_tcp, ask_tcp_for, ask_udp, json, say, until};
 
 /// What becomes of a packet, traced or real.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,10 @@ fn real(place: &Spaces, target: &str) -> Fate {
         "udp" => ask_udp(place, server),
         _ => ask_tcp(place, server),
     };
+    fate(asked)
+}
+
+fn fate(asked: std::io::Result<IpAddr>) -> Fate {
     match asked {
         Ok(seen) => Fate::Answered(seen),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Fate::Refused,
@@ -62,6 +67,29 @@ fn must_agree(scene: &Scene, network: &str, from: &Container, target: &str, what
     say(&format!("{what}: {real:?}"));
     assert_eq!(told, real, "{what}: told (left) and real (right)\n{traced:#}");
     traced
+}
+
+/// The same where it may be unsure, which it then must say.
+#[track_caller]
+fn must_not_lie(scene: &Scene, args: &[&str], from: &Spaces, sure: bool, what: &str) {
+    let traced = trace(scene, args);
+    let target = args[args.len() - 1].trim_end_matches("/tcp");
+    let real = fate(ask_tcp_for(Duration::from_secs(1), from, target));
+    let unsure = traced["fate"] == "unsure";
+    say(&format!(
+        "{what}: {real:?}{}",
+        if unsure { ", unsure" } else { "" }
+    ));
+    assert_eq!(unsure, !sure, "{what}: {real:?} in truth\n{traced:#}");
+    if unsure {
+        assert!(!json::text(&traced, "/why").is_empty());
+    } else {
+        assert_eq!(
+            told(&traced),
+            real,
+            "{what}: told (left) and real (right)\n{traced:#}"
+        );
+    }
 }
 
 #[track_caller]
@@ -303,9 +331,17 @@ fn what_is_told_is_what_happens() {
         let traced = trace(scene, &["--from", out4, &target]);
         assert_eq!(told(&traced), real(outside, &target), "{what}\n{traced:#}");
     }
-    let own = trace(scene, &["--from", "127.0.0.1", "127.0.0.1:8080/tcp"]);
-    let asked = real(scene.host.spaces(), "127.0.0.1:8080/tcp");
-    assert_eq!(told(&own), asked, "on the host itself\n{own:#}");
+    for (from, target) in [
+        ("127.0.0.1", "127.0.0.1:8080/tcp"),
+        ("::1", "[::1]:8080/tcp"),
+        ("127.0.0.1", "127.0.0.1:9000/tcp"),
+        ("::1", "[::1]:9000/tcp"),
+        ("10.81.0.1", "10.81.0.3:80/tcp"),
+    ] {
+        let own = trace(scene, &["--from", from, target]);
+        let asked = real(scene.host.spaces(), target);
+        assert_eq!(told(&own), asked, "on the host itself\n{own:#}");
+    }
 }
 
 #[test]
@@ -391,10 +427,478 @@ fn damage_on_the_way_is_told_as_it_happens() {
     host.sh("nft delete table ip adm");
 }
 
+fn sh(place: &Spaces, script: &str) {
+    place.run("sh", &["-ec", script]);
+}
+
+/// Commands that do something, and those that undo it.
+type Damage = (String, String);
+
+/// Who asks.
+#[derive(Clone, Copy)]
+enum Asker {
+    Web,
+    Outside,
+    Host,
+}
+
+#[test]
+fn what_others_put_in_the_way_is_told_as_it_happens() {
+    use Asker::{Host, Outside, Web};
+    let lab = lab();
+    let Lab { scene, web, app, .. } = &lab;
+    let (out, host) = (format!("{}:80/tcp", OUTSIDE[0]), &scene.host);
+    let app_port = format!("{}:80/tcp", app.ip("front"));
+    let published = format!("{}:8080/tcp", HOST[0]);
+    let port = |container: &Container| {
+        let rows = scene.tombolo().cli(&["endpoints"]);
+        let row = json::rows(&rows)
+            .iter()
+            .find(|row| row["container_name"] == container.name())
+            .cloned()
+            .unwrap();
+        json::text(&row, "/host_link").to_owned()
+    };
+    let bridge = {
+        let rows = scene.tombolo().cli(&["networks"]);
+        let row = json::rows(&rows)
+            .iter()
+            .find(|row| row["name"] == "front")
+            .cloned()
+            .unwrap();
+        json::text(&row, "/bridge").to_owned()
+    };
+    let (web_port, app_port_name) = (port(web), port(app));
+    let chain = |family: &str, hook: &str, rule: &str| {
+        format!(
+            "nft add table {family} adm; nft add chain {family} adm c '{{ type filter hook {hook} priority 10; }}'; nft add rule {family} adm c {rule}"
+        )
+    };
+    let gone = |family: &str| format!("nft delete table {family} adm");
+    let nft = |family: &str, hook: &str, rule: &str| (chain(family, hook, rule), gone(family));
+    let iptables = |rule: &str| {
+        (
+            format!("iptables {}", rule.replace("-X", "-I")),
+            format!("iptables {}", rule.replace("-X", "-D")),
+        )
+    };
+    let plain = |there: &str, back: &str| (there.to_owned(), back.to_owned());
+    let route = |route: &str| {
+        let with = |act: &str| format!("ip route {act} {route}");
+        (with("add"), with("delete"))
+    };
+    let unforwarded = |link: &str| {
+        let with = |number: u8| format!("sysctl -qw net.ipv4.conf.{link}.forwarding={number}");
+        (with(0), with(1))
+    };
+    let cases: Vec<(&str, Damage, Asker, &str, bool)> = vec![
+        (
+            "a limit on the rate",
+            nft("ip", "forward", "limit rate over 10000/second drop"),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "a quota that is not used up",
+            nft("ip", "forward", "quota over 100 mbytes drop"),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "a limit on connections",
+            nft("ip", "forward", "ct count over 20 reject"),
+            Web,
+            &out,
+            false,
+        ),
+        (
+            "a limit on each sender's rate",
+            (
+                chain("ip", "forward", "accept").replace(
+                    "nft add rule ip adm c accept",
+                    "nft add set ip adm m '{ type ipv4_addr; flags dynamic; size 100; }'; \
+                     nft add rule ip adm c update @m '{ ip saddr limit rate over 1000/second }' drop",
+                ),
+                gone("ip"),
+            ),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "no tracking",
+            (
+                chain("ip", "prerouting", "notrack").replace("priority 10", "priority -300"),
+                gone("ip"),
+            ),
+            Web,
+            &out,
+            false,
+        ),
+        (
+            "a table that is switched off",
+            (
+                format!(
+                    "{}; nft add table ip adm '{{ flags dormant; }}'",
+                    chain("ip", "forward", "drop")
+                ),
+                gone("ip"),
+            ),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "a time to live of one",
+            iptables("-t mangle -X FORWARD -j TTL --ttl-set 1"),
+            Web,
+            &out,
+            false,
+        ),
+        (
+            "a limit of iptables'",
+            iptables("-X DOCKER-USER -m hashlimit --hashlimit-above 9/sec --hashlimit-name x -j DROP"),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "an unknown match",
+            iptables("-X DOCKER-USER -m statistic --mode nth --every 1 --packet 0 -j DROP"),
+            Web,
+            &out,
+            false,
+        ),
+        (
+            "flags of TCP",
+            iptables("-X DOCKER-USER -p tcp --syn -j DROP"),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "frames from a port",
+            nft("bridge", "prerouting", &format!("iifname {web_port} drop")),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "frames to the host",
+            nft("bridge", "input", &format!("iifname {web_port} drop")),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "frames from the host",
+            nft("bridge", "output", &format!("oifname {app_port_name} drop")),
+            Outside,
+            &published,
+            true,
+        ),
+        (
+            "frames to a port",
+            nft("bridge", "postrouting", &format!("oifname {app_port_name} drop")),
+            Outside,
+            &published,
+            true,
+        ),
+        (
+            "frames to another port",
+            nft("bridge", "postrouting", &format!("oifname {web_port} drop")),
+            Outside,
+            &published,
+            true,
+        ),
+        (
+            "a bridge's own ingress",
+            nft(
+                "netdev",
+                &format!("ingress device {bridge}"),
+                "ip protocol tcp drop",
+            ),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "the wire's egress",
+            nft("netdev", "egress device wire0", "ip protocol tcp drop"),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "the wire's ingress",
+            nft("netdev", "ingress device wire0", "ip protocol tcp drop"),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "another link's ingress",
+            nft("netdev", "ingress device lo", "drop"),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "answers in prerouting",
+            nft("ip", "prerouting", "iifname wire0 ct state established drop"),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "answers in postrouting",
+            nft(
+                "ip",
+                "postrouting",
+                &format!("oifname {bridge} ct state established drop"),
+            ),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "answers to the host",
+            nft("ip", "input", "iifname wire0 ct state established drop"),
+            Host,
+            &out,
+            true,
+        ),
+        (
+            "answers to the host, to others",
+            nft("ip", "input", "iifname wire0 ct state established drop"),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "a blackhole for the container",
+            route("blackhole 10.81.0.0/25"),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "a wire that forwards nothing",
+            unforwarded("wire0"),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "a bridge that forwards nothing",
+            unforwarded(&bridge),
+            Web,
+            &out,
+            true,
+        ),
+        (
+            "a route of the subnet that leads elsewhere",
+            route("10.81.0.0/25 via 192.0.2.1"),
+            Outside,
+            &published,
+            true,
+        ),
+        (
+            "another address of the host's",
+            plain(
+                "ip address add 10.81.0.200/32 dev lo",
+                "ip address delete 10.81.0.200/32 dev lo",
+            ),
+            Web,
+            "10.81.0.200:9000/tcp",
+            true,
+        ),
+    ];
+    for (what, (put, take), asker, target, sure) in &cases {
+        host.sh(put);
+        match asker {
+            Web => must_not_lie(scene, &["front", "web", target], &web.spaces(), *sure, what),
+            Outside => must_not_lie(
+                scene,
+                &["--from", OUTSIDE[0], target],
+                scene.outside.spaces(),
+                *sure,
+                what,
+            ),
+            Host => must_not_lie(scene, &["--from", HOST[0], target], host.spaces(), *sure, what),
+        }
+        host.sh(take);
+    }
+
+    // In the containers.
+    let within = |what: &str, whose: &Container, (put, take): Damage, target: &str| {
+        let place = whose.spaces();
+        sh(&place, &put);
+        must_not_lie(scene, &["front", "web", target], &web.spaces(), true, what);
+        sh(&place, &take);
+    };
+    within(
+        "the sender's own rules",
+        web,
+        nft("ip", "output", "tcp dport 80 drop"),
+        &out,
+    );
+    within(
+        "the sender's own rules about answers",
+        web,
+        nft("ip", "input", "ct state established drop"),
+        &out,
+    );
+    within(
+        "the receiver's own rules",
+        app,
+        nft("ip", "input", "tcp dport 80 drop"),
+        &app_port,
+    );
+    let link = plain(
+        "ip link set eth0 down",
+        "ip link set eth0 up; ip route add default via 10.81.0.1",
+    );
+    within("the receiver's link", app, link, &app_port);
+    let route = (
+        "ip route delete default".to_owned(),
+        "ip route add default via 10.81.0.1".to_owned(),
+    );
+    within("no default route, to a neighbour", app, route.clone(), &app_port);
+    sh(&app.spaces(), &route.0);
+    must_not_lie(
+        scene,
+        &["--from", OUTSIDE[0], &published],
+        scene.outside.spaces(),
+        true,
+        "no default route",
+    );
+    sh(&app.spaces(), &route.1);
+    let address = format!("{}/24", app.ip("front"));
+    let lost = plain(
+        &format!("ip address delete {address} dev eth0"),
+        &format!("ip address add {address} dev eth0; ip route add default via 10.81.0.1"),
+    );
+    within("no address", app, lost, &app_port);
+    sh(&app.spaces(), "sysctl -qw net.ipv4.icmp_echo_ignore_all=1");
+    assert_eq!(trace(scene, &["front", "web", &app.ip("front")])["fate"], "dies");
+    assert!(!web.pings(&app.ip("front")));
+    sh(&app.spaces(), "sysctl -qw net.ipv4.icmp_echo_ignore_all=0");
+    assert_eq!(
+        trace(scene, &["front", "web", &app.ip("front")])["fate"],
+        "arrives"
+    );
+}
+
+#[test]
+fn a_bridge_of_somebody_elses_and_ports_that_are_kept_apart_are_told_as_they_are() {
+    let scene = Scene::new();
+    let host = &scene.host;
+    let lan = Spaces::new_network();
+    let holder = host.holder_pid().to_string();
+    lan.run(
+        "ip",
+        &[
+            "link", "add", "lan0", "type", "veth", "peer", "name", "lan0", "netns", &holder,
+        ],
+    );
+    sh(
+        &lan,
+        "ip address add 10.77.0.100/24 dev lan0; ip link set lan0 up",
+    );
+    host.sh("ip link add br0 type bridge; ip address add 10.77.0.1/24 dev br0; ip link set br0 up");
+    host.sh("ip link set lan0 master br0 up");
+    scene.network(
+        "ad",
+        &[
+            "-o",
+            "bridge_name=br0",
+            "--subnet",
+            "10.77.0.0/24",
+            "--gateway",
+            "10.77.0.1",
+        ],
+    );
+    scene.network("apart", &["-o", "icc=false", "--subnet", "10.78.0.0/24"]);
+    let near = scene.container("near", &["--network", "ad", "-p", "8090:80"]);
+    let one = scene.container("one", &["--network", "apart"]);
+    let other = scene.container("other", &["--network", "apart", "-p", "8091:80"]);
+    scene.names_are_known();
+    let servers = [&near.spaces(), &other.spaces(), &lan].map(|place| Answerer::tcp(place, "[::]:80"));
+    let published = format!("{}:8090/tcp", HOST[0]);
+    let outside = scene.outside.spaces();
+    let from_outside = ["--from", OUTSIDE[0], published.as_str()];
+    must_not_lie(
+        &scene,
+        &from_outside,
+        outside,
+        true,
+        "published on somebody else's bridge",
+    );
+    for (what, target) in [
+        ("somebody else on the bridge", "10.77.0.100:80/tcp"),
+        ("nobody on the bridge", "10.77.0.101:80/tcp"),
+    ] {
+        must_agree(&scene, "ad", &near, target, what);
+    }
+    let gone = trace(&scene, &["ad", "near", "10.77.0.100"]);
+    assert_eq!(
+        (&gone["fate"], &gone["at"]),
+        (&"leaves".into(), &"bridge br0".into()),
+        "{gone:#}"
+    );
+    // It has answered, and is gone: what is remembered of it proves nothing.
+    sh(
+        &lan,
+        "ip link set lan0 down; ip address flush dev lan0; ip link set lan0 up",
+    );
+    must_agree(
+        &scene,
+        "ad",
+        &near,
+        "10.77.0.100:80/tcp",
+        "somebody who was there",
+    );
+
+    let published = format!("{}:8091/tcp", HOST[0]);
+    for calls in ["0", "1"] {
+        host.sysctl("net/bridge/bridge-nf-call-iptables", calls);
+        let what = format!("a neighbour's published port, frames pass IP rules: {calls}");
+        must_agree(&scene, "apart", &one, &published, &what);
+    }
+    host.sysctl("net/bridge/bridge-nf-call-iptables", "0");
+    drop(servers);
+    // What listens for IPv6 only is not there for IPv4.
+    let only = other.spaces().enter(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+        socket.set_only_v6(true).unwrap();
+        socket
+            .bind(&"[::]:80".parse::<std::net::SocketAddr>().unwrap().into())
+            .unwrap();
+        socket.listen(1).unwrap();
+        socket
+    });
+    must_agree(&scene, "apart", &one, &published, "a listener for IPv6 only");
+    drop(only);
+}
+
 #[test]
 fn wrong_words_are_answered_with_the_right_ones() {
     let lab = lab();
     let tombolo = lab.scene.tombolo();
+    let engine = &lab.scene.engine;
+    let off = lab.scene.container("off", &["--network", "front"]);
+    engine.docker(&["stop", "-t", "0", off.name()]);
+    engine.docker(&[
+        "create",
+        "--name",
+        "idle",
+        "--network",
+        "front",
+        json::text(&off.inspect(), "/Config/Image"),
+    ]);
     for (args, texts) in [
         (
             &["frnt", "web", "192.0.2.1"][..],
@@ -408,14 +912,30 @@ fn wrong_words_are_answered_with_the_right_ones() {
             &["front", "db", "192.0.2.1"],
             &["not on network front", "docker network connect"],
         ),
+        (
+            &["front", "idle", "192.0.2.1"],
+            &["does not run", "docker start idle"],
+        ),
+        (
+            &["front", "off", "192.0.2.1"],
+            &["does not run", "docker start off"],
+        ),
         (&["front", "web", "example.org"], &["ADDRESS", "no IP address"]),
         (&["front", "web", "192.0.2.1:0"], &["port 0"]),
         (&["front", "web"], &["NETWORK CONTAINER ADDRESS"]),
         (&["--from", "::1", "192.0.2.1"], &["one family"]),
+        (&["front", "web", "192.0.2.1/udp"], &["protocol but no port"]),
+        (&["--from", "192.0.2.1", "web", "192.0.2.1"], &["one ADDRESS"]),
     ] {
-        tombolo
+        let failed = tombolo
             .try_cli(&[&["trace"], args].concat())
             .must_fail_with(texts);
+        // What is not known may be there later; what can't be a trace is wrong usage.
+        let code = match texts[0] {
+            "NETWORK" | "CONTAINER" | "not on network front" | "does not run" => 1,
+            _ => 2,
+        };
+        assert_eq!(failed.code, Some(code), "{args:?}");
     }
     let endpoint = tombolo.cli(&["endpoints"]);
     let web = json::rows(&endpoint)
