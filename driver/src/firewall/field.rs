@@ -105,6 +105,8 @@ pub(super) fn compare(field: &Field, member: &Value) -> Truth {
             Some(right) if (*first..=*last).contains(&right) => Truth::Maybe,
             _ => Truth::No,
         },
+        // Whether there is one.
+        (Field::Number(left), Value::Bool(there)) => Truth::of((*left != 0) == *there),
         // The numbers with names that we know: the link group that is everybody's, and flags of TCP.
         (Field::Number(left), Value::String(name)) if name == "default" => Truth::of(*left == 0),
         (Field::Number(left), _) => match flags(member) {

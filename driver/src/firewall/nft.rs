@@ -322,6 +322,16 @@ impl Judge<'_> {
                 .packet
                 .to_type
                 .map_or(Field::Open, |kind| Field::Text(kind.to_owned())),
+            // Whether the sender is reached by the link that it comes in by.
+            "fib"
+                if body["result"] == "oif"
+                    && body["flags"].as_array().is_some_and(|flags| is_way_back(flags)) =>
+            {
+                match self.packet.by_way_back {
+                    Some(true) => Field::Number(1),
+                    _ => Field::Open,
+                }
+            }
             "concat" => {
                 let fields: Vec<Field> = body
                     .as_array()
@@ -551,6 +561,12 @@ fn within_limit(name: &str, body: &Value) -> Truth {
         _ if beyond => Truth::Maybe,
         _ => Truth::Yes,
     }
+}
+
+/// `saddr . iif`, perhaps with the mark.
+fn is_way_back(flags: &[Value]) -> bool {
+    let has = |flag: &str| flags.iter().any(|found| found == flag);
+    has("saddr") && has("iif")
 }
 
 /// Between which numbers a field is.

@@ -97,6 +97,8 @@ pub struct Packet {
     pub original: (Option<IpAddr>, Option<IpAddr>, Option<u16>),
     /// What sort of address it goes to, as the routes say (`local`, `unicast`, …); none if that wasn't asked.
     pub to_type: Option<&'static str>,
+    /// It has come in by the link that its sender is reached by; none if that wasn't asked.
+    pub by_way_back: Option<bool>,
     /// What its ends become where the kernel takes translations back, if it is an answer.
     pub turns: Option<Ends>,
 }
@@ -166,6 +168,7 @@ impl Packet {
             snat: false,
             original: (None, None, None),
             to_type: None,
+            by_way_back: None,
             turns: None,
         }
     }

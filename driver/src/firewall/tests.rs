@@ -677,3 +677,30 @@ fn an_answer_is_turned_where_the_kernel_takes_translations_back() {
         assert_eq!(answer.to, Some("10.1.0.2".parse().unwrap()));
     }
 }
+
+#[test]
+fn what_comes_by_the_way_back_passes_filters_of_reverse_paths() {
+    let missing = json!({ "match": { "op": "==", "left": { "fib": { "result": "oif", "flags": ["saddr", "mark", "iif"] } }, "right": false } });
+    let nft = ruleset(
+        &[
+            base("a", "f", "forward", 0, "accept"),
+            rule("a", "f", json!([missing, { "drop": null }])),
+        ],
+        "",
+    );
+    let save = "*raw\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m rpfilter --validmark --invert -j DROP\nCOMMIT\n";
+    let listings = Listings {
+        legacy: [save.to_owned(), String::new()],
+        ..Listings::default()
+    };
+    let iptables = read(&listings).unwrap();
+    for rules in [nft, iptables] {
+        for (by_way_back, doubts) in [(Some(true), 0), (Some(false), 1), (None, 1)] {
+            let packet = Packet {
+                by_way_back,
+                ..packet()
+            };
+            assert_eq!(fate(&rules, &packet), (Verdict::Accept, doubts));
+        }
+    }
+}

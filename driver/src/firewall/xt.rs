@@ -9,7 +9,7 @@ use super::packet::tcp_flag;
 use super::walk::{Nat, Verdict};
 use super::{Layer4, Nic, Packet, State, Truth};
 
-/// Matches that say something with their options only. What the others ask for (`socket`, `rpfilter`, …) their name says.
+/// Matches that say something with their options only. What the others ask for (`socket`, …) their name says.
 const ASK_BY_OPTIONS: [&str; 26] = [
     "addrtype",
     "comment",
@@ -57,11 +57,14 @@ pub(super) fn judge(words: &[String], packet: &Packet) -> Judged {
         let holds = match word {
             "-m" => {
                 module = rest.next().unwrap_or_default();
-                match ASK_BY_OPTIONS.contains(&module) {
-                    true => Truth::Yes,
-                    false => Truth::Maybe,
+                match (module, ASK_BY_OPTIONS.contains(&module)) {
+                    (_, true) => Truth::Yes,
+                    ("rpfilter", _) if packet.by_way_back == Some(true) => Truth::Yes,
+                    _ => Truth::Maybe,
                 }
             }
+            "--loose" | "--validmark" | "--accept-local" if module == "rpfilter" => Truth::Yes,
+            "--invert" if module == "rpfilter" && packet.by_way_back == Some(true) => Truth::No,
             "--comment" | "--limit-burst" => {
                 rest.next();
                 Truth::Yes

@@ -38,6 +38,8 @@ impl<'a> Walk<'a> {
         let lo = || self.sight.host.named("lo").map(nic);
         if let Some(leg) = from {
             answer.iif = Some(nic(leg.link));
+            // By the link that the packet has left by: the host's route to who answers is that one.
+            answer.by_way_back = Some(self.packet.oif == answer.iif);
             self.comes_in(Course::Back, leg, &mut answer)?;
             answer.turns = Some(Ends {
                 to: (Some(asker), None),

@@ -62,7 +62,11 @@ impl<'a> Walk<'a> {
             format!("link {}", link.name),
             format!("{from} is expected to come in by it (MTU {})", link.mtu),
         );
-        let port = sight.only_other_port(link);
+        let own = sight.anybody(from).and_then(|end| end.host_link.as_deref());
+        let port = match own {
+            Some(name) => sight.host.named(name),
+            None => sight.only_other_port(link),
+        };
         self.enter(Leg { link, port })
     }
 
@@ -87,6 +91,49 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Whether the sender is reached by the link that the packet comes in by.
+    fn judge_way_back(&mut self, link: &Link) {
+        let Some(from) = self.packet.from else {
+            return;
+        };
+        let query = Query {
+            to: from,
+            from: None,
+            iif: None,
+            mark: 0,
+        };
+        self.packet.by_way_back = match self.asker.way(None, query) {
+            Ok(Way::Route(route)) => Some(route.oif == Some(link.index)),
+            _ => None,
+        };
+    }
+
+    /// A redirected packet goes to the first address of the link it has come in by, or to the loopback if the host made it.
+    fn redirected(&mut self, nats: &[Nat], link: Option<&Link>) -> Step<()> {
+        if !nats.iter().any(|nat| matches!(nat, Nat::Redirect(_))) {
+            return Ok(());
+        }
+        let v6 = self.packet.v6;
+        let own = match link {
+            Some(link) => self.sight.host.first(link.index, v6),
+            None if v6 => Some(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
+            None => Some(IpAddr::from(std::net::Ipv4Addr::LOCALHOST)),
+        };
+        match (own, link) {
+            (None, Some(link)) => {
+                let why = format!(
+                    "a rule redirects it to the address of {}, which has none",
+                    link.name
+                );
+                self.dies("host", why, format!("ip address add ADDRESS dev {}", link.name))
+            }
+            _ => {
+                self.packet.to = own;
+                Ok(())
+            }
+        }
+    }
+
     /// It has come in by a link.
     pub fn enter(&mut self, leg: Leg<'a>) -> Step<Ending> {
         self.came = Some(leg);
@@ -97,7 +144,9 @@ impl<'a> Walk<'a> {
         self.packet = packet;
         let before = (self.packet.to, self.packet.to_port);
         self.judge_address()?;
+        self.judge_way_back(link);
         let nats = self.pass(Hook::Prerouting)?;
+        self.redirected(&nats, Some(link))?;
         self.tell_destination(&nats, before)?;
         let query = Query {
             to: self.to(),
@@ -209,6 +258,7 @@ impl<'a> Walk<'a> {
             self.packet.oif = route.oif.and_then(|oif| self.sight.host.link(oif)).map(nic);
         }
         let nats = self.pass(Hook::Output)?;
+        self.redirected(&nats, None)?;
         self.tell_destination(&nats, before)?;
         let sight = self.sight;
         let route = match self.own_way()? {

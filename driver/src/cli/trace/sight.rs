@@ -75,6 +75,16 @@ impl Place {
             .find(|n| n.index == index && n.address == address)
     }
 
+    /// The first address of a link.
+    pub fn first(&self, index: u32, v6: bool) -> Option<IpAddr> {
+        let mut of_link = self
+            .addresses
+            .iter()
+            .filter(|a| a.index == index)
+            .map(|a| a.net.addr());
+        of_link.find(|address| address.is_ipv6() == v6)
+    }
+
     /// The address that the kernel masquerades with on a link: the first one in the next hop's subnet, or the first one.
     pub fn masquerade(&self, index: u32, hop: IpAddr) -> Option<IpAddr> {
         let own = || {

@@ -909,3 +909,16 @@ fn a_route_that_leads_away_from_the_container_is_blamed_and_not_the_policy() {
         "{end:?}"
     );
 }
+
+#[test]
+fn what_is_redirected_comes_to_the_host_itself() {
+    let chain = json!({ "chain": { "family": "ip", "table": "adm", "name": "d", "type": "nat", "hook": "prerouting", "prio": -100, "policy": "accept" } });
+    let rule = json!({ "rule": { "family": "ip", "table": "adm", "chain": "d", "handle": 1, "expr": [{ "redirect": { "port": 9000 } }] } });
+    let mut sight = sight();
+    sight.rules = rules(&[chain, rule]);
+    let mut fake = fake();
+    fake.ways.insert(ip("10.1.0.1"), to(1, None, RouteKind::Local));
+    let end = walk_with(&sight, &mut fake, "198.51.100.1:80", |_| ()).end;
+    assert_eq!((end.fate, end.at.as_str()), (Fate::Arrives, "host"), "{end:?}");
+    assert!(end.why.contains("port 9000/tcp"), "{end:?}");
+}
