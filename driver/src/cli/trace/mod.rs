@@ -55,7 +55,7 @@ does not know whether a neighbour is there it asks for it, as it would for a pac
 The last line says where the packet arrives, or where it dies and what to do. In JSON, fate is arrives, leaves (this host; \
 what is beyond can't be seen), refused (nobody listens), dies, or unsure: something that can't be judged, such as a rule with \
 an extension that is not known, could decide otherwise. Looked at are routes, bridges, packet filter rules of nftables and \
-iptables, and the containers on both ends; not looked at are programs at the links (tc, XDP, BPF).
+iptables, and the containers on both ends; not looked at are programs at the links (tc, XDP, BPF) and IPsec.
 
 Exit codes: 0 traced, wherever it ended; 1 it could not be traced; 2 wrong usage or settings; 3 the daemon is not running.";
 

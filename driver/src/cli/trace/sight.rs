@@ -1,4 +1,4 @@
-//! What a trace looks at: values, and two questions that only the kernel can answer.
+//! What a trace looks at: values, and the questions that only the kernel can answer.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
