@@ -4,6 +4,7 @@
 //! line shows, and its exceptions don't.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use tombolo_core::world::{ADOPTED_GROUP, LINK_GROUP, MARK_ACCEPT};
 
@@ -16,9 +17,12 @@ use crate::kernel::look::Link;
 /// Our own table.
 pub(super) const OURS: (&str, &str) = ("inet", "tombolo");
 
-/// A packet of which only the links are known, so that a chain's bottom line shows and not its exceptions.
+/// A packet of which little more than the links is known, so that a chain's bottom line shows and not its exceptions.
+#[derive(Default)]
 pub(super) struct Probe {
     pub v6: bool,
+    /// An address that sends and is sent to, where the links don't tell whose the packet is.
+    pub member: Option<IpAddr>,
     pub iif: Nic,
     pub oif: Nic,
     /// It came through a published port.
@@ -29,6 +33,8 @@ pub(super) struct Probe {
 impl Probe {
     fn packet(&self) -> Packet {
         Packet {
+            from: self.member,
+            to: self.member,
             iif: Some(self.iif.clone()),
             oif: Some(self.oif.clone()),
             mark: self.mark,
@@ -92,6 +98,7 @@ fn probes(evidence: &Evidence, v6: bool, mark: u32) -> Vec<Probe> {
     });
     let probe = |iif: &Nic, oif: &Nic, dnat| Probe {
         v6,
+        member: None,
         iif: iif.clone(),
         oif: oif.clone(),
         dnat,

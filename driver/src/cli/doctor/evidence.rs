@@ -153,6 +153,17 @@ impl Evidence {
         self.host.links.iter().filter(ours).collect()
     }
 
+    /// The address of a container on a bridge.
+    pub fn member(&self, bridge: &Link, v6: bool) -> Option<IpAddr> {
+        let of = |network: &&Value| network["bridge"] == bridge.name.as_str();
+        let network = self.daemon.networks.iter().find(of)?;
+        let family = if v6 { "ipv6" } else { "ipv4" };
+        let endpoints = self.daemon.endpoints.iter();
+        let mut joined =
+            endpoints.filter(|e| e["network_id"] == network["network_id"] && e["joined"] == true);
+        joined.find_map(|e| e[family].as_str()?.parse().ok())
+    }
+
     /// Docker's entry of the network that a bridge belongs to, for want of a daemon that could tell.
     pub fn dockers_of(&self, bridge: &Link) -> Option<&Value> {
         let start = bridge.name.strip_prefix(BRIDGE_PREFIX);

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tombolo_core::world::MARK_ACCEPT;
+use tombolo_core::world::{ADOPTED_GROUP, MARK_ACCEPT};
 
 use super::chains::{Probe, default_fate};
 use super::evidence::Evidence;
@@ -88,8 +88,7 @@ pub(super) fn between(evidence: &Evidence) -> Vec<Finding> {
                     v6,
                     iif: nic(from),
                     oif: nic(to),
-                    dnat: false,
-                    mark: 0,
+                    ..Probe::default()
                 };
                 default_fate(&evidence.rules.ruleset, &probe).is_none()
             });
@@ -227,12 +226,17 @@ fn frames(evidence: &Evidence, check: &'static str, found: &str, v6: bool, setti
             name: link.name.clone(),
             group: link.group,
         };
+        // Behind a bridge of somebody else's, a container is known by its address.
+        let member = evidence.member(link, v6);
+        if link.group == ADOPTED_GROUP && member.is_none() {
+            continue;
+        }
         let probe = Probe {
             v6,
+            member,
             iif: nic.clone(),
             oif: nic,
-            dnat: false,
-            mark: 0,
+            ..Probe::default()
         };
         if let Some((chain, by)) = default_fate(&evidence.rules.ruleset, &probe) {
             let what = format!(
