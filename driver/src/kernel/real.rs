@@ -192,6 +192,18 @@ fn unreadable(what: &'static str, why: impl Display) -> Error {
     }
 }
 
+/// What became of a step, as an operator would type it, that failed.
+fn failed(step: &dyn Display, failure: Failure) -> Error {
+    let step = step.to_string();
+    match failure {
+        Failure::Refused { .. } => Error::Refused {
+            step,
+            why: failure.to_string(),
+        },
+        Failure::Broken(why) => Error::Unknown { step, why },
+    }
+}
+
 impl Kernel for Real {
     fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send {
         // On the heap: it is awaited within the engine's own large futures.
@@ -205,46 +217,22 @@ impl Kernel for Real {
                 Step::Change(key, _, value) => self.change(key, value).await,
                 Step::Remove(key, value) => self.remove(key, value).await,
             };
-            done.map_err(|failure| match failure {
-                Failure::Refused { .. } => Error::Refused {
-                    step: step.to_string(),
-                    why: failure.to_string(),
-                },
-                Failure::Broken(why) => Error::Unknown {
-                    step: step.to_string(),
-                    why,
-                },
-            })
+            done.map_err(|failure| failed(step, failure))
         })
     }
 
     fn load(&mut self, elements: &World) -> impl Future<Output = Result<(), Error>> + Send {
         Box::pin(async move {
             let elements = elements.iter().filter_map(|(key, value)| Element::of(key, value));
-            let step = || "nft -f skeleton.nft".to_owned();
-            self.nft.load(elements).await.map_err(|failure| match failure {
-                Failure::Refused { .. } => Error::Refused {
-                    step: step(),
-                    why: failure.to_string(),
-                },
-                Failure::Broken(why) => Error::Unknown { step: step(), why },
-            })
+            let loaded = self.nft.load(elements).await;
+            loaded.map_err(|failure| failed(&"nft -f skeleton.nft", failure))
         })
     }
 
     fn forget(&mut self, flows: &[Flow]) -> impl Future<Output = Result<(), Error>> + Send {
         Box::pin(async move {
-            let step = || "conntrack -D".to_owned();
-            self.conntrack
-                .forget(flows)
-                .await
-                .map_err(|failure| match failure {
-                    Failure::Refused { .. } => Error::Refused {
-                        step: step(),
-                        why: failure.to_string(),
-                    },
-                    Failure::Broken(why) => Error::Unknown { step: step(), why },
-                })
+            let forgotten = self.conntrack.forget(flows).await;
+            forgotten.map_err(|failure| failed(&"conntrack -D", failure))
         })
     }
 }
