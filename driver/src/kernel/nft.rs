@@ -124,17 +124,19 @@ impl Nftables {
         if !self.has_table(user::TABLE).await? {
             return Ok(User::Absent);
         }
-        match self.shape(user::TABLE).await? == Shape::of_text(user::TEXT) {
-            true => Ok(User::Untouched),
-            false => Ok(User::Theirs),
-        }
+        let shape = self.shape(user::TABLE).await?;
+        Ok(match shape == Shape::of_text(user::TEXT) {
+            true => User::Untouched,
+            false if !shape.chains.contains_key(user::BASE) => User::Unasked,
+            false => User::Theirs,
+        })
     }
 
-    /// Makes the administrator's table, if there is none.
+    /// Makes what is missing of the administrator's table, if nothing leads to his chain. What is in that stays.
     pub(super) async fn add_user(&mut self) -> Result<(), Failure> {
-        match self.has_table(user::TABLE).await? {
-            true => Ok(()),
-            false => run(user::TEXT).await,
+        match self.user().await? {
+            User::Absent | User::Unasked => run(user::TEXT).await,
+            User::Untouched | User::Theirs => Ok(()),
         }
     }
 
@@ -142,7 +144,7 @@ impl Nftables {
     pub(super) async fn remove_user(&mut self) -> Result<(), Failure> {
         match self.user().await? {
             User::Untouched => self.delete_table(user::TABLE).await,
-            User::Absent | User::Theirs => Ok(()),
+            User::Absent | User::Unasked | User::Theirs => Ok(()),
         }
     }
 

@@ -168,7 +168,7 @@ impl Real {
             User::Untouched => drop(world.insert(Key::UserTable, Value::Present)),
             // Whoever wants a table has one, and it is not ours to remove.
             User::Theirs if wanted => drop(world.insert(Key::UserTable, Value::Present)),
-            User::Theirs | User::Absent => {}
+            User::Theirs | User::Unasked | User::Absent => {}
         }
         for family in Family::ALL {
             let place = self.docker.place(&mut self.nft, family).await;

@@ -81,6 +81,21 @@ fn the_administrators_own_chain_sees_sender_and_port_and_has_the_last_word() {
     scene.clear();
     let chain = nft("list chain inet tombolo-user published");
     assert!(chain.contains("192.0.2.1 drop"), "{chain}");
+    // A file of his own that holds his chain alone serves as well.
+    nft("delete table inet tombolo-user");
+    nft(&format!(
+        "add table inet tombolo-user; add chain inet tombolo-user published; \
+         add rule inet tombolo-user published ip saddr {} drop",
+        OUTSIDE[0]
+    ));
+    scene.network("net", &DUAL);
+    let web = server(&scene, "web", &WEB);
+    must_go(&[
+        tcp("closed out", outside, at(HOST[0], 8080), Fate::Lost),
+        tcp("not closed out", outside, at(HOST[1], 8080), seen_as(OUTSIDE[1])),
+    ]);
+    drop(web);
+    scene.clear();
     // Without rules of the administrator's it goes with the last network.
     nft("flush chain inet tombolo-user published");
     scene.network("net", &DUAL);
