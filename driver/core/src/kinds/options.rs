@@ -157,12 +157,13 @@ const LIST_MAX: usize = 256;
 pub struct Prefixes(pub Vec<IpNet>);
 
 impl FromText for Prefixes {
-    const ALLOWED: &'static str =
-        "1 to 256 prefixes or addresses with commas in between, such as 192.0.2.0/24,2001:db8::/32";
+    const ALLOWED: &'static str = "1 to 256 prefixes (no bits set behind their length) or addresses with commas in between, such as 192.0.2.0/24,2001:db8::/32";
     fn from_text(text: &str) -> Option<Self> {
         let one = |part: &str| {
             let address = || part.parse::<IpAddr>().ok().map(IpNet::from);
-            part.parse::<IpNet>().ok().or_else(address).map(|net| net.trunc())
+            // Who writes 192.0.2.1/24 may mean one machine or 256.
+            let net = part.parse::<IpNet>().ok().or_else(address)?;
+            (net == net.trunc()).then_some(net)
         };
         let list: Vec<IpNet> = text
             .split(',')
