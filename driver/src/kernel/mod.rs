@@ -128,7 +128,7 @@ pub trait Kernel: Send {
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Makes the table anew with these of its elements, all at once: whatever was in it goes in the same moment, so no packet
-    /// meets a table that lacks something. A refusal changes nothing.
+    /// that comes after it meets a table that lacks something. A refusal changes nothing.
     fn load(&mut self, elements: &World) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Ends flows that still lead where published ports led before.
