@@ -77,6 +77,7 @@ mod tests {
         assert_eq!(defined("masquerade_bit"), MARK_MASQUERADE);
         assert_eq!(defined("both_bits"), MARK_ACCEPT | MARK_MASQUERADE);
         assert_eq!(defined("published_bit"), MARK_PUBLISHED);
+        assert_eq!(defined("let_in_bits"), MARK_ACCEPT | MARK_PUBLISHED);
         let ours = MARK_ACCEPT | MARK_MASQUERADE | MARK_PUBLISHED;
         assert_eq!((defined("our_bits"), defined("other_bits")), (ours, !ours));
         assert!(super::super::user::TEXT.contains(&format!("mark & {MARK_PUBLISHED:#010x} != 0")));
