@@ -79,11 +79,12 @@ impl Nftables {
 
     /// Our table and its elements as facts.
     pub(super) async fn observe(&mut self) -> Result<Table, Failure> {
-        if !self.is_there().await? {
-            return Ok(Table::Absent);
-        }
-        if self.sleeps().await? {
-            return Ok(Table::Damaged("switched off (flag dormant)"));
+        match self.flags(TABLE).await? {
+            None => return Ok(Table::Absent),
+            Some(flags) if flags & DORMANT != 0 => {
+                return Ok(Table::Damaged("switched off (flag dormant)"));
+            }
+            Some(_) => {}
         }
         if self.shape(TABLE).await? != Shape::of_text(&script()) {
             return Ok(Table::Damaged("not the chains, rules and sets of this version"));
@@ -105,18 +106,20 @@ impl Nftables {
         self.has_table(TABLE).await
     }
 
-    /// Whether our table is there but asked by nobody.
-    async fn sleeps(&mut self) -> Result<bool, Failure> {
-        let get = message(NfTablesMessage::GetTable(named(TABLE)));
-        let replies = self.socket.ask(get).await?;
+    /// The flags of a table, if it is there.
+    async fn flags(&mut self, name: &str) -> Result<Option<u32>, Failure> {
+        let get = message(NfTablesMessage::GetTable(named(name)));
+        let replies = match self.socket.ask(get).await {
+            Err(failure) if failure.errno() == Some(libc::ENOENT) => return Ok(None),
+            answer => answer?,
+        };
         let flags = replies.iter().find_map(|reply| attribute(reply, TABLE_FLAGS));
         let flags = flags.and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)));
-        Ok(flags.is_some_and(|flags| flags & DORMANT != 0))
+        Ok(Some(flags.unwrap_or_default()))
     }
 
     async fn has_table(&mut self, name: &str) -> Result<bool, Failure> {
-        let get = message(NfTablesMessage::GetTable(named(name)));
-        found(self.socket.ask(get).await)
+        Ok(self.flags(name).await?.is_some())
     }
 
     /// What became of the administrator's table.
