@@ -372,23 +372,11 @@ impl<'a> Walk<'a> {
         }
         let Some(net) = sight.network_of(oif) else {
             let ending = self.away(oif, hop, route.gateway.is_some(), self.packet.from == sender)?;
-            let leg = Leg {
-                link: oif,
-                port: sight.only_other_port(oif),
-            };
-            self.goes(leg)?;
-            self.answers(Some(leg), self.came)?;
-            return Ok(ending);
+            return self.gone_to_a_stranger(oif, ending);
         };
         let Some(end) = sight.owner(net, hop) else {
             let ending = self.somebody(net, oif, hop)?;
-            let leg = Leg {
-                link: oif,
-                port: sight.only_other_port(oif),
-            };
-            self.goes(leg)?;
-            self.answers(Some(leg), self.came)?;
-            return Ok(ending);
+            return self.gone_to_a_stranger(oif, ending);
         };
         let leg = self.port(end, net)?;
         self.within_bridge(leg, end)?;
@@ -397,6 +385,17 @@ impl<'a> Walk<'a> {
         if ending.fate != Fate::Dies {
             self.answers(Some(back), self.came)?;
         }
+        Ok(ending)
+    }
+
+    /// To somebody on a link whom nobody here knows, and his answer.
+    fn gone_to_a_stranger(&mut self, link: &'a Link, ending: Ending) -> Step<Ending> {
+        let leg = Leg {
+            link,
+            port: self.sight.only_other_port(link),
+        };
+        self.goes(leg)?;
+        self.answers(Some(leg), self.came)?;
         Ok(ending)
     }
 
