@@ -11,7 +11,7 @@ set -eu
 
 roots=${TOMBOLO_TEST_ENGINES:-/var/cache/tombolo-tests/engines}
 mirror=${TOMBOLO_TEST_MIRROR:-http://deb.debian.org/debian}
-packages=docker.io,docker-cli,docker-compose,iptables,nftables,iproute2,ca-certificates
+packages=docker.io,docker-cli,docker-compose,iptables,nftables,iproute2,procps,ca-certificates
 
 fail() {
     echo "engines.sh: $*" >&2
@@ -68,6 +68,10 @@ for suite in "$@"; do
     bookworm | trixie | sid) ;;
     *) fail "no engine root is called '$suite': bookworm, trixie and sid are" ;;
     esac
+    # One that was made when fewer programs were wanted is made anew.
+    if [ -d "$roots/$suite" ] && [ ! -e "$roots/$suite/usr/sbin/sysctl" ]; then
+        rm -rf --one-file-system "${roots:?}/$suite"
+    fi
     [ -d "$roots/$suite" ] || make_root "$suite"
     echo "$suite: $roots/$suite: $(cat "$roots/$suite/etc/tombolo-test-engine")"
 done
