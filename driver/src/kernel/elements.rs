@@ -3,11 +3,12 @@
 //! An element's key is a row of fields, each filled up with zeros to a multiple of four bytes; numbers of ports stand in
 //! network order, names of interfaces take 16 bytes.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use tombolo_core::model::{IfName, Proto};
-use tombolo_core::world::{Family, Key, Value};
+use tombolo_core::world::{Family, Key, Value, World};
 
 /// Length of an interface's name in a set, in bytes.
 const IFNAME: usize = 16;
@@ -223,37 +224,47 @@ impl Element {
     }
 }
 
-impl Element {
-    /// The element as nft writes it, with numbers in the place of names that need a file on the host; none if no fact is
-    /// like it.
-    pub(super) fn text(&self) -> Option<String> {
-        let (key, value) = self.fact()?;
-        Some(match (&key, &value) {
-            (Key::Guard(link) | Key::Apart(link) | Key::Restricted(link) | Key::Foreign(link), _) => {
-                format!("\"{link}\"")
-            }
-            (Key::LoopbackPorts, _) => Ipv6Addr::LOCALHOST.to_string(),
-            (Key::Allow(link), _) => format!("\"{link}\" . \"{link}\""),
-            (Key::Trusted(from, link), _) => format!("\"{from}\" . \"{link}\""),
-            (Key::Masquerade(link, _) | Key::Routed(link, _) | Key::Unprotected(link, _), _) => {
-                format!("\"{link}\"")
-            }
-            (Key::Source(link, _), Value::Ip(source)) => format!("\"{link}\" : {source}"),
-            (Key::Member(link, address) | Key::Shared(link, address), _) => {
-                format!("\"{link}\" . {address}")
-            }
-            (Key::Publisher(link, from), _) => format!("\"{link}\" . {from}"),
-            (Key::Open(proto, to, port), _) => format!("{} . {to} . {port}", proto.number()),
-            (Key::Publish(proto, host, port), Value::To(to, to_port)) => {
-                let host = match host.is_unspecified() {
-                    true => String::new(),
-                    false => format!(" . {host}"),
-                };
-                format!("{}{host} . {port} : {to} . {to_port}", proto.number())
-            }
-            _ => return None,
-        })
+/// The element that a fact is, as nft writes it, with numbers in the place of names that need a file on the host.
+fn text(key: &Key, value: &Value) -> Option<String> {
+    Some(match (key, value) {
+        (Key::Guard(link) | Key::Apart(link) | Key::Restricted(link) | Key::Foreign(link), _) => {
+            format!("\"{link}\"")
+        }
+        (Key::LoopbackPorts, _) => Ipv6Addr::LOCALHOST.to_string(),
+        (Key::Allow(link), _) => format!("\"{link}\" . \"{link}\""),
+        (Key::Trusted(from, link), _) => format!("\"{from}\" . \"{link}\""),
+        (Key::Masquerade(link, _) | Key::Routed(link, _) | Key::Unprotected(link, _), _) => {
+            format!("\"{link}\"")
+        }
+        (Key::Source(link, _), Value::Ip(source)) => format!("\"{link}\" : {source}"),
+        (Key::Member(link, address) | Key::Shared(link, address), _) => {
+            format!("\"{link}\" . {address}")
+        }
+        (Key::Publisher(link, from), _) => format!("\"{link}\" . {from}"),
+        (Key::Open(proto, to, port), _) => format!("{} . {to} . {port}", proto.number()),
+        (Key::Publish(proto, host, port), Value::To(to, to_port)) => {
+            let host = match host.is_unspecified() {
+                true => String::new(),
+                false => format!(" . {host}"),
+            };
+            format!("{}{host} . {port} : {to} . {to_port}", proto.number())
+        }
+        _ => return None,
+    })
+}
+
+/// The lines by which nft adds the elements that some facts are, one a set; facts of other sorts are left out.
+pub(super) fn lines(facts: &World) -> String {
+    let mut sets: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (key, value) in facts {
+        if let (Some(element), Some(text)) = (Element::of(key, value), text(key, value)) {
+            sets.entry(element.set.name()).or_default().push(text);
+        }
     }
+    let line = |(set, elements): (String, Vec<String>)| {
+        format!("add element inet tombolo {set} {{ {} }}\n", elements.join(", "))
+    };
+    sets.into_iter().map(line).collect()
 }
 
 /// The prefix that goes from one address to another, if there is one.
@@ -406,6 +417,7 @@ mod tests {
     fn every_fact_comes_back_from_its_element() {
         for (key, value) in facts() {
             let element = Element::of(&key, &value).unwrap();
+            assert!(text(&key, &value).is_some(), "{key:?}");
             assert_eq!(element.fact(), Some((key, value)));
         }
     }

@@ -5,8 +5,6 @@
 //! that no fact is like. A table that is not whole counts as one without elements: it is replaced as a whole, and
 //! whoever wants elements puts them in again.
 
-use std::collections::BTreeMap;
-
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, GenMessage, ListAttribute, NfTablesMessage, RuleAttribute,
@@ -19,7 +17,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use tombolo_core::world::{Family, World};
 
 use super::attributes;
-use super::elements::{Element, Set};
+use super::elements::{Element, Set, lines};
 use super::shape::{Shape, script};
 use super::socket::{Failure, Reply, Socket, unless};
 use super::tools;
@@ -195,21 +193,8 @@ impl Nftables {
     }
 
     /// Loads the skeleton with some elements, in place of whatever table of that name is there, in one transaction.
-    pub(super) async fn load(&mut self, elements: impl Iterator<Item = Element>) -> Result<(), Failure> {
-        let mut sets: BTreeMap<String, String> = BTreeMap::new();
-        for element in elements {
-            let Some(text) = element.text() else {
-                return Failure::ours(format!("an element that can't be written: {element:?}"));
-            };
-            let all = sets.entry(element.set.name()).or_default();
-            all.push_str(if all.is_empty() { "" } else { ", " });
-            all.push_str(&text);
-        }
-        let mut all = script();
-        for (set, elements) in sets {
-            all.push_str(&format!("add element inet {TABLE} {set} {{ {elements} }}\n"));
-        }
-        run(&all).await
+    pub(super) async fn load(&mut self, elements: &World) -> Result<(), Failure> {
+        run(&(script() + &lines(elements))).await
     }
 
     /// Deletes the table.

@@ -48,7 +48,7 @@ impl Real {
 
     async fn add(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
         match (key, value) {
-            (Key::Table, Value::Present) => self.nft.load(std::iter::empty()).await,
+            (Key::Table, Value::Present) => self.nft.load(&World::new()).await,
             (Key::Link(name), value) => match Asked::of(name, value) {
                 Some(asked) => self.links.add(&asked).await,
                 None => Failure::ours(format!("no such link can be made: {value:?}")),
@@ -223,7 +223,6 @@ impl Kernel for Real {
 
     fn load(&mut self, elements: &World) -> impl Future<Output = Result<(), Error>> + Send {
         Box::pin(async move {
-            let elements = elements.iter().filter_map(|(key, value)| Element::of(key, value));
             let loaded = self.nft.load(elements).await;
             loaded.map_err(|failure| failed(&"nft -f skeleton.nft", failure))
         })
