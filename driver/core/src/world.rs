@@ -133,7 +133,7 @@ impl Family {
 pub enum Key {
     /// Our nftables table with its constant chains and rules and its empty sets and maps.
     Table,
-    /// Table `inet tombolo-user` with the administrator's own chain. It is made where it is missing, and from then on
+    /// Table `inet tombolo-user` with the administrator's own chain. It, or its hook, is made where it is missing; then
     /// it is the administrator's: what is in it is not looked at, and it is removed only if nothing was added.
     UserTable,
     /// Element of set `internal`: nothing is forwarded from or to this bridge, but between its own ports.

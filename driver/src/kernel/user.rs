@@ -1,4 +1,5 @@
-//! The administrator's own table `inet tombolo-user`: made where it is missing, and from then on not ours.
+//! The administrator's own table `inet tombolo-user`: made where it is missing, and from then on not
+//! ours, but that its hook is added where somebody has made it without.
 
 /// What makes the table.
 pub(super) const TEXT: &str = include_str!("user.nft");
