@@ -1,7 +1,7 @@
 //! Making a host: its namespaces, its first process and its root file system.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -18,6 +18,9 @@ const ROOT: &str = "/run/root";
 /// Directories that are file systems in memory of their own: `/run` is a host's by nature, and Docker cannot lay its
 /// image layers on an overlay.
 const IN_MEMORY: [&str; 4] = ["run", "tmp", "var/lib/docker", "var/lib/containerd"];
+
+/// What the test machine may have of Docker's and tombolo's own, which is nothing of a new host.
+const NOT_SHOWN: [&str; 3] = ["etc/docker", "etc/tombolo", "var/lib/tombolo"];
 
 /// Makes a host and returns its first process; must be called on a thread that does nothing else afterwards.
 pub fn make(lower: &Path, name: &str) -> Child {
@@ -82,6 +85,13 @@ fn lay_root(lower: &Path) {
         lower.display()
     );
     mount_at("overlay", ROOT, Some("overlay"), none, Some(&layers));
+    for dir in NOT_SHOWN {
+        // Removed from the overlay: below it, all stays.
+        match fs::remove_dir_all(format!("{ROOT}/{dir}")) {
+            Err(e) if e.kind() != ErrorKind::NotFound => panic!("hiding {dir} from a host: {e}"),
+            _ => {}
+        }
+    }
     for dir in IN_MEMORY {
         let target = format!("{ROOT}/{dir}");
         fs::create_dir_all(&target).expect("making directories of a host");
