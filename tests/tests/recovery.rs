@@ -1,5 +1,7 @@
 //! What happens when Docker or tombolo has forgotten what the other one remembers.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -130,19 +132,39 @@ fn a_lost_store_is_filled_again_from_docker_and_the_kernel() {
     scene.must_clear_to(&nothing);
 }
 
+/// Every file of the store, not only the one that matters today.
+const DAMAGE: &str = "find /var/lib/tombolo -type f -size +0 | while read -r file; do
+    head -c 4096 /dev/urandom | dd of=\"$file\" bs=1 conv=notrunc status=none; done";
+
 #[test]
 fn a_damaged_store_is_put_aside_and_filled_again() {
+    must_fill_a_damaged_store_again(|_| ());
+}
+
+/// As on a host whose root is read-only, with what is written kept in an overlay: directories of the layer below can
+/// be read and written, and not renamed.
+#[test]
+fn a_damaged_store_is_put_aside_where_directories_can_not_be_renamed() {
+    must_fill_a_damaged_store_again(|scene| {
+        scene.host.sh("mkdir /run/upper /run/work
+            layers=lowerdir=/var/lib/tombolo,upperdir=/run/upper,workdir=/run/work
+            mount -t overlay -o $layers overlay /var/lib/tombolo");
+        let path = |name: &str| scene.host.path(&format!("/var/lib/tombolo/{name}"));
+        let renamed = fs::rename(path("db"), path("renamed"));
+        assert_eq!(renamed.map_err(|e| e.kind()), Err(ErrorKind::CrossesDevices));
+    });
+}
+
+#[track_caller]
+fn must_fill_a_damaged_store_again(prepare: impl Fn(&Scene)) {
     let scene = Scene::new();
     let nothing = scene.snapshot();
     scene.network("net", &["--subnet", "10.75.0.0/24"]);
     let one = scene.container("one", &["--network", "net"]);
     let two = scene.container("two", &["--network", "net"]);
     scene.tombolo().stop();
-    // Every file of it, not only the one that matters today.
-    scene
-        .host
-        .sh("find /var/lib/tombolo -type f -size +0 | while read -r file; do
-           head -c 4096 /dev/urandom | dd of=\"$file\" bs=1 conv=notrunc status=none; done");
+    scene.host.sh(DAMAGE);
+    prepare(&scene);
     scene.tombolo().start_again();
     let back = within(FOUND, || {
         (all(&scene, "endpoints", "endpoint_id").len() == 2).then_some(())

@@ -158,8 +158,19 @@ pub(super) fn sync(path: &Path) -> Result<(), Error> {
 }
 
 /// Moves `from` to `to` in the same file system, durably.
+///
+/// A directory of an overlay's lower layer, as all that a host with a read-only root has had from its image, can't be
+/// renamed (EXDEV; Documentation/filesystems/overlayfs.rst, "renaming directories"): it is copied and removed. A power
+/// cut in between leaves both, or `to` whole and `from` in part.
 pub(super) fn shift(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::rename(from, to).map_err(Error::io("moving aside", from))?;
+    match fs::rename(from, to) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+            copy(from, to, |_| true)?;
+            sync_tree(to)?;
+            remove(from)?;
+        }
+        renamed => renamed.map_err(Error::io("moving aside", from))?,
+    }
     sync(parent(to))?;
     sync(parent(from))
 }
