@@ -1,6 +1,6 @@
 //! Where the host's routes lead: read only, for the choice of pools that collide with nothing and of an MTU that fits.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -8,8 +8,9 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType,
 };
+use rtnetlink::RouteMessageBuilder;
 use tombolo_core::kinds::Theirs;
 use tombolo_core::model::IfName;
 use tombolo_core::world::Setting;
@@ -18,24 +19,29 @@ use super::Error;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The MTU of the way to the outside, in bytes: that of the link of each family's best default route, or the route's own
-/// where it has one; the least of both. None where the host has no way to the outside.
+/// The first addresses that are somewhere outside, whatever networks this host has.
+const OUTSIDE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(1, 0, 0, 0)),
+    IpAddr::V6(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0)),
+];
+
+/// The MTU of the way to the outside, in bytes: of each family, that of the link of the route that leads there, or the
+/// route's own where it has one; the least of both. None where the host has no way to the outside.
+///
+/// The kernel is asked for one route each: with IPv6, every link has some of its own.
 ///
 /// # Errors
 /// [`Error::Unreadable`] when netlink fails or takes longer than a second.
 pub async fn path_mtu() -> Result<Option<u32>, Error> {
-    ask("the default routes", async |handle: rtnetlink::Handle| {
+    ask("the way to the outside", async |handle: rtnetlink::Handle| {
         let mut least = None;
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let routes = all(&handle, family).await?;
-            let best = routes
-                .iter()
-                .filter_map(default_route)
-                .min_by_key(|route| route.metric);
-            let Some(best) = best else { continue };
-            let mtu = match best.mtu {
+        for to in OUTSIDE {
+            let Some(way) = way_to(&handle, to).await? else {
+                continue;
+            };
+            let mtu = match way.mtu {
                 Some(mtu) => Some(mtu),
-                None => link_mtu(&handle, best.link).await?,
+                None => link_mtu(&handle, way.link).await?,
             };
             least = least.into_iter().chain(mtu).min();
         }
@@ -72,28 +78,42 @@ pub async fn link_of(name: &IfName) -> Result<Option<Theirs>, Error> {
     .await
 }
 
-/// A default route as far as it matters here.
-struct DefaultRoute {
-    metric: u32,
+/// A route as far as it matters here.
+struct Way {
     link: u32,
     mtu: Option<u32>,
 }
 
-fn default_route(route: &RouteMessage) -> Option<DefaultRoute> {
-    let header = &route.header;
-    let main = header.table == RouteHeader::RT_TABLE_MAIN && header.kind == RouteType::Unicast;
-    if !main || header.destination_prefix_length != 0 {
-        return None;
-    }
-    let mut found = DefaultRoute {
-        metric: 0,
-        link: 0,
-        mtu: None,
+/// The route that leads to an address, as it stands in the table (`ip route get fibmatch`).
+async fn way_to(handle: &rtnetlink::Handle, to: IpAddr) -> Result<Option<Way>, String> {
+    let mut message = match to {
+        IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(v4, 32)
+            .build(),
+        IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(v6, 128)
+            .build(),
     };
+    message.header.flags = RouteFlags::FibMatch;
+    let found = handle
+        .route()
+        .get(message)
+        .execute()
+        .try_collect::<Vec<_>>()
+        .await;
+    match found {
+        Ok(routes) => Ok(routes.first().and_then(way)),
+        // No route, or one that says so.
+        Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn way(route: &RouteMessage) -> Option<Way> {
+    let mut found = Way { link: 0, mtu: None };
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(link) => found.link = *link,
-            RouteAttribute::Priority(metric) => found.metric = *metric,
             RouteAttribute::MultiPath(hops) => {
                 found.link = hops.first().map_or(found.link, |hop| hop.interface_index);
             }

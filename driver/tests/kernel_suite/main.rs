@@ -16,6 +16,7 @@ mod neighbours;
 mod packets;
 mod promises;
 mod random;
+mod routes;
 
 /// Runs each function of [`promises`] on the fake and on the real kernel, with a chain FORWARD and without.
 macro_rules! on_every_kernel {
