@@ -27,7 +27,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 use tombolo_core::kinds::bridge::MTU_V6_LEAST;
 use tombolo_core::kinds::{Found, Theirs};
-use tombolo_core::model::{Endpoint, EndpointId, Proto};
+use tombolo_core::model::{EndpointId, Proto};
 use tombolo_core::state::{Command, Edit, Ephemeral, HostPort, Owner, Refusal, Reply, State, Surroundings};
 use tombolo_core::world::{Family, Key, Setting, Step, Value, World, diff};
 use tombolo_ipam::Carve;
@@ -46,6 +46,9 @@ const USUAL_MTU: u32 = 1500;
 
 /// Under what it is kept that records were lost and Docker was not asked yet.
 const LOST: &str = "lost";
+
+/// How long flows of before may still take to end when the daemon does.
+const LAST_FLOWS: Duration = Duration::from_secs(2);
 
 /// Where changes are made durable.
 pub trait Journal: Send {
@@ -276,6 +279,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
             self.tell_standing();
         }
+        if !self.kernel.forgotten(None, Instant::now() + LAST_FLOWS).await {
+            tracing::warn!("ended while flows of before were still being ended");
+        }
         self.journal
     }
 
@@ -372,12 +378,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     async fn grow(&mut self, edits: Vec<Edit>, deadline: Instant) -> Result<Vec<Edit>, Error> {
         let puts: Vec<Put> = edits.iter().map(records::put).collect();
+        self.await_forgotten(&edits, deadline).await;
         let (taken, before, after) = self.apply(edits);
         let settled = match self.reach(&before, &after, Some(deadline)).await {
             Ok(()) => self.journal.commit(&puts).map_err(Error::Store),
             Err(error) => Err(error),
         };
-        self.forget_holders(&taken).await;
         if let Err(error) = settled {
             let (_, before, after) = self.apply(taken);
             if let Err(again) = self.reach(&before, &after, None).await {
@@ -397,7 +403,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             tracing::warn!(%error, "removed from the records, but not all of it from the kernel yet; tried again");
             self.in_doubt = true;
         }
-        self.forget_holders(&taken).await;
+        self.forget_holders(&taken);
         Ok(taken)
     }
 
@@ -445,56 +451,58 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 first.get_or_insert(error);
             }
         }
-        self.forget(&steps).await;
+        self.forget(&steps);
         first.map_or(Ok(()), Err)
     }
 
     /// Ends the flows that lead where the ports of some steps led before.
-    async fn forget(&mut self, steps: &[Step]) {
+    fn forget(&mut self, steps: &[Step]) {
         // All ports of a container lead to one or two addresses; each needs to be looked for once.
         let mut flows: BTreeSet<Flow> = BTreeSet::new();
         for step in steps {
             if let Step::Remove(Key::Open(_, address, port), _) = *step {
                 flows.insert(Flow::At(address, port));
             }
-            let Key::Publish(proto, host, port) = *step.key() else {
+            if !matches!(step.key(), Key::Publish(..)) {
                 continue;
-            };
+            }
             if let Step::Remove(_, Value::To(old, _)) | Step::Change(_, Value::To(old, _), _) = step {
                 flows.insert(Flow::Into(*old));
             }
-            if let (
-                Step::Add(_, Value::To(to, to_port)) | Step::Change(_, _, Value::To(to, to_port)),
-                Proto::Udp,
-            ) = (step, proto)
-            {
-                flows.insert(Flow::Udp {
-                    host,
-                    port,
-                    to: (*to, *to_port),
-                });
+            if let Step::Add(key, value) | Step::Change(key, _, value) = step {
+                flows.extend(udp_flow((key, value)));
             }
         }
-        self.forget_flows(flows).await;
+        self.forget_flows(flows);
     }
 
-    /// Ends the flows of addresses that have come to another endpoint, or to none. What goes on after its container's end
-    /// would be the next one's, whatever that publishes. `taken` are the edits that take the change back.
-    async fn forget_holders(&mut self, taken: &[Edit]) {
+    /// Ends the flows of addresses that have lost their endpoint. What goes on after its container's end would be the next
+    /// one's, whatever that publishes. `taken` are the edits that take the change back.
+    fn forget_holders(&mut self, taken: &[Edit]) {
         let mut flows: BTreeSet<Flow> = BTreeSet::new();
         for edit in taken {
-            let Edit::Endpoint(id, before) = edit else {
+            let Edit::Endpoint(id, Some(before)) = edit else {
                 continue;
             };
-            let linked = |endpoint: Option<&Endpoint>| endpoint.filter(|e| e.linked).cloned();
-            match (linked(before.as_ref()), linked(self.state.endpoint(id))) {
-                (Some(one), None) | (None, Some(one)) => {
-                    flows.extend(one.addresses.iter().map(|address| Flow::Of(address.addr())));
-                }
-                _ => {}
+            if before.linked && !self.state.endpoint(id).is_some_and(|now| now.linked) {
+                flows.extend(before.addresses.iter().map(|address| Flow::Of(address.addr())));
             }
         }
-        self.forget_flows(flows).await;
+        self.forget_flows(flows);
+    }
+
+    /// Lets no endpoint have an address, or a port, while the flows of who had it before are still being ended.
+    async fn await_forgotten(&mut self, edits: &[Edit], deadline: Instant) {
+        let endpoints = edits.iter().filter_map(|edit| match edit {
+            Edit::Endpoint(_, after) => after.as_ref(),
+            _ => None,
+        });
+        let addresses: Vec<IpAddr> = endpoints
+            .flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.addr()))
+            .collect();
+        if !self.kernel.forgotten(Some(&addresses), deadline).await {
+            tracing::warn!(?addresses, "flows of before are still being ended");
+        }
     }
 
     /// Makes the table anew if it has to be, with all its elements at once. Whether that was done; otherwise it is done step
@@ -523,7 +531,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     }
 
     /// Ends the flows that began while a network that is masqueraded was not.
-    async fn forget_bare(&mut self, steps: &[Step]) {
+    fn forget_bare(&mut self, steps: &[Step]) {
         let mut flows: BTreeSet<Flow> = BTreeSet::new();
         for step in steps {
             let Step::Add(key @ Key::Masquerade(_, family), _) = step else {
@@ -538,15 +546,14 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 .and_then(|n| n.subnet(*family == Family::V6));
             flows.extend(subnet.map(|subnet| Flow::Bare(subnet.pool)));
         }
-        self.forget_flows(flows).await;
+        self.forget_flows(flows);
     }
 
-    async fn forget_flows(&mut self, flows: BTreeSet<Flow>) {
+    fn forget_flows(&mut self, flows: BTreeSet<Flow>) {
         if flows.is_empty() {
             return;
         }
-        let flows: Vec<Flow> = flows.into_iter().collect();
-        if let Err(error) = self.kernel.forget(&flows).await {
+        if let Err(error) = self.kernel.forget(flows) {
             tracing::warn!(%error, "flows of before may go on to lead where the ports led");
         }
     }
@@ -601,6 +608,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
         }
         self.settle("start").await;
+        // An earlier run may have ended before it could.
+        let ports = self.believed.iter().filter_map(udp_flow).collect();
+        self.forget_flows(ports);
     }
 
     /// Looks at the kernel, notes endpoints whose links are gone, and repairs what differs. One object that won't settle
@@ -670,8 +680,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 }
             }
         }
-        self.forget(&steps).await;
-        self.forget_bare(&steps).await;
+        self.forget(&steps);
+        self.forget_bare(&steps);
         self.count_facts(&desired);
         // Steps with an unknown outcome were just tried; trying again at once would only spin.
         self.in_doubt = false;
@@ -744,6 +754,18 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.events.tell(&events::What::Records { action: "imported" });
         self.settle("import").await;
         Ok(())
+    }
+}
+
+/// What a published port of UDP leaves of the flows that there are.
+fn udp_flow((key, value): (&Key, &Value)) -> Option<Flow> {
+    match (key, value) {
+        (Key::Publish(Proto::Udp, host, port), Value::To(to, to_port)) => Some(Flow::Udp {
+            host: *host,
+            port: *port,
+            to: (*to, *to_port),
+        }),
+        _ => None,
     }
 }
 

@@ -6,6 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, ready};
+use std::io;
+use std::net::IpAddr;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use tombolo_core::model::IfName;
@@ -39,6 +42,7 @@ pub struct Fake {
     /// Whether the next look fails.
     blind: bool,
     steps: Vec<Step>,
+    forgotten: BTreeSet<Flow>,
 }
 
 impl Default for Fake {
@@ -65,6 +69,7 @@ impl Fake {
             lose_in: None,
             blind: false,
             steps: Vec::new(),
+            forgotten: BTreeSet::new(),
         }
     }
 
@@ -135,6 +140,11 @@ impl Fake {
     /// Makes a fact behind our back, without asking whether a kernel could.
     pub fn plant(&mut self, key: Key, value: Value) {
         self.world.insert(key, value);
+    }
+
+    /// The flows that it should have forgotten since this was last asked.
+    pub fn take_forgotten(&mut self) -> BTreeSet<Flow> {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// The steps asked for so far, whatever became of them.
@@ -458,8 +468,13 @@ impl Kernel for Fake {
         ready(loaded.inspect_err(|_| self.world = old))
     }
 
-    /// A kernel of memory has no flows.
-    fn forget(&mut self, _: &[Flow]) -> impl Future<Output = Result<(), Error>> + Send {
-        ready(Ok(()))
+    /// A kernel of memory has no flows, and notes what it should forget.
+    fn forget(&mut self, flows: BTreeSet<Flow>) -> io::Result<()> {
+        self.forgotten.extend(flows);
+        Ok(())
+    }
+
+    fn forgotten(&mut self, _: Option<&[IpAddr]>, _: Instant) -> impl Future<Output = bool> + Send {
+        ready(true)
     }
 }

@@ -47,14 +47,16 @@ mod tools;
 mod user;
 pub mod watch;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use ipnet::IpNet;
 
 pub use fake::Fake;
 pub use real::Real;
-use tombolo_core::world::{Step, World};
+use tombolo_core::world::{Family, Step, World};
 
 /// Flows that may lead where they no longer belong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,6 +79,32 @@ pub enum Flow {
         /// Where it leads.
         to: (IpAddr, u16),
     },
+}
+
+impl Flow {
+    /// The family of its addresses.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Into(address) | Self::At(address, _) | Self::Of(address) => Family::of(*address),
+            Self::Bare(subnet) => Family::of(subnet.addr()),
+            Self::Udp { host, .. } => Family::of(*host),
+        }
+    }
+
+    /// Whether such flows are of somebody who is there and goes on sending, and not of a container that is gone.
+    pub fn goes_on(&self) -> bool {
+        matches!(self, Self::Udp { .. } | Self::Bare(_))
+    }
+
+    /// Whether a flow that begins anew to or from an address could be taken for one of these.
+    pub fn concerns(&self, holder: IpAddr) -> bool {
+        match self {
+            Self::Into(address) | Self::At(address, _) | Self::Of(address) => *address == holder,
+            Self::Bare(subnet) => subnet.contains(&holder),
+            // What leads where its port leads is none of these.
+            Self::Udp { .. } => false,
+        }
+    }
 }
 
 /// Why a step was refused or the kernel could not be read.
@@ -131,6 +159,18 @@ pub trait Kernel: Send {
     /// that comes after it meets a table that lacks something. A refusal changes nothing.
     fn load(&mut self, elements: &World) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Ends flows that still lead where published ports led before.
-    fn forget(&mut self, flows: &[Flow]) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Begins to end flows that still lead where published ports led before. That takes the longer the more flows this host
+    /// has, so it is done beside all else.
+    ///
+    /// # Errors
+    /// When it can't even begin.
+    fn forget(&mut self, flows: BTreeSet<Flow>) -> std::io::Result<()>;
+
+    /// Waits until no flow is being ended that concerns one of some addresses (see [`Flow::concerns`]), or until none is:
+    /// whoever has such an address next would lose flows of its own. Tells whether that came in time.
+    fn forgotten(
+        &mut self,
+        addresses: Option<&[IpAddr]>,
+        deadline: Instant,
+    ) -> impl Future<Output = bool> + Send;
 }

@@ -1,8 +1,14 @@
 //! The kernel that this host runs.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::time::Instant;
 
+use futures_util::FutureExt;
+use tokio::time::timeout_at;
 use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
 
 use super::conntrack::Conntrack;
@@ -37,7 +43,7 @@ impl Real {
             links: Links::new(),
             nft: Nftables::new(),
             docker: DockerAccept::default(),
-            conntrack: Conntrack::new(),
+            conntrack: Conntrack::default(),
         }
     }
 
@@ -228,10 +234,16 @@ impl Kernel for Real {
         })
     }
 
-    fn forget(&mut self, flows: &[Flow]) -> impl Future<Output = Result<(), Error>> + Send {
-        Box::pin(async move {
-            let forgotten = self.conntrack.forget(flows).await;
-            forgotten.map_err(|failure| failed(&"conntrack -D", failure))
-        })
+    fn forget(&mut self, flows: BTreeSet<Flow>) -> io::Result<()> {
+        self.conntrack.forget(flows)
+    }
+
+    fn forgotten(
+        &mut self,
+        addresses: Option<&[IpAddr]>,
+        deadline: Instant,
+    ) -> impl Future<Output = bool> + Send {
+        let forgotten = timeout_at(deadline.into(), self.conntrack.forgotten(addresses));
+        forgotten.map(|in_time| in_time.is_ok())
     }
 }

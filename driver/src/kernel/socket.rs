@@ -10,7 +10,7 @@
 //! looks finished. A request that was given up (a timeout, a dropped future) leaves answers behind that nobody waits
 //! for; the next request then begins on a fresh socket.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ use tokio::time::timeout;
 use super::attributes;
 use super::watch::Own;
 
-/// How long the kernel may take for one request. It answers in microseconds; a second means that something is wrong.
+/// How long the kernel may take for one datagram. It answers in microseconds, or in milliseconds where it has to go through
+/// a large table; a second means that something is wrong.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Size of the socket's buffers in bytes. With the default one, a few hundred unread answers overflow it.
@@ -159,11 +160,36 @@ impl Socket {
         )))
     }
 
+    /// Asks for all things of a sort and gives each of them to `take` as it comes. What changes meanwhile may be missed.
+    pub(super) async fn list<T: NetlinkSerializable>(
+        &mut self,
+        mut message: NetlinkMessage<T>,
+        mut take: impl FnMut(Reply),
+    ) -> Result<(), Failure> {
+        message.header.flags |= NLM_F_REQUEST | NLM_F_DUMP;
+        self.talk(vec![message], |reply| {
+            if reply.header.message_type != NLMSG_DONE {
+                take(reply);
+            }
+        })
+        .await
+    }
+
     /// Sends messages as one datagram and waits for an answer to each that asks for one (by its ACK or dump flag).
     pub(super) async fn batch<T: NetlinkSerializable>(
         &mut self,
-        mut messages: Vec<NetlinkMessage<T>>,
+        messages: Vec<NetlinkMessage<T>>,
     ) -> Result<Vec<Reply>, Failure> {
+        let mut replies = Vec::new();
+        self.talk(messages, |reply| replies.push(reply)).await?;
+        Ok(replies)
+    }
+
+    async fn talk<T: NetlinkSerializable>(
+        &mut self,
+        mut messages: Vec<NetlinkMessage<T>>,
+        take: impl FnMut(Reply),
+    ) -> Result<(), Failure> {
         let first = self.sequence.wrapping_add(1);
         for message in &mut messages {
             self.sequence = self.sequence.wrapping_add(1);
@@ -193,9 +219,9 @@ impl Socket {
             buffer: &mut self.buffer,
             first,
             last: self.sequence,
+            take,
         };
-        let outcome = timeout(PATIENCE, talk.exchange(&datagram, waiting)).await;
-        let outcome = outcome.unwrap_or_else(|_| Err(Failure::Broken(format!("{PATIENCE:?} have passed"))));
+        let outcome = talk.exchange(&datagram, waiting).await;
         // After a refusal within a batch, answers to its other messages may still be in the queue.
         let clean = match &outcome {
             Ok(_) => true,
@@ -222,31 +248,29 @@ fn open(protocol: isize, own: &Own) -> io::Result<TokioSocket> {
 }
 
 /// One request on its way.
-struct Talk<'a> {
+struct Talk<'a, F> {
     socket: &'a TokioSocket,
     buffer: &'a mut Vec<u8>,
     first: u32,
     last: u32,
+    take: F,
 }
 
-impl Talk<'_> {
-    async fn exchange(&mut self, datagram: &[u8], mut waiting: usize) -> Result<Vec<Reply>, Failure> {
-        let broken = |what: &str, e: io::Error| Failure::Broken(format!("{what} the netlink socket: {e}"));
-        let sent = poll_fn(|context| self.socket.poll_send(context, datagram))
-            .await
-            .map_err(|e| broken("writing to", e))?;
+impl<F: FnMut(Reply)> Talk<'_, F> {
+    async fn exchange(&mut self, datagram: &[u8], mut waiting: usize) -> Result<(), Failure> {
+        let send = poll_fn(|context| self.socket.poll_send(context, datagram));
+        let sent = in_time("writing to", send).await?;
         if sent != datagram.len() {
             return Err(Failure::Broken(format!(
                 "{sent} of {} bytes were sent",
                 datagram.len()
             )));
         }
-        let mut replies = Vec::new();
         while waiting > 0 {
-            self.receive().await.map_err(|e| broken("reading from", e))?;
-            waiting = self.sort(waiting, &mut replies)?;
+            in_time("reading from", self.receive()).await?;
+            waiting = self.sort(waiting)?;
         }
-        Ok(replies)
+        Ok(())
     }
 
     async fn receive(&mut self) -> io::Result<()> {
@@ -256,7 +280,7 @@ impl Talk<'_> {
     }
 
     /// Sorts the messages of one datagram; gives how many answers are still awaited.
-    fn sort(&self, mut waiting: usize, replies: &mut Vec<Reply>) -> Result<usize, Failure> {
+    fn sort(&mut self, mut waiting: usize) -> Result<usize, Failure> {
         let unreadable = |e: &dyn std::fmt::Display| Failure::Broken(format!("unreadable answer: {e}"));
         let mut rest = &self.buffer[..];
         while !rest.is_empty() {
@@ -281,18 +305,27 @@ impl Talk<'_> {
                     verdict(&header, payload)?;
                     waiting = waiting.saturating_sub(1);
                     // Kept for its header: it may be the only message of a dump that was overtaken.
-                    replies.push(Reply {
+                    (self.take)(Reply {
                         header,
                         payload: Vec::new(),
                     });
                 }
-                _ => replies.push(Reply {
+                _ => (self.take)(Reply {
                     header,
                     payload: payload.to_vec(),
                 }),
             }
         }
         Ok(waiting)
+    }
+}
+
+/// Waits for one datagram to come or to go.
+async fn in_time<T>(what: &str, done: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+    let broken = |why: String| Failure::Broken(format!("{what} the netlink socket: {why}"));
+    match timeout(PATIENCE, done).await {
+        Ok(done) => done.map_err(|e| broken(e.to_string())),
+        Err(_) => Err(broken(format!("{PATIENCE:?} have passed"))),
     }
 }
 

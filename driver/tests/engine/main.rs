@@ -3,6 +3,7 @@
 
 mod docker;
 mod events;
+mod flows;
 mod grants;
 mod random;
 mod scene;

@@ -1,7 +1,9 @@
 //! An engine with a kernel and a disk that outlive it, and that misbehave when told to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -45,8 +47,12 @@ impl Kernel for Mortal {
         std::future::ready(loaded.expect("the fake never waits"))
     }
 
-    fn forget(&mut self, _: &[Flow]) -> impl Future<Output = Result<(), Error>> + Send {
-        std::future::ready(Ok(()))
+    fn forget(&mut self, flows: BTreeSet<Flow>) -> io::Result<()> {
+        self.kernel.lock().unwrap().forget(flows)
+    }
+
+    fn forgotten(&mut self, _: Option<&[IpAddr]>, _: Instant) -> impl Future<Output = bool> + Send {
+        std::future::ready(true)
     }
 
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send {

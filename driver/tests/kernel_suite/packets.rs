@@ -9,6 +9,7 @@
 //! ```
 //! IPv6 likewise: 2001:db8::/64 on the wire, fd00:1::/64 and so on.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -579,6 +580,12 @@ fn a_port_of_the_hosts_loopback_is_not_reached_from_the_wire() {
     });
 }
 
+/// Has flows ended, and waits until they are.
+async fn forget<const N: usize>(kernel: &mut Real, flows: [Flow; N]) {
+    kernel.forget(BTreeSet::from(flows)).expect("starting a thread");
+    assert!(kernel.forgotten(None, Instant::now() + PATIENCE).await);
+}
+
 #[test]
 fn flows_that_lead_astray_are_forgotten_and_no_others() {
     in_namespace(async || {
@@ -604,17 +611,17 @@ fn flows_that_lead_astray_are_forgotten_and_no_others() {
             assert_eq!((count(8080), count(8090)), (1, 2), "{}", flows());
             let udp = |port, to| Flow::Udp { host: wire, port, to };
             let (led, astray) = (udp(8080, (at(v6, 1, 2), 80)), udp(8090, (at(v6, 1, 3), 80)));
-            lab.kernel.forget(&[led, astray]).await.unwrap();
+            forget(&mut lab.kernel, [led, astray]).await;
             assert_eq!((count(8080), count(8090)), (1, 1), "{}", flows());
-            lab.kernel.forget(&[Flow::Into(at(v6, 1, 2))]).await.unwrap();
+            forget(&mut lab.kernel, [Flow::Into(at(v6, 1, 2))]).await;
             assert_eq!((count(8080), count(8090)), (0, 1), "{}", flows());
             // A container's own, and those to it that nobody translates.
             let own = |port| SocketAddr::new(at(v6, 1, 2), port);
             assert!(ask(&lab.host, own(8092), &lab.a1, 8092).is_some());
             assert!(ask(&lab.host, own(8093), &lab.a1, 8093).is_some());
-            lab.kernel.forget(&[Flow::At(at(v6, 1, 2), 8092)]).await.unwrap();
+            forget(&mut lab.kernel, [Flow::At(at(v6, 1, 2), 8092)]).await;
             assert_eq!((count(8092), count(8093), count(8090)), (0, 1, 1), "{}", flows());
-            lab.kernel.forget(&[Flow::Of(at(v6, 1, 2))]).await.unwrap();
+            forget(&mut lab.kernel, [Flow::Of(at(v6, 1, 2))]).await;
             assert_eq!((count(8093), count(8090)), (0, 0), "{}", flows());
             // What left with its own address: answered, and not.
             let leave = |from: &Namespace, port| {
@@ -630,11 +637,16 @@ fn flows_that_lead_astray_are_forgotten_and_no_others() {
             leave(&lab.b1, 8095);
             leave(&lab.a1, 8096);
             let pool = |net| IpNet::new(at(v6, net, 0), if v6 { 64 } else { 24 }).unwrap();
-            lab.kernel
-                .forget(&[Flow::Bare(pool(1)), Flow::Bare(pool(2))])
-                .await
-                .unwrap();
+            forget(&mut lab.kernel, [1, 2].map(|net| Flow::Bare(pool(net)))).await;
             assert_eq!((count(8094), count(8095), count(8096)), (1, 0, 1), "{}", flows());
+            // So many at once that all flows are listed.
+            assert!(ask(&lab.outside, SocketAddr::new(wire, 8080), &lab.a1, 80).is_some());
+            assert!(ask(&lab.a1, SocketAddr::new(out, 8097), &lab.outside, 8097).is_some());
+            assert!(ask(&lab.b1, SocketAddr::new(out, 8098), &lab.outside, 8098).is_some());
+            let (one, two) = (at(v6, 1, 2), at(v6, 1, 3));
+            let many = [Flow::Of(one), Flow::Into(one), Flow::Of(two), Flow::At(two, 1)];
+            forget(&mut lab.kernel, many).await;
+            assert_eq!((count(8080), count(8097), count(8098)), (0, 0, 1), "{}", flows());
         }
     });
 }
@@ -655,7 +667,7 @@ fn a_table_that_is_loaded_anew_lets_old_flows_and_new_ones_through() {
         let one = lab.outside.within(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
         // A socket keeps few datagrams that nobody reads.
         let reader = std::thread::spawn(move || {
-            let mut came = std::collections::BTreeSet::new();
+            let mut came = BTreeSet::new();
             let mut bytes = [0; 4];
             while came.len() < DATAGRAMS as usize && server.recv(&mut bytes).is_ok() {
                 came.insert(u32::from_be_bytes(bytes));

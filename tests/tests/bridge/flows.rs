@@ -53,13 +53,11 @@ fn a_udp_client_that_goes_on_sending_reaches_the_new_container_at_once() {
             teller.join().unwrap();
             container.remove();
             assert_eq!(ask(b"?"), None, "{name} is gone");
-            let left = scene.host.run("cat", &["/proc/net/nf_conntrack"]);
-            assert!(
-                !left
-                    .lines()
-                    .any(|flow| flow.contains(&own) && flow.contains("5353")),
-                "no flow leads to {own} any more: {left}"
-            );
+            until("no flow leads to the old container any more", || {
+                let left = scene.host.run("cat", &["/proc/net/nf_conntrack"]);
+                let leads = |flow: &str| flow.contains(&own) && flow.contains("5353");
+                (!left.lines().any(leads)).then_some(())
+            });
         }
     }
     scene.must_clear_to(&before);
