@@ -125,7 +125,7 @@ impl Spec {
         ] {
             options.take::<String>(&[engines])?;
         }
-        options.finish(spec.kind().name())?;
+        options.finish(&format!("a {} network", spec.kind().name()))?;
         Ok(spec)
     }
 

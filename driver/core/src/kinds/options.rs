@@ -33,10 +33,10 @@ pub enum Error {
         other: String,
     },
     /// Options that the kind doesn't know.
-    #[error("unknown option {}{}; a {kind} network knows: {}", list(.keys), nearest(.keys, .known), list(.known))]
+    #[error("unknown option {}{}; {}", list(.keys), nearest(.keys, .known), what_is_known(kind, .known))]
     Unknown {
-        /// The kind of network.
-        kind: &'static str,
+        /// What it was given to, in words.
+        kind: String,
         /// The unknown keys.
         keys: Vec<String>,
         /// What it knows.
@@ -46,6 +46,13 @@ pub enum Error {
 
 fn list(keys: &[String]) -> String {
     keys.iter().map(|k| cut(k)).collect::<Vec<_>>().join(", ")
+}
+
+fn what_is_known(kind: &str, known: &[String]) -> String {
+    match known {
+        [] => format!("{kind} has no options"),
+        known => format!("{kind} knows: {}", list(known)),
+    }
 }
 
 /// ` (did you mean …?)` for the first key that is nearly a known one.
@@ -268,17 +275,17 @@ impl Options {
         }
     }
 
-    /// Ends the taking.
+    /// Ends the taking by `kind`, in words what the options were given to.
     ///
     /// # Errors
     /// [`Error::Unknown`] where an option is left.
-    pub fn finish(mut self, kind: &'static str) -> Result<(), Error> {
+    pub fn finish(mut self, kind: &str) -> Result<(), Error> {
         if self.given.is_empty() {
             return Ok(());
         }
         self.known.sort();
         Err(Error::Unknown {
-            kind,
+            kind: kind.to_owned(),
             keys: self.given.into_keys().collect(),
             known: self.known,
         })

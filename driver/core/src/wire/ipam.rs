@@ -94,7 +94,7 @@ fn request_pool(request: RequestPool) -> Result<PoolRequest, Error> {
     } else {
         Space::Local
     };
-    Options::new(request.options.unwrap_or_default()).finish("tombolo (IPAM)")?;
+    Options::new(request.options.unwrap_or_default()).finish("the IPAM driver")?;
     let subnet = "a subnet such as 10.208.0.0/24";
     let pool: Option<IpNet> = parse("Pool", &request.pool, subnet)?;
     let range = parse("SubPool", &request.sub_pool, subnet)?;
