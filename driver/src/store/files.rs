@@ -161,12 +161,16 @@ pub(super) fn sync(path: &Path) -> Result<(), Error> {
 ///
 /// A directory of an overlay's lower layer, as all that a host with a read-only root has had from its image, can't be
 /// renamed (EXDEV; Documentation/filesystems/overlayfs.rst, "renaming directories"): it is copied and removed. A power
-/// cut in between leaves both, or `to` whole and `from` in part.
+/// cut before that is done leaves `from` whole, or `to` whole and what is left of `from`.
 pub(super) fn shift(from: &Path, to: &Path) -> Result<(), Error> {
     match fs::rename(from, to) {
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
-            copy(from, to, |_| true)?;
-            sync_tree(to)?;
+            let whole = to.with_extension("moved");
+            remove(&whole)?;
+            copy(from, &whole, |_| true)?;
+            sync_tree(&whole)?;
+            fs::rename(&whole, to).map_err(Error::io("moving aside", from))?;
+            sync(parent(to))?;
             remove(from)?;
         }
         renamed => renamed.map_err(Error::io("moving aside", from))?,
