@@ -26,7 +26,7 @@ const OUTSIDE: [IpAddr; 2] = [
 ];
 
 /// The MTU of the way to the outside, in bytes: of each family, that of the link of the route that leads there, or the
-/// route's own where it has one; the least of both. None where the host has no way to the outside.
+/// route's own where it has one; the least of both, and of several hops. None where the host has no way to the outside.
 ///
 /// The kernel is asked for one route each: with IPv6, every link has some of its own.
 ///
@@ -39,11 +39,12 @@ pub async fn path_mtu() -> Result<Option<u32>, Error> {
             let Some(way) = way_to(&handle, to).await? else {
                 continue;
             };
-            let mtu = match way.mtu {
-                Some(mtu) => Some(mtu),
-                None => link_mtu(&handle, way.link).await?,
-            };
-            least = least.into_iter().chain(mtu).min();
+            least = least.into_iter().chain(way.mtu).min();
+            if way.mtu.is_none() {
+                for link in way.links {
+                    least = least.into_iter().chain(link_mtu(&handle, link).await?).min();
+                }
+            }
         }
         Ok(least)
     })
@@ -80,7 +81,7 @@ pub async fn link_of(name: &IfName) -> Result<Option<Theirs>, Error> {
 
 /// A route as far as it matters here.
 struct Way {
-    link: u32,
+    links: Vec<u32>,
     mtu: Option<u32>,
 }
 
@@ -110,13 +111,14 @@ async fn way_to(handle: &rtnetlink::Handle, to: IpAddr) -> Result<Option<Way>, S
 }
 
 fn way(route: &RouteMessage) -> Option<Way> {
-    let mut found = Way { link: 0, mtu: None };
+    let mut found = Way {
+        links: Vec::new(),
+        mtu: None,
+    };
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Oif(link) => found.link = *link,
-            RouteAttribute::MultiPath(hops) => {
-                found.link = hops.first().map_or(found.link, |hop| hop.interface_index);
-            }
+            RouteAttribute::Oif(link) => found.links.push(*link),
+            RouteAttribute::MultiPath(hops) => found.links.extend(hops.iter().map(|hop| hop.interface_index)),
             RouteAttribute::Metrics(metrics) => {
                 found.mtu = metrics.iter().find_map(|metric| match metric {
                     RouteMetric::Mtu(mtu) => Some(*mtu),
@@ -126,7 +128,7 @@ fn way(route: &RouteMessage) -> Option<Way> {
             _ => {}
         }
     }
-    (found.link != 0).then_some(found)
+    (route.header.kind == RouteType::Unicast).then_some(found)
 }
 
 async fn link_mtu(handle: &rtnetlink::Handle, index: u32) -> Result<Option<u32>, String> {
