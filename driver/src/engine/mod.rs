@@ -47,6 +47,9 @@ const USUAL_MTU: u32 = 1500;
 /// Under what it is kept that records were lost and Docker was not asked yet.
 const LOST: &str = "lost";
 
+/// How long an endpoint waits until the flows of who had its address before are ended.
+const FLOWS_OF_BEFORE: Duration = Duration::from_millis(500);
+
 /// How long flows of before may still take to end when the daemon does.
 const LAST_FLOWS: Duration = Duration::from_secs(2);
 
@@ -392,6 +395,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
             return Err(error);
         }
+        // A new endpoint may have taken the place of one that Docker has forgotten.
+        self.forget_holders(&taken);
         Ok(taken)
     }
 
@@ -463,11 +468,18 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             if let Step::Remove(Key::Open(_, address, port), _) = *step {
                 flows.insert(Flow::At(address, port));
             }
-            if !matches!(step.key(), Key::Publish(..)) {
+            let Key::Publish(proto, host, port) = *step.key() else {
                 continue;
-            }
-            if let Step::Remove(_, Value::To(old, _)) | Step::Change(_, Value::To(old, _), _) = step {
-                flows.insert(Flow::Into(*old));
+            };
+            if let Step::Remove(_, Value::To(old, old_port)) | Step::Change(_, Value::To(old, old_port), _) =
+                step
+            {
+                flows.insert(Flow::Into {
+                    proto,
+                    host,
+                    port,
+                    to: (*old, *old_port),
+                });
             }
             if let Step::Add(key, value) | Step::Change(key, _, value) = step {
                 flows.extend(udp_flow((key, value)));
@@ -500,7 +512,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         let addresses: Vec<IpAddr> = endpoints
             .flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.addr()))
             .collect();
-        if !self.kernel.forgotten(Some(&addresses), deadline).await {
+        // Better a flow of before than a container that does not start.
+        let patience = deadline.min(Instant::now() + FLOWS_OF_BEFORE);
+        if !self.kernel.forgotten(Some(&addresses), patience).await {
             tracing::warn!(?addresses, "flows of before are still being ended");
         }
     }
@@ -609,8 +623,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         self.settle("start").await;
         // An earlier run may have ended before it could.
-        let ports = self.believed.iter().filter_map(udp_flow).collect();
-        self.forget_flows(ports);
+        let ports = self.believed.iter().filter_map(udp_flow);
+        let gone = self.state.unheld().into_iter().map(Flow::Of);
+        self.forget_flows(ports.chain(gone).collect());
     }
 
     /// Looks at the kernel, notes endpoints whose links are gone, and repairs what differs. One object that won't settle

@@ -103,7 +103,7 @@ struct Side {
 
 /// A flow as it is tracked.
 struct Tracked {
-    udp: bool,
+    protocol: u8,
     original: Side,
     reply: Side,
     answered: bool,
@@ -118,13 +118,21 @@ impl Conntrack {
             false => LULL,
         };
         work.wait_for(lull);
+        // A port leads where it was led last.
+        work.waiting
+            .retain(|old| !flows.iter().any(|new| new.replaces(old)));
         work.waiting.extend(flows);
         if !work.served {
             // It has the network namespace of the thread that calls this.
             let desk = Arc::clone(&self.desk);
             let thread = std::thread::Builder::new().name("conntrack".to_owned());
-            thread.spawn(move || desk.serve())?;
-            work.served = true;
+            let started = thread.spawn(move || desk.serve());
+            work.served = started.is_ok();
+            if let Err(error) = started {
+                // Nobody may wait for what is never done.
+                (work.waiting, work.due) = (BTreeSet::new(), None);
+                return Err(error);
+            }
         }
         self.desk.came.notify_one();
         Ok(())
@@ -156,12 +164,23 @@ impl Work {
         let due = Instant::now() + lull;
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
+}
 
-    fn concerns(&self, addresses: Option<&[IpAddr]>) -> bool {
-        let mut flows = self.now.iter().chain(&self.waiting);
-        match addresses {
-            Some(addresses) => flows.any(|flow| addresses.iter().any(|address| flow.concerns(*address))),
-            None => flows.next().is_some(),
+impl Flow {
+    fn is_of(&self, addresses: Option<&[IpAddr]>) -> bool {
+        addresses.is_none_or(|addresses| addresses.iter().any(|address| self.concerns(*address)))
+    }
+
+    /// Whether both are of one port of UDP, of which only the newer is true.
+    fn replaces(&self, older: &Self) -> bool {
+        match (self, older) {
+            (
+                Self::Udp { host, port, .. },
+                Self::Udp {
+                    host: of, port: at, ..
+                },
+            ) => (host, port) == (of, at),
+            _ => false,
         }
     }
 }
@@ -174,12 +193,12 @@ impl Desk {
     /// Has what concerns some addresses done at once; tells whether there is such.
     fn hurry(&self, addresses: Option<&[IpAddr]>) -> bool {
         let mut work = self.work();
-        let concerns = work.concerns(addresses);
-        if concerns {
+        let waits = work.waiting.iter().any(|flow| flow.is_of(addresses));
+        if waits {
             work.wait_for(Duration::ZERO);
             self.came.notify_one();
         }
-        concerns
+        waits || work.now.iter().any(|flow| flow.is_of(addresses))
     }
 
     /// Does what is laid down until nobody will bring more. What comes meanwhile is done together.
@@ -211,11 +230,12 @@ impl Desk {
             let flows = std::mem::take(&mut work.waiting);
             work.now.clone_from(&flows);
             drop(work);
-            let done = match &runtime {
+            let mut run = || match &runtime {
                 Ok(runtime) => runtime.block_on(forget(&mut socket, &flows)),
                 Err(e) => Err(Failure::Broken(format!("making a runtime: {e}"))),
             };
-            if let Err(error) = done {
+            // A listing that was disturbed is made once more.
+            if let Err(error) = run().or_else(|_| run()) {
                 tracing::warn!(%error, "conntrack: flows of before may go on to lead where they led");
             }
             self.work().now.clear();
@@ -238,39 +258,50 @@ impl Drop for Leave<'_> {
     }
 }
 
-/// Deletes flows.
+/// Deletes flows: as many as can be, whatever goes wrong with one of them. Tells the first failure.
 async fn forget(socket: &mut Socket, flows: &BTreeSet<Flow>) -> Result<(), Failure> {
+    let mut first = Ok(());
     for family in Family::ALL {
         let unwanted = Unwanted::of(family, flows);
-        let mut condemned = BTreeMap::new();
+        let mut condemned = BTreeSet::new();
         for ask in unwanted.asks() {
             let take = |reply: Reply| {
                 if let Some((tuple, id)) = read(&reply.payload, |flow| unwanted.has(flow)) {
-                    condemned.insert(id.to_vec(), tuple.to_vec());
+                    condemned.insert((tuple.to_vec(), id.to_vec()));
                 }
             };
-            socket.list(message(family, GET, ask), take).await?;
+            first = first.and(socket.list(message(family, GET, ask), take).await);
         }
-        for (id, tuple) in condemned {
+        for (tuple, id) in condemned {
             // The number is that of this very flow, not of one that came in its place.
             let flow = vec![nested(ORIGINAL, &tuple), DefaultNla::new(ID, id)];
             let gone = socket.ask(message(family, DELETE, flow)).await;
-            unless(gone.map(drop), &[libc::ENOENT])?;
+            first = first.and(unless(gone.map(drop), &[libc::ENOENT]));
         }
     }
-    Ok(())
+    first
 }
 
-/// Where a port of an address of this host leads.
+/// Where a port of an address of this host leads, or led.
 struct Led {
+    proto: Proto,
     host: IpAddr,
     to: (IpAddr, u16),
+}
+
+impl Led {
+    /// Whether a flow began with its port, so far as the port is not asked.
+    fn began(&self, flow: &Tracked) -> bool {
+        let at = self.host.is_unspecified() || self.host == flow.original.to;
+        at && flow.protocol == self.proto.number()
+    }
 }
 
 /// What is to be forgotten of one family; see [`Flow`].
 struct Unwanted {
     family: Family,
-    into: BTreeSet<IpAddr>,
+    /// By the host's port.
+    into: BTreeMap<u16, Vec<Led>>,
     at: BTreeSet<(IpAddr, u16)>,
     of: BTreeSet<IpAddr>,
     bare: Vec<IpNet>,
@@ -282,7 +313,7 @@ impl Unwanted {
     fn of(family: Family, flows: &BTreeSet<Flow>) -> Self {
         let mut all = Self {
             family,
-            into: BTreeSet::new(),
+            into: BTreeMap::new(),
             at: BTreeSet::new(),
             of: BTreeSet::new(),
             bare: Vec::new(),
@@ -290,11 +321,21 @@ impl Unwanted {
         };
         for flow in flows.iter().filter(|flow| flow.family() == family) {
             match *flow {
-                Flow::Into(address) => drop(all.into.insert(address)),
+                Flow::Into {
+                    proto,
+                    host,
+                    port,
+                    to,
+                } => {
+                    all.into.entry(port).or_default().push(Led { proto, host, to });
+                }
                 Flow::At(address, port) => drop(all.at.insert((address, port))),
                 Flow::Of(address) => drop(all.of.insert(address)),
                 Flow::Bare(subnet) => all.bare.push(subnet),
-                Flow::Udp { host, port, to } => all.udp.entry(port).or_default().push(Led { host, to }),
+                Flow::Udp { host, port, to } => {
+                    let proto = Proto::Udp;
+                    all.udp.entry(port).or_default().push(Led { proto, host, to });
+                }
             }
         }
         all
@@ -303,7 +344,8 @@ impl Unwanted {
     /// What the listings are filtered by that hold all of it.
     fn asks(&self) -> Vec<Vec<DefaultNla>> {
         let at = self.at.iter().map(|(address, _)| *address);
-        let ends: BTreeSet<IpAddr> = self.into.iter().copied().chain(at).collect();
+        let into = self.into.values().flatten().map(|led| led.to.0);
+        let ends: BTreeSet<IpAddr> = into.chain(at).collect();
         let mut asks: Vec<Vec<DefaultNla>> =
             ends.iter().map(|end| by(REPLY, Some(*end), None, None)).collect();
         for address in &self.of {
@@ -330,26 +372,31 @@ impl Unwanted {
 
     fn has(&self, flow: &Tracked) -> bool {
         let Tracked { original, reply, .. } = flow;
-        self.into.contains(&reply.from) && original.to != reply.from
-            || self.at.contains(&(original.to, original.to_port))
-            || flow.udp && (self.of.contains(&original.from) || self.of.contains(&reply.from))
+        let udp = flow.protocol == Proto::Udp.number();
+        let into =
+            || of_port(&self.into, original.to_port).any(|led| led.began(flow) && flow.end() == led.to);
+        let astray = || {
+            let mut ports = of_port(&self.udp, original.to_port);
+            ports.any(|led| led.began(flow) && flow.end() != led.to) && is_local(original.to)
+        };
+        self.at.contains(&(original.to, original.to_port))
+            || udp && (self.of.contains(&original.from) || self.of.contains(&reply.from))
             || self.bare.iter().any(|subnet| flow.is_bare(subnet))
-            || flow.udp && self.is_astray(flow)
-    }
-
-    /// Whether it is for a port of this host and leads elsewhere than that does.
-    fn is_astray(&self, flow: &Tracked) -> bool {
-        let Tracked { original, reply, .. } = flow;
-        let ports = self.udp.get(&original.to_port).map_or(&[][..], Vec::as_slice);
-        let astray = ports.iter().any(|Led { host, to }| {
-            let meant = host.is_unspecified() || *host == original.to;
-            meant && (reply.from, reply.from_port) != *to
-        });
-        astray && is_local(original.to)
+            || into()
+            || astray()
     }
 }
 
+fn of_port(ports: &BTreeMap<u16, Vec<Led>>, port: u16) -> impl Iterator<Item = &Led> {
+    ports.get(&port).into_iter().flatten()
+}
+
 impl Tracked {
+    /// Who answers, and from which port.
+    fn end(&self) -> (IpAddr, u16) {
+        (self.reply.from, self.reply.from_port)
+    }
+
     /// Whether it left this host with an address of a subnet and was not answered.
     fn is_bare(&self, subnet: &IpNet) -> bool {
         let Side { from, to, .. } = self.original;
@@ -400,7 +447,7 @@ fn read(payload: &[u8], unwanted: impl Fn(&Tracked) -> bool) -> Option<(&[u8], &
     let protocol =
         attributes::one(original, TUPLE_PROTO).and_then(|proto| attributes::one(proto, PROTOCOL))?;
     let flow = Tracked {
-        udp: protocol == [Proto::Udp.number()],
+        protocol: *protocol.first()?,
         original: side(original)?,
         reply: side(reply)?,
         answered: status.is_some_and(|bytes| u32::from_be_bytes(bytes) & SEEN_REPLY != 0),

@@ -56,13 +56,23 @@ use ipnet::IpNet;
 
 pub use fake::Fake;
 pub use real::Real;
+use tombolo_core::model::Proto;
 use tombolo_core::world::{Family, Step, World};
 
 /// Flows that may lead where they no longer belong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flow {
-    /// All that are translated to an address.
-    Into(IpAddr),
+    /// Those that a port of this host led somewhere, while it did.
+    Into {
+        /// The port's protocol.
+        proto: Proto,
+        /// The host's address; an unspecified one means all of its family.
+        host: IpAddr,
+        /// The host's port.
+        port: u16,
+        /// Where it led.
+        to: (IpAddr, u16),
+    },
     /// All to a port of an address that are not translated.
     At(IpAddr, u16),
     /// All of UDP from and to an address, whoever began them: whoever has the address next is another.
@@ -85,9 +95,9 @@ impl Flow {
     /// The family of its addresses.
     pub fn family(&self) -> Family {
         match self {
-            Self::Into(address) | Self::At(address, _) | Self::Of(address) => Family::of(*address),
+            Self::At(address, _) | Self::Of(address) => Family::of(*address),
             Self::Bare(subnet) => Family::of(subnet.addr()),
-            Self::Udp { host, .. } => Family::of(*host),
+            Self::Into { host, .. } | Self::Udp { host, .. } => Family::of(*host),
         }
     }
 
@@ -99,7 +109,9 @@ impl Flow {
     /// Whether a flow that begins anew to or from an address could be taken for one of these.
     pub fn concerns(&self, holder: IpAddr) -> bool {
         match self {
-            Self::Into(address) | Self::At(address, _) | Self::Of(address) => *address == holder,
+            Self::Into { to: (address, _), .. } | Self::At(address, _) | Self::Of(address) => {
+                *address == holder
+            }
             Self::Bare(subnet) => subnet.contains(&holder),
             // What leads where its port leads is none of these.
             Self::Udp { .. } => false,

@@ -613,7 +613,16 @@ fn flows_that_lead_astray_are_forgotten_and_no_others() {
             let (led, astray) = (udp(8080, (at(v6, 1, 2), 80)), udp(8090, (at(v6, 1, 3), 80)));
             forget(&mut lab.kernel, [led, astray]).await;
             assert_eq!((count(8080), count(8090)), (1, 1), "{}", flows());
-            forget(&mut lab.kernel, [Flow::Into(at(v6, 1, 2))]).await;
+            let into = |proto, port| Flow::Into {
+                proto,
+                host: wire,
+                port,
+                to: (at(v6, 1, 2), 80),
+            };
+            // What another port led there, or the same one of another protocol, is not meant.
+            forget(&mut lab.kernel, [into(Proto::Udp, 8081), into(Proto::Tcp, 8080)]).await;
+            assert_eq!((count(8080), count(8090)), (1, 1), "{}", flows());
+            forget(&mut lab.kernel, [into(Proto::Udp, 8080)]).await;
             assert_eq!((count(8080), count(8090)), (0, 1), "{}", flows());
             // A container's own, and those to it that nobody translates.
             let own = |port| SocketAddr::new(at(v6, 1, 2), port);
@@ -644,7 +653,12 @@ fn flows_that_lead_astray_are_forgotten_and_no_others() {
             assert!(ask(&lab.a1, SocketAddr::new(out, 8097), &lab.outside, 8097).is_some());
             assert!(ask(&lab.b1, SocketAddr::new(out, 8098), &lab.outside, 8098).is_some());
             let (one, two) = (at(v6, 1, 2), at(v6, 1, 3));
-            let many = [Flow::Of(one), Flow::Into(one), Flow::Of(two), Flow::At(two, 1)];
+            let many = [
+                Flow::Of(one),
+                into(Proto::Udp, 8080),
+                Flow::Of(two),
+                Flow::At(two, 1),
+            ];
             forget(&mut lab.kernel, many).await;
             assert_eq!((count(8080), count(8097), count(8098)), (0, 0, 1), "{}", flows());
         }

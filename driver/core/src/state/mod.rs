@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
-use tombolo_ipam::{self as ipam, Carve, Ipam, PoolId, PoolRequest, Space, Use};
+use tombolo_ipam::{self as ipam, Carve, Ipam, PoolId, PoolRequest, Slot, Space, Use};
 
 use crate::kinds::{Found, Joined};
 use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish, Proto};
@@ -378,6 +378,21 @@ impl State {
     /// Pools and leases.
     pub fn ipam(&self) -> &Ipam {
         &self.ipam
+    }
+
+    /// The addresses of our pools that an endpoint had not long ago, or is to have, and none is linked with now.
+    pub fn unheld(&self) -> BTreeSet<IpAddr> {
+        let linked = self.endpoints.values().filter(|endpoint| endpoint.linked);
+        let held: BTreeSet<IpAddr> = linked
+            .flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.addr()))
+            .collect();
+        let of_endpoint = |slot: &Slot| match slot {
+            Slot::Cooling { .. } => true,
+            Slot::Leased { usage, .. } => matches!(usage, Use::Endpoint { .. }),
+        };
+        let slots = self.ipam.slots().iter().filter(|(_, slot)| of_endpoint(slot));
+        let addresses = slots.map(|((_, address), _)| *address);
+        addresses.filter(|address| !held.contains(address)).collect()
     }
 
     /// Notes that a second network on a pool was refused: the engine will undo it with a release of that pool, which is

@@ -679,3 +679,43 @@ fn no_networks_no_facts() {
     scene.ask(Command::DeleteNetwork("n".parse().unwrap())).unwrap();
     assert!(scene.state.world().is_empty());
 }
+
+#[test]
+fn addresses_without_an_endpoint_are_those_that_had_one_or_will() {
+    let mut scene = Scene::new();
+    let pool = scene.with_pool("n1", "10.1.0.0/24").unwrap();
+    let unheld = |scene: &Scene| {
+        scene
+            .state
+            .unheld()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(unheld(&scene), [""; 0], "the gateway is no endpoint's");
+    for address in ["10.1.0.7", "10.1.0.9"] {
+        scene
+            .ask(Command::RequestAddress {
+                pool,
+                address: Some(address.parse().unwrap()),
+                usage: Use::Endpoint { name: None },
+                repeat: false,
+            })
+            .unwrap();
+    }
+    scene.endpoint("e7", "n1", "10.1.0.7/24").unwrap();
+    assert_eq!(unheld(&scene), ["10.1.0.7", "10.1.0.9"]);
+    scene
+        .ask(Command::Join {
+            network: "n1".parse().unwrap(),
+            endpoint: "e7".parse().unwrap(),
+            sandbox: "/run/x".to_owned(),
+        })
+        .unwrap();
+    assert_eq!(unheld(&scene), ["10.1.0.9"]);
+    let release = Command::ReleaseAddress(pool, "10.1.0.9".parse().unwrap());
+    scene.ask(release).unwrap();
+    assert_eq!(unheld(&scene), ["10.1.0.9"], "it cools");
+    scene.ask(Command::DeleteEndpoint("e7".parse().unwrap())).unwrap();
+    assert_eq!(unheld(&scene), ["10.1.0.7", "10.1.0.9"]);
+}
