@@ -28,6 +28,17 @@ quietly() {
     }
 }
 
+# To be started by a test. What it depends on can't be configured while debootstrap runs.
+add_firewalld() {
+    cp /etc/resolv.conf "$part/etc/resolv.conf"
+    # shellcheck disable=SC2016
+    quietly "$log" unshare --mount --pid --fork --kill-child chroot "$part" sh -ec 'mount -t proc proc /proc
+        apt-get update
+        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends firewalld
+        umount /proc'
+    rm -f "$part/etc/resolv.conf" "$part/etc/systemd/system/multi-user.target.wants/firewalld.service"
+}
+
 make_root() {
     suite=$1
     wanted=$packages
@@ -49,6 +60,7 @@ make_root() {
     # In namespaces of its own: package scripts start nothing that outlives the making, and mounts end with it.
     quietly "$log" unshare --mount --pid --fork --kill-child \
         debootstrap --variant=minbase --include="$wanted" "$suite" "$part" "$mirror"
+    [ "$suite" != bookworm ] || add_firewalld
     rm -rf "$part/var/cache/apt/archives" "$part/var/lib/apt/lists"
     mkdir -p "$part/var/cache/apt/archives/partial" "$part/var/lib/apt/lists/partial"
     quietly "$log" chroot "$part" dockerd --version
@@ -69,7 +81,9 @@ for suite in "$@"; do
     *) fail "no engine root is called '$suite': bookworm, trixie and sid are" ;;
     esac
     # One that was made when fewer programs were wanted is made anew.
-    if [ -d "$roots/$suite" ] && [ ! -e "$roots/$suite/usr/sbin/sysctl" ]; then
+    newest=usr/sbin/sysctl
+    [ "$suite" != bookworm ] || newest=usr/sbin/firewalld
+    if [ -d "$roots/$suite" ] && [ ! -e "$roots/$suite/$newest" ]; then
         rm -rf --one-file-system "${roots:?}/$suite"
     fi
     [ -d "$roots/$suite" ] || make_root "$suite"

@@ -203,6 +203,41 @@ serve_networks() {
     is "$(inside tombolo status --output json | grep -c '"problem":')" 0 "the number of problems"
 }
 
+reach_out() { inside docker exec guest ping -q -c 1 -W 5 192.0.2.1 >/dev/null 2>&1; }
+
+# What doctor says of one of its checks, and how that stands.
+doctor_says() { inside sh -c 'tombolo doctor --output json || true' | grep -A 3 "\"check\": \"$1\""; }
+
+has_a_zone() {
+    local said
+    said=$(doctor_says firewall.firewalld)
+    [ -n "$said" ] && ! grep -q demo0 <<<"$said"
+}
+
+# The README's line for firewalld, as printed there.
+live_with_firewalld() {
+    local line
+    line=$(sed -n '/^firewall-cmd --permanent .*demo0/p' README.md)
+    [ -n "$line" ] || die "the README has no line for firewalld any more" "It begins with 'firewall-cmd --permanent'."
+    inside docker network create -d tombolo --ipam-driver tombolo --subnet 10.71.0.0/24 -o bridge_name=demo0 zoned >/dev/null
+    inside docker run -d --name guest --network zoned busybox sleep 3600 >/dev/null
+    check "a container reaches the outside without firewalld" reach_out
+    inside systemctl start firewalld.service
+    wait_for 20 "firewalld has its rules" inside firewall-cmd --state || die "firewalld does not run" "See its journal."
+    check "a published port is reached with firewalld" web_is_reached
+    ! reach_out || die "a bridge of no zone is let out by firewalld" "The README says that it is not."
+    check "doctor names the bridge that has no zone" grep -q "in no zone: .*demo0" <<<"$(doctor_says firewall.firewalld)"
+    check "the README's line is taken" inside sh -c "$line"
+    check "a container reaches the outside from a zone that trusts it" reach_out
+    check "a published port is reached after firewalld was loaded anew" web_is_reached
+    check "doctor no longer names it" has_a_zone
+    inside systemctl stop firewalld.service
+    inside rm -rf /etc/firewalld
+    check "a published port is reached when firewalld has gone" web_is_reached
+    inside docker rm -f guest >/dev/null
+    inside docker network rm zoned >/dev/null
+}
+
 survive_restarts() {
     local before
     before=$(inside tombolo state export)
@@ -276,6 +311,7 @@ files >"$WORK/before"
 install_it
 start_together
 serve_networks
+live_with_firewalld
 survive_restarts
 survive_hanging
 survive_upgrade

@@ -133,6 +133,14 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether a name stands in it as a whole.
+    pub fn names(&self, name: &str) -> bool {
+        match &self.body {
+            Body::Nft(expressions) => expressions.iter().any(|e| holds(e, name)),
+            Body::Xt(words) => words.iter().any(|word| word == name),
+        }
+    }
+
     /// Whether it matches whatever comes.
     fn is_bare(&self) -> bool {
         match &self.body {
@@ -146,6 +154,16 @@ impl Rule {
             // `-A CHAIN -j TARGET`, and options of the target.
             Body::Xt(words) => words.get(2).is_some_and(|word| word == "-j" || word == "-g"),
         }
+    }
+}
+
+/// Whether a text is somewhere in a value.
+fn holds(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(found) => found == text,
+        Value::Array(values) => values.iter().any(|value| holds(value, text)),
+        Value::Object(fields) => fields.values().any(|value| holds(value, text)),
+        _ => false,
     }
 }
 

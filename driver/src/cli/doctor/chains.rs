@@ -128,6 +128,9 @@ pub(super) fn forward_chains(evidence: &Evidence, v6: bool) -> Vec<(&ChainId, &C
     evidence.rules.ruleset.base_chains(Hook::Forward, &families)
 }
 
+/// firewalld's table.
+pub(super) const FIREWALLD: &str = "firewalld";
+
 pub(super) fn foreign_chains(evidence: &Evidence) -> Vec<Finding> {
     const CHECK: &str = "firewall.foreign-chains";
     if let Some(findings) = unknown(evidence, CHECK) {
@@ -166,6 +169,11 @@ pub(super) fn foreign_chains(evidence: &Evidence) -> Vec<Finding> {
                 "chain {id} (hook forward, priority {}) drops what tombolo lets pass, {how}",
                 base.priority
             );
+            if id.table == FIREWALLD {
+                let remedy = "firewalld makes these rules itself: do as is said at firewall.firewalld";
+                findings.push(Finding::fault(CHECK, found, remedy));
+                continue;
+            }
             let insert = format!("nft insert rule {} {} {}", id.family, id.table, id.chain);
             let remedy = "an accept of tombolo's can't overrule a drop there; this line lets pass what tombolo lets pass. It \
                           lasts until that ruleset is loaded anew: put it into its file too";

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use tombolo_core::world::{LINK_GROUP, MARK_ACCEPT};
 
-use super::chains::{OURS, drops, families, forward_chains, is_iptables, is_ours};
+use super::chains::{FIREWALLD, OURS, drops, families, forward_chains, is_iptables, is_ours};
 use super::evidence::Evidence;
 use super::{Finding, REPAIR};
 use crate::firewall::{Base, Chain, ChainId, Rule};
+use crate::kernel::look::Link;
 
 /// What can't be told without rules, or without networks.
 pub(super) fn unknown(evidence: &Evidence, check: &'static str) -> Option<Vec<Finding>> {
@@ -167,27 +168,46 @@ pub(super) fn legacy(evidence: &Evidence) -> Vec<Finding> {
     }]
 }
 
+/// Where firewalld tells which link is in which zone, with nftables and with iptables.
+const ZONES: [&str; 2] = ["filter_FORWARD_ZONES", "FORWARD_ZONES"];
+
 pub(super) fn firewalld(evidence: &Evidence) -> Vec<Finding> {
     const CHECK: &str = "firewall.firewalld";
-    if !evidence.firewalld && !evidence.rules.ruleset.has_table("inet", "firewalld") {
+    if !evidence.firewalld && !evidence.rules.ruleset.has_table("inet", FIREWALLD) {
         return vec![Finding::ok(CHECK, "not running")];
     }
     // The zone of somebody else's bridge is theirs to choose.
-    let bridges = evidence.our_bridges();
-    let made = bridges.iter().filter(|link| link.group == LINK_GROUP);
-    let bridges: Vec<String> = made
-        .map(|link| format!("--add-interface={}", link.name))
-        .collect();
-    if bridges.is_empty() {
-        return vec![Finding::ok(CHECK, "running; there is no network yet")];
+    let bridges = evidence.our_bridges().into_iter();
+    let made: Vec<&Link> = bridges.filter(|link| link.group == LINK_GROUP).collect();
+    if made.is_empty() {
+        return vec![Finding::ok(
+            CHECK,
+            "running; there is no network of tombolo's own bridge",
+        )];
     }
-    let remedy = "it refuses what is forwarded between links of no zone, and forgets lines that were inserted into its table \
+    // Which zone is the administrator's choice as well, once there is one.
+    let chains = &evidence.rules.ruleset.chains;
+    let zones = chains.iter().filter(|(id, _)| ZONES.contains(&id.chain.as_str()));
+    let rules: Vec<&Rule> = zones.flat_map(|(_, chain)| &chain.rules).collect();
+    let without = made
+        .iter()
+        .filter(|link| !rules.iter().any(|rule| rule.names(&link.name)));
+    let without: Vec<&str> = without.map(|link| link.name.as_str()).collect();
+    if without.is_empty() {
+        return vec![Finding::ok(CHECK, "running; the bridges have zones")];
+    }
+    let found = format!("running; in no zone: {}", without.join(", "));
+    let remedy = "it refuses what containers begin whose bridge is in no zone, and forgets lines that were inserted into its table \
                   when it is loaded anew: put the bridges into a zone that trusts them";
+    let add: Vec<String> = without
+        .iter()
+        .map(|name| format!("--add-interface={name}"))
+        .collect();
     let command = format!(
         "firewall-cmd --permanent --zone=trusted {} && firewall-cmd --reload",
-        bridges.join(" ")
+        add.join(" ")
     );
-    vec![Finding::warning(CHECK, "running", remedy).by(command)]
+    vec![Finding::warning(CHECK, found, remedy).by(command)]
 }
 
 #[cfg(test)]
@@ -253,6 +273,25 @@ mod tests {
             }
         }
         assert_eq!(legacy(&format!("{jump}{ours}{drop}")).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn firewalld_is_told_of_bridges_that_have_no_zone() {
+        let zone = |link: &str| {
+            let of =
+                json!({ "match": { "op": "==", "left": { "meta": { "key": "iifname" } }, "right": link } });
+            let rule = json!([of, { "goto": { "target": "filter_FWD_trusted" } }]);
+            host(&[("inet", "firewalld", "filter_FORWARD_ZONES", 10, "accept", rule)])
+        };
+        let other = &firewalld(&zone("tb-11"))[0];
+        assert_eq!(other.verdict, Verdict::Warning);
+        assert_eq!(other.evidence, "running; in no zone: tb-1");
+        assert_eq!(
+            other.command.as_deref(),
+            Some("firewall-cmd --permanent --zone=trusted --add-interface=tb-1 && firewall-cmd --reload")
+        );
+        assert_eq!(firewalld(&zone("tb-1"))[0].verdict, Verdict::Ok);
+        assert_eq!(firewalld(&host(&[]))[0].evidence, "not running");
     }
 
     #[test]
