@@ -24,10 +24,10 @@ plugin: ## Build the managed plug-in, a folder for `docker plugin create`: targe
 deb: ## Build the Debian package: target/deb/tombolo_*.deb
 	@tests/run.sh deb
 
-test: ## Install what tests need and run every test (root)
+test: ## Install what tests need and run all that this machine's engine can (root)
 	@tests/run.sh test
 
-test-engines: ## Run the everyday tests against newer Docker engines (root)
+test-engines: ## Run what may differ between engines on newer ones, of Debian trixie and sid (root)
 	@tests/run.sh engines
 
 units: ## Try the Debian package and its units in a Debian that is booted with systemd (root)

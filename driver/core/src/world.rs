@@ -475,7 +475,7 @@ impl fmt::Display for Step {
                 let flag = if self.removes() { "-D" } else { "-I" };
                 write!(
                     f,
-                    "{tool} {flag} FORWARD -m mark --mark {MARK_ACCEPT:#x}/{MARK_ACCEPT:#x} -j ACCEPT"
+                    "{tool} {flag} FORWARD -m mark --mark {MARK_ACCEPT:#x}/{MARK_ACCEPT:#x} -m comment --comment tombolo -j ACCEPT"
                 )
             }
         }
@@ -614,7 +614,7 @@ mod tests {
             "nft add element inet tombolo source4 { \"tb-1\" : 192.0.2.1 }",
             "nft add element inet tombolo foreign { \"docker7\" }",
             "nft add element inet tombolo bridges { \"tb-1\" . \"tb-1\" }",
-            "iptables -I FORWARD -m mark --mark 0x8000000/0x8000000 -j ACCEPT",
+            "iptables -I FORWARD -m mark --mark 0x8000000/0x8000000 -m comment --comment tombolo -j ACCEPT",
             "nft add element inet tombolo loopback { ::1 }",
             "nft add element inet tombolo publishers4 { \"tb-1\" . 198.51.100.0/24 }",
             "nft add element inet tombolo trusted { \"eth1\" . \"tb-1\" }",

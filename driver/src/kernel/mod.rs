@@ -21,7 +21,7 @@
 //!   real ──> netlink, link ──────────> socket   links, addresses, ports
 //!        ├─> loopback, rate ─────────> socket   routes for ::1, limits
 //!        ├─> conntrack ──────────────> socket   flows that lead astray
-//!        ├─> nft, shape, elements ───> socket   sets and maps; the constant rules by `nft -f -`
+//!        ├─> nft, shape, elements ───> socket   sets and maps; the table itself by `nft -f -`
 //!        ├─> docker_accept ──────────> tools    one rule, by `iptables`
 //!        └─> settings                           /proc/sys/net
 //!   fake                                        the same promises, in memory

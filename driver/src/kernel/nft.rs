@@ -1,9 +1,9 @@
-//! Table `inet tombolo`: its constant part as text through `nft`, its elements through netlink.
+//! Table `inet tombolo`: as text through `nft` where it is made, its elements one by one through netlink after that.
 //!
 //! The table is whole if it has the chains and sets of the skeleton, each chain as many rules as the skeleton gives it,
 //! a chain whose name carries the hash of the skeleton's text (so another version's table is not whole), and no element
-//! that no fact is like. A table that is not whole counts as one without elements: it is replaced as a whole, and
-//! whoever wants elements puts them in again.
+//! that no fact is like. A table that is not whole counts as one without elements: it is replaced as a whole, with
+//! the elements that are wanted.
 
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::nftables::{

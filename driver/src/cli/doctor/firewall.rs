@@ -83,7 +83,7 @@ pub(super) fn forward_accept(evidence: &Evidence) -> Vec<Finding> {
                             Finding::fault(CHECK, found, remedy)
                         }
                         None => {
-                            let remedy = "the daemon puts its rule there within a second, if it runs";
+                            let remedy = "the daemon puts its rule there within a second (iptables-legacy: ten), if it runs";
                             Finding::fault(CHECK, found, remedy).by(accept_line(evidence, id, place))
                         }
                     }

@@ -99,7 +99,7 @@ pub(super) fn between(evidence: &Evidence) -> Vec<Finding> {
                 from.name, to.name
             );
             let remedy = format!(
-                "if this host is not to be a router between its own links, drop that in a chain of yours at hook forward, as                  with: meta nfproto {} iifname {} oifname {} drop",
+                "if this host is not to be a router between its own links, drop that in a chain of yours at hook forward, as with: meta nfproto {} iifname {} oifname {} drop",
                 family.to_lowercase(),
                 from.name,
                 to.name

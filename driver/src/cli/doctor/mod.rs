@@ -42,7 +42,8 @@ here needs it, or it cannot be told. What is printed behind `do:` can be typed a
 
 Nothing is changed without --repair. Kernel features are tried in a network namespace that is thrown away.
 
-Exit codes: 0 nothing is wrong, or warnings only; 1 a fault, or it could not look; 2 wrong usage or settings.";
+Exit codes: 0 nothing is wrong, or warnings only; 1 a fault, or it could not look; 2 wrong usage or settings; \
+3 the daemon is not running, with --repair.";
 
 /// The flags of `tombolo doctor`.
 #[derive(Debug, Args)]
