@@ -27,9 +27,10 @@ const OTHERS: [&str; 8] = [
 /// All that somebody could miss, line by line, without what changes by itself.
 fn inventory() -> Vec<String> {
     let commands = [
-        "ip -o link show | sed 's/ state .*link/ link/'",
+        // That nobody is at the other end the kernel notes when it likes.
+        "ip -o link show | sed 's/ state .*link/ link/; s/NO-CARRIER,//'",
         "ip -o address show | sed 's/ tentative//'",
-        "bridge link show | sed 's/ state.*//'",
+        "bridge link show | sed 's/ state.*//; s/NO-CARRIER,//'",
         "nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'",
         "iptables -S && ip6tables -S",
         "sysctl -a 2>/dev/null | grep -E '(accept_ra|disable_ipv6|route_localnet|promote_secondaries) ='",
