@@ -56,7 +56,7 @@ impl Scene {
     }
 
     /// Network `n` with our IPAM, and endpoint `e` on it at .2, joined.
-    fn with_container(&mut self, n: u8) -> PoolId {
+    pub fn with_container(&mut self, n: u8) -> PoolId {
         let pool = self.with_network(n);
         let address = IpAddr::from([10, n, 0, 2]);
         self.lease(pool, address).unwrap();

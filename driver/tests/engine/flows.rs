@@ -7,7 +7,7 @@ use tombolo::kernel::Flow;
 use tombolo_core::model::{PortWish, Proto};
 use tombolo_core::state::Command;
 
-use crate::scene::{Scene, network};
+use crate::scene::Scene;
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -58,21 +58,8 @@ fn flows_are_forgotten_when_ports_change_when_an_endpoint_ends_and_at_a_start() 
         to: (container, 80),
     };
     let mut scene = Scene::new();
-    scene.forgets(&Command::CreateNetwork(network(0, 0, false, false)), &[]);
-    let create = Command::CreateEndpoint {
-        id: end(),
-        network: net(),
-        addresses: vec!["10.0.0.2/24".parse().unwrap()],
-        mac: None,
-        rate: None,
-    };
-    let join = Command::Join {
-        network: net(),
-        endpoint: end(),
-        sandbox: "/run/x".to_owned(),
-    };
-    scene.forgets(&create, &[]);
-    scene.forgets(&join, &[]);
+    scene.with_container(0);
+    scene.must_have_forgotten(&[]);
     // Who begins a connection of TCP begins a flow; a client of UDP may go on with one that leads elsewhere.
     scene.forgets(&publish(&[(Proto::Tcp, 8080)]), &[]);
     scene.forgets(&publish(&[(Proto::Tcp, 8080), (Proto::Udp, 8081)]), &[led(8081)]);
@@ -86,27 +73,20 @@ fn flows_are_forgotten_when_ports_change_when_an_endpoint_ends_and_at_a_start() 
     );
     // Nobody waits for this; a process that dies at once leaves it to the next.
     scene.restart();
-    scene.must_have_forgotten(&[]);
+    scene.must_have_forgotten(&[Flow::Of(container)]);
 }
 
 #[test]
 fn flows_of_an_endpoint_that_docker_has_forgotten_are_not_those_of_the_next() {
-    let net = || "n0".parse().unwrap();
-    let create = |id: &str| Command::CreateEndpoint {
-        id: id.parse().unwrap(),
-        network: net(),
+    let mut scene = Scene::new();
+    scene.with_container(0);
+    scene.must_have_forgotten(&[]);
+    let next = Command::CreateEndpoint {
+        id: "e1".parse().unwrap(),
+        network: "n0".parse().unwrap(),
         addresses: vec!["10.0.0.2/24".parse().unwrap()],
         mac: None,
         rate: None,
     };
-    let mut scene = Scene::new();
-    scene.forgets(&Command::CreateNetwork(network(0, 0, false, false)), &[]);
-    scene.forgets(&create("e0"), &[]);
-    let join = Command::Join {
-        network: net(),
-        endpoint: "e0".parse().unwrap(),
-        sandbox: "/run/x".to_owned(),
-    };
-    scene.forgets(&join, &[]);
-    scene.forgets(&create("e1"), &[Flow::Of(address("10.0.0.2"))]);
+    scene.forgets(&next, &[Flow::Of(address("10.0.0.2"))]);
 }

@@ -292,6 +292,14 @@ fn ratio(few: &Times, many: &Times) -> f64 {
     ratios[ratios.len() / 2]
 }
 
+/// What was asked of two places, each with what it took there.
+fn questions<'a>(one: &'a Place, two: &'a Place) -> [(&'static str, [&'a Times; 2]); 2] {
+    [
+        ("exchange", [&one.exchanges, &two.exchanges]),
+        ("connection and exchange", [&one.connections, &two.connections]),
+    ]
+}
+
 fn table(places: &[Place], [few, many]: [usize; 2]) -> Vec<String> {
     let rounds = places[0].exchanges.medians.len();
     let mut lines = vec![
@@ -311,13 +319,7 @@ fn table(places: &[Place], [few, many]: [usize; 2]) -> Vec<String> {
     ];
     let mut ours = Vec::new();
     for pair in places.chunks_exact(2) {
-        for (what, times) in [
-            ("exchange", [&pair[0].exchanges, &pair[1].exchanges]),
-            (
-                "connection and exchange",
-                [&pair[0].connections, &pair[1].connections],
-            ),
-        ] {
+        for (what, times) in questions(&pair[0], &pair[1]) {
             let ratio = ratio(times[0], times[1]);
             let [[p50, p99], [p50_many, p99_many]] = times.map(|t| [t.all.median() * 1e3, t.all.p99() * 1e3]);
             lines.push(format!(
@@ -356,20 +358,15 @@ fn table(places: &[Place], [few, many]: [usize; 2]) -> Vec<String> {
         lines.push(String::new());
     }
     let percent = |ratio: f64| format!("{:+.1} %", (ratio - 1.0) * 100.0);
-    let most = format!("at most {} slower than", percent(AIM).trim_start_matches('+'));
+    let most = format!("at most {:.0} % slower than", (AIM - 1.0) * 100.0);
     for (what, ratio) in ours {
         let what = format!("with {many} ports {most} with {few}, {what}");
         lines.push(crate::aim(&what, &percent(ratio), ratio <= AIM));
     }
     // Both with few ports: with many, Docker's are far behind.
     let (tombolo, docker) = (&places[0], &places[2]);
-    for (what, ratio) in [
-        ("exchange", ratio(&docker.exchanges, &tombolo.exchanges)),
-        (
-            "connection and exchange",
-            ratio(&docker.connections, &tombolo.connections),
-        ),
-    ] {
+    for (what, [of_docker, ours]) in questions(docker, tombolo) {
+        let ratio = ratio(of_docker, ours);
         let what = format!("with {few} ports {most} {}, {what}", WAYS[docker.way].0);
         lines.push(crate::aim(&what, &percent(ratio), ratio <= AIM));
     }
