@@ -462,7 +462,6 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     /// Ends the flows that lead where the ports of some steps led before.
     fn forget(&mut self, steps: &[Step]) {
-        // All ports of a container lead to one or two addresses; each needs to be looked for once.
         let mut flows: BTreeSet<Flow> = BTreeSet::new();
         for step in steps {
             if let Step::Remove(Key::Open(_, address, port), _) = *step {

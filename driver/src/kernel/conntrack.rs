@@ -119,8 +119,9 @@ impl Conntrack {
         };
         work.wait_for(lull);
         // A port leads where it was led last.
+        let led: BTreeSet<(IpAddr, u16)> = flows.iter().filter_map(Flow::udp_port).collect();
         work.waiting
-            .retain(|old| !flows.iter().any(|new| new.replaces(old)));
+            .retain(|old| !old.udp_port().is_some_and(|port| led.contains(&port)));
         work.waiting.extend(flows);
         if !work.served {
             // It has the network namespace of the thread that calls this.
@@ -171,16 +172,11 @@ impl Flow {
         addresses.is_none_or(|addresses| addresses.iter().any(|address| self.concerns(*address)))
     }
 
-    /// Whether both are of one port of UDP, of which only the newer is true.
-    fn replaces(&self, older: &Self) -> bool {
-        match (self, older) {
-            (
-                Self::Udp { host, port, .. },
-                Self::Udp {
-                    host: of, port: at, ..
-                },
-            ) => (host, port) == (of, at),
-            _ => false,
+    /// The host's port of UDP whose flows these are.
+    fn udp_port(&self) -> Option<(IpAddr, u16)> {
+        match self {
+            Self::Udp { host, port, .. } => Some((*host, *port)),
+            _ => None,
         }
     }
 }

@@ -34,19 +34,19 @@ const OUTSIDE: [IpAddr; 2] = [
 /// [`Error::Unreadable`] when netlink fails or takes longer than a second.
 pub async fn path_mtu() -> Result<Option<u32>, Error> {
     ask("the way to the outside", async |handle: rtnetlink::Handle| {
-        let mut least = None;
+        let mut mtus = Vec::new();
         for to in OUTSIDE {
-            let Some(way) = way_to(&handle, to).await? else {
-                continue;
-            };
-            least = least.into_iter().chain(way.mtu).min();
-            if way.mtu.is_none() {
-                for link in way.links {
-                    least = least.into_iter().chain(link_mtu(&handle, link).await?).min();
+            match way_to(&handle, to).await? {
+                Some(Way { mtu: Some(mtu), .. }) => mtus.push(mtu),
+                Some(way) => {
+                    for link in way.links {
+                        mtus.extend(link_mtu(&handle, link).await?);
+                    }
                 }
+                None => {}
             }
         }
-        Ok(least)
+        Ok(mtus.into_iter().min())
     })
     .await
 }
