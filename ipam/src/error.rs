@@ -19,6 +19,12 @@ pub enum Error {
         /// The text, cut to a readable length.
         got: String,
     },
+    /// A text that is no host's identifier.
+    #[error("'{got}' is no host identifier: 32 hexadecimal digits are allowed")]
+    NoHostId {
+        /// The text, cut to a readable length.
+        got: String,
+    },
     /// A text that is no entry of the list of address pools.
     #[error("'{got}' is no address pool: BASE:SIZE is allowed, such as 10.208.0.0/12:24 or fd00::/48:64")]
     NoCarve {

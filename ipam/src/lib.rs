@@ -17,6 +17,7 @@
 mod addresses;
 mod carve;
 mod error;
+mod host;
 mod index;
 mod ipam;
 mod pool;
@@ -27,6 +28,7 @@ mod subnets;
 pub use addresses::{COOL_DOWN_S, Wish};
 pub use carve::Carve;
 pub use error::Error;
+pub use host::HostId;
 pub use ipam::{Edit, Fill, Ipam, Problem};
 pub use pool::{KeptOut, Pool, PoolId, Space};
 pub use slot::{Slot, Use};
