@@ -5,6 +5,7 @@
 //! simulator run the same code.
 
 pub mod council;
+pub mod membership;
 pub mod table;
 pub mod time;
 

@@ -1,0 +1,473 @@
+//! Who is there: membership by SWIM, as the library `foca` has it, with what a cluster needs around it.
+//!
+//! foca sends nothing and knows no time. Here its timers are kept in their order, its messages become outputs, and what
+//! it leaves to its user is added: an announcement is repeated until somebody answers, and whole member lists can be
+//! exchanged, because gossip alone takes minutes to tell everybody of everybody in a large cluster.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::num::{NonZeroU8, NonZeroU32, NonZeroUsize};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use foca::{BroadcastHandler, Config, Foca, Identity, Invalidates, Member, Notification, PeriodicParams, PostcardCodec, Runtime, Timer};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
+use tombolo_ipam::HostId;
+
+use crate::time::Tick;
+
+/// The largest message that foca makes, in bytes: what is around it must fit into a datagram beside it.
+pub const PACKET: usize = 1_100;
+
+/// The largest change that rides on gossip, in bytes; a larger one is left to the anti-entropy.
+pub const RIDER: usize = 900;
+
+/// How many changes may wait to be gossiped. What comes on top is left to the anti-entropy, which carries much at once.
+const RIDERS: usize = 256;
+
+/// How often waiting changes are pushed on.
+const PUSH: Duration = Duration::from_millis(20);
+
+/// How often an announcement is repeated while nobody is known to be there.
+const ANNOUNCE: Duration = Duration::from_secs(1);
+
+/// A host, where it is reached, and the how-manieth life of it this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// The host.
+    pub host: HostId,
+    /// Where its datagrams and streams go.
+    pub address: SocketAddr,
+    /// Rises with each start (upper half) and each return from being taken for dead (lower half).
+    pub life: u64,
+}
+
+impl Seat {
+    /// The seat of a host in its `epoch`th start.
+    pub fn new(host: HostId, address: SocketAddr, epoch: u32) -> Self {
+        let life = u64::from(epoch) << 32;
+        Self { host, address, life }
+    }
+}
+
+impl Identity for Seat {
+    type Addr = HostId;
+
+    fn renew(&self) -> Option<Self> {
+        let life = self.life.checked_add(1)?;
+        Some(Self { life, ..self.clone() })
+    }
+
+    fn addr(&self) -> HostId {
+        self.host
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        // The address decides nothing but which of two that can't both be is kept everywhere.
+        (self.life, self.address) > (adversary.life, adversary.address)
+    }
+}
+
+/// What came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A host is there.
+    Up(Seat),
+    /// A host is not there any more.
+    Down(Seat),
+    /// A host that is there has another address, or began another life.
+    Moved(Seat),
+    /// We had been taken for dead, and are back.
+    Rejoined,
+}
+
+/// What identifies a gossiped change: a newer one of the same row takes its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RiderKey {
+    /// What the change is of.
+    pub subject: Vec<u8>,
+}
+
+impl Invalidates for RiderKey {
+    fn invalidates(&self, other: &Self) -> bool {
+        self.subject == other.subject
+    }
+}
+
+/// Takes gossiped changes out of foca, and tells it of those that we add. Whether a change is news, and so handed on, is
+/// for the table to say.
+#[derive(Default)]
+struct Riders {
+    came: Arc<Mutex<Vec<Vec<u8>>>>,
+    next: Arc<Mutex<Option<RiderKey>>>,
+}
+
+impl BroadcastHandler<Seat> for Riders {
+    type Key = RiderKey;
+    type Error = Infallible;
+
+    fn receive_item(&mut self, data: &[u8], sender: Option<&Seat>) -> Result<Option<RiderKey>, Infallible> {
+        match sender {
+            Some(_) => {
+                lock(&self.came).push(data.to_vec());
+                Ok(None)
+            }
+            None => Ok(lock(&self.next).take()),
+        }
+    }
+}
+
+/// A lock whose holder panicked guards plain data all the same.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What foca wants done, gathered.
+#[derive(Default)]
+struct Wishes {
+    now: Tick,
+    sends: Vec<(Seat, Vec<u8>)>,
+    timers: Vec<(Tick, Timer<Seat>)>,
+    events: Vec<Event>,
+}
+
+impl Runtime<Seat> for Wishes {
+    fn notify(&mut self, notification: Notification<'_, Seat>) {
+        match notification {
+            Notification::MemberUp(seat) => self.events.push(Event::Up(seat.clone())),
+            Notification::MemberDown(seat) => self.events.push(Event::Down(seat.clone())),
+            Notification::Rename(_, seat) => self.events.push(Event::Moved(seat.clone())),
+            Notification::Rejoin(_) => self.events.push(Event::Rejoined),
+            Notification::Active | Notification::Idle | Notification::Defunct => {}
+        }
+    }
+
+    fn send_to(&mut self, to: Seat, data: &[u8]) {
+        self.sends.push((to, data.to_vec()));
+    }
+
+    fn submit_after(&mut self, event: Timer<Seat>, after: Duration) {
+        self.timers.push((self.now + after, event));
+    }
+}
+
+/// This host's view of who is there.
+pub struct Membership {
+    foca: Foca<Seat, PostcardCodec, StdRng, Riders>,
+    came: Arc<Mutex<Vec<Vec<u8>>>>,
+    next: Arc<Mutex<Option<RiderKey>>>,
+    timers: BTreeMap<(Tick, u64), Timer<Seat>>,
+    /// Numbers timers, so that those of one instant keep their order.
+    submitted: u64,
+    push: Option<Tick>,
+    announce: Option<Tick>,
+    seeds: Vec<Seat>,
+    next_seed: usize,
+    size: u32,
+    sends: VecDeque<(Seat, Vec<u8>)>,
+    events: VecDeque<Event>,
+    /// Changes that were left to the anti-entropy because too many waited.
+    pub left_over: u64,
+    /// Messages that foca didn't understand.
+    pub strange: u64,
+}
+
+impl Membership {
+    /// A host that is alone so far. `seed` makes its random choices repeatable.
+    pub fn new(me: Seat, seed: u64) -> Self {
+        let riders = Riders::default();
+        let (came, next) = (riders.came.clone(), riders.next.clone());
+        let foca = Foca::with_custom_broadcast(me, config(1), StdRng::seed_from_u64(seed), PostcardCodec, riders);
+        Self {
+            foca,
+            came,
+            next,
+            timers: BTreeMap::new(),
+            submitted: 0,
+            push: None,
+            announce: None,
+            seeds: Vec::new(),
+            next_seed: 0,
+            size: 1,
+            sends: VecDeque::new(),
+            events: VecDeque::new(),
+            left_over: 0,
+            strange: 0,
+        }
+    }
+
+    /// Our own seat, as others know it now.
+    pub fn me(&self) -> &Seat {
+        self.foca.identity()
+    }
+
+    /// Names those to announce ourselves to while nobody is known to be there.
+    pub fn seed(&mut self, now: Tick, seeds: Vec<Seat>) {
+        let me = self.foca.identity().host;
+        self.seeds = seeds.into_iter().filter(|seat| seat.host != me).collect();
+        self.announce = (!self.seeds.is_empty()).then_some(now);
+    }
+
+    /// How many hosts there are in all, this one with them: how often things are told follows from it.
+    pub fn resize(&mut self, hosts: usize) {
+        let size = u32::try_from(hosts).unwrap_or(u32::MAX).max(1);
+        // Steps, so that each joining host doesn't change it anew.
+        if size.next_power_of_two() != self.size.next_power_of_two() {
+            let changed = self.foca.set_config(config(size));
+            debug_assert!(changed.is_ok(), "what may not change while foca runs follows from no size");
+        }
+        self.size = size;
+    }
+
+    /// Those that are there, without ourselves.
+    pub fn alive(&self) -> impl Iterator<Item = &Seat> {
+        self.foca.iter_members().map(Member::id)
+    }
+
+    /// How many are there, without ourselves.
+    pub fn alive_count(&self) -> usize {
+        self.foca.num_members()
+    }
+
+    /// Where a host that is there is reached.
+    pub fn seat(&self, host: &HostId) -> Option<&Seat> {
+        self.alive().find(|seat| seat.host == *host)
+    }
+
+    /// All that is known of members, this host with them, for another host to [take in](Self::take_in).
+    pub fn list(&self) -> Vec<Member<Seat>> {
+        let me = Member::alive(self.foca.identity().clone());
+        self.foca.iter_membership_state().cloned().chain([me]).collect()
+    }
+
+    /// Takes in what another host knows of members.
+    pub fn take_in(&mut self, now: Tick, members: Vec<Member<Seat>>) {
+        self.with(now, |foca, wishes| foca.apply_many(members.into_iter(), false, wishes));
+    }
+
+    /// Notes that a host is gone for good, whatever gossip says.
+    pub fn expel(&mut self, now: Tick, host: &HostId) {
+        let seats: Vec<Seat> = self.alive().filter(|seat| seat.host == *host).cloned().collect();
+        self.seeds.retain(|seat| seat.host != *host);
+        self.take_in(now, seats.into_iter().map(Member::down).collect());
+    }
+
+    /// Announces ourselves to somebody.
+    pub fn announce(&mut self, now: Tick, to: Seat) {
+        self.with(now, |foca, wishes| foca.announce(to, wishes));
+    }
+
+    /// Says good-bye.
+    pub fn leave(&mut self, now: Tick) {
+        self.announce = None;
+        self.with(now, |foca, wishes| foca.leave_cluster(wishes));
+    }
+
+    /// We have another address now.
+    pub fn move_to(&mut self, now: Tick, address: SocketAddr) {
+        let seat = Seat { address, ..self.foca.identity().clone() };
+        if let Some(seat) = seat.renew().filter(|_| seat.address != self.foca.identity().address) {
+            self.with(now, |foca, wishes| foca.change_identity(seat, wishes));
+        }
+    }
+
+    /// Has a change ride on gossip. One of the same subject that still waits is replaced. Gives whether it does: it may
+    /// be too large, or too many may wait.
+    pub fn spread(&mut self, now: Tick, subject: Vec<u8>, change: &[u8]) -> bool {
+        if change.is_empty() || change.len() > RIDER || self.foca.custom_broadcast_backlog() >= RIDERS {
+            self.left_over += 1;
+            return false;
+        }
+        *lock(&self.next) = Some(RiderKey { subject });
+        let added = self.foca.add_broadcast(change).unwrap_or(false);
+        if self.push.is_none() && self.foca.num_members() > 0 {
+            self.push = Some(now);
+        }
+        added
+    }
+
+    /// Takes a message that another host's foca has sent. Gives the changes that rode on it.
+    pub fn hear(&mut self, now: Tick, message: &[u8]) -> Vec<Vec<u8>> {
+        self.with(now, |foca, wishes| foca.handle_data(message, wishes));
+        std::mem::take(&mut *lock(&self.came))
+    }
+
+    /// When [`tick`](Self::tick) is wanted next.
+    pub fn due(&self) -> Option<Tick> {
+        let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
+        [timer, self.push, self.announce].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Tick) {
+        // foca's timers are handed back in the order of their times, even where several are late.
+        while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
+            let timer = entry.remove();
+            self.with(now, |foca, wishes| foca.handle_timer(timer, wishes));
+        }
+        if self.push.is_some_and(|at| at <= now) {
+            self.with(now, |foca, wishes| foca.broadcast(wishes));
+            let more = self.foca.custom_broadcast_backlog() > 0 && self.foca.num_members() > 0;
+            self.push = more.then(|| now + PUSH);
+        }
+        if self.announce.is_some_and(|at| at <= now) {
+            self.announce = Some(now + ANNOUNCE);
+            // One at a time, around: most are answered at once, and hundreds of seeds need not be asked together.
+            let next = self.seeds.get(self.next_seed % self.seeds.len().max(1)).cloned();
+            self.next_seed = self.next_seed.wrapping_add(1);
+            match next.filter(|_| self.foca.num_members() == 0) {
+                Some(seed) => self.announce(now, seed),
+                None => self.announce = self.lonely(now),
+            }
+        }
+    }
+
+    /// When to look again whether anybody is there.
+    fn lonely(&self, now: Tick) -> Option<Tick> {
+        (!self.seeds.is_empty()).then(|| now + ANNOUNCE)
+    }
+
+    /// The next message to send.
+    pub fn next_send(&mut self) -> Option<(Seat, Vec<u8>)> {
+        self.sends.pop_front()
+    }
+
+    /// The next thing that came about.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// How many changes wait to be gossiped.
+    pub fn waiting(&self) -> usize {
+        self.foca.custom_broadcast_backlog()
+    }
+
+    fn with(
+        &mut self,
+        now: Tick,
+        act: impl FnOnce(&mut Foca<Seat, PostcardCodec, StdRng, Riders>, &mut Wishes) -> Result<(), foca::Error>,
+    ) {
+        let mut wishes = Wishes { now, ..Wishes::default() };
+        if act(&mut self.foca, &mut wishes).is_err() {
+            self.strange += 1;
+        }
+        for (at, timer) in wishes.timers {
+            self.submitted += 1;
+            self.timers.insert((at, self.submitted), timer);
+        }
+        self.sends.extend(wishes.sends);
+        let up = wishes.events.iter().any(|event| matches!(event, Event::Up(_)));
+        if up && self.push.is_none() && self.foca.custom_broadcast_backlog() > 0 {
+            self.push = Some(now);
+        }
+        self.events.extend(wishes.events);
+    }
+}
+
+/// foca's settings for a cluster of so many hosts.
+fn config(hosts: u32) -> Config {
+    let size = NonZeroU32::new(hosts.next_power_of_two()).unwrap_or(NonZeroU32::MIN);
+    let some = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+    let lan = Config::new_lan(size);
+    Config {
+        max_packet_size: some(PACKET),
+        max_transmissions: lan.max_transmissions.max(NonZeroU8::MIN),
+        // One that was taken for dead is asked again soon, so that a healed partition closes by itself.
+        periodic_announce_to_down_members: Some(PeriodicParams { frequency: Duration::from_secs(5), num_members: some(2) }),
+        notify_down_members: true,
+        ..lan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(n: u8) -> HostId {
+        HostId::from_bytes([n; 16])
+    }
+
+    fn seat(n: u8) -> Seat {
+        Seat::new(host(n), SocketAddr::from(([10, 0, 0, n], 7947)), 1)
+    }
+
+    /// Hosts on a wire without delay, from `from` to `until`; a datagram for which `lost` says so doesn't arrive.
+    fn run(hosts: &mut [Membership], from: Tick, until: Tick, mut lost: impl FnMut(Tick, HostId, HostId) -> bool) {
+        let mut now = from;
+        loop {
+            for at in 0..hosts.len() {
+                hosts[at].tick(now);
+                let me = hosts[at].me().host;
+                while let Some((to, message)) = hosts[at].next_send() {
+                    if lost(now, me, to.host) {
+                        continue;
+                    }
+                    if let Some(to) = hosts.iter_mut().find(|h| h.me().host == to.host) {
+                        to.hear(now, &message);
+                    }
+                }
+            }
+            if now >= until {
+                return;
+            }
+            now = now + Duration::from_millis(10);
+        }
+    }
+
+    fn alive(host: &Membership) -> Vec<u8> {
+        let mut alive: Vec<u8> = host.alive().map(|seat| seat.host.bytes()[0]).collect();
+        alive.sort_unstable();
+        alive
+    }
+
+    #[test]
+    fn hosts_find_each_other_though_the_first_announcements_are_lost() {
+        let mut hosts: Vec<Membership> = (1..=3).map(|n| Membership::new(seat(n), u64::from(n))).collect();
+        hosts[1].seed(Tick(0), vec![seat(1)]);
+        hosts[2].seed(Tick(0), vec![seat(1)]);
+        run(&mut hosts, Tick(0), Tick(2_500), |_, _, _| true);
+        assert!(alive(&hosts[0]).is_empty());
+        run(&mut hosts, Tick(2_510), Tick(5_000), |_, _, _| false);
+        assert_eq!(alive(&hosts[0]), [2, 3]);
+        assert_eq!(alive(&hosts[2]), [1, 2]);
+    }
+
+    #[test]
+    fn a_host_that_was_cut_off_is_back_by_itself_soon_after_the_cut_is_mended() {
+        let mut hosts: Vec<Membership> = (1..=3).map(|n| Membership::new(seat(n), u64::from(n))).collect();
+        for host in &mut hosts[1..] {
+            host.seed(Tick(0), vec![seat(1)]);
+        }
+        run(&mut hosts, Tick(0), Tick(5_000), |_, _, _| false);
+        let cut = |_, a: HostId, b: HostId| a == host(3) || b == host(3);
+        run(&mut hosts, Tick(5_010), Tick(60_000), cut);
+        assert_eq!(alive(&hosts[0]), [2]);
+        assert!(alive(&hosts[2]).is_empty());
+        run(&mut hosts, Tick(60_010), Tick(70_000), |_, _, _| false);
+        assert_eq!(alive(&hosts[0]), [2, 3]);
+        assert_eq!(alive(&hosts[2]), [1, 2]);
+    }
+
+    #[test]
+    fn a_host_with_a_new_address_is_the_same_host() {
+        let mut hosts: Vec<Membership> = (1..=2).map(|n| Membership::new(seat(n), u64::from(n))).collect();
+        hosts[1].seed(Tick(0), vec![seat(1)]);
+        run(&mut hosts, Tick(0), Tick(3_000), |_, _, _| false);
+        let moved = SocketAddr::from(([10, 0, 9, 9], 7947));
+        hosts[1].move_to(Tick(3_010), moved);
+        run(&mut hosts, Tick(3_010), Tick(6_000), |_, _, _| false);
+        assert_eq!(hosts[0].seat(&host(2)).map(|seat| seat.address), Some(moved));
+        assert_eq!(hosts[0].alive_count(), 1);
+    }
+
+    #[test]
+    fn more_changes_than_may_wait_are_left_to_the_anti_entropy() {
+        let mut lone = Membership::new(seat(1), 1);
+        let rides = (0..1_000_u32).filter(|n| lone.spread(Tick(0), n.to_be_bytes().to_vec(), b"change")).count();
+        assert_eq!((rides, lone.left_over, lone.waiting()), (RIDERS, 1_000 - RIDERS as u64, RIDERS));
+        assert!(!lone.spread(Tick(0), vec![1], &[0; RIDER + 1]));
+    }
+}
