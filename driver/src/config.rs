@@ -9,6 +9,7 @@
 //!
 //! Flags, environment and file come in as values, so nothing here looks at the process; only [`load`] reads a file.
 
+mod cluster;
 mod fault;
 mod file;
 mod parse;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub use cluster::{Advertise, Alone, Join, KeyFile};
 pub use fault::{Fault, Faults, Origin};
 pub use parse::{DockerHost, LogFormat, MetricsAddr};
 pub use pools::AddressPool;
@@ -49,6 +51,16 @@ pub enum Setting {
     HostBinding,
     /// Where metrics are scraped.
     MetricsAddr,
+    /// The hosts whose cluster is joined.
+    Join,
+    /// The file with the cluster's key.
+    ClusterKeyFile,
+    /// Where other hosts reach this one.
+    Advertise,
+    /// The port that hosts of a cluster speak at.
+    ClusterPort,
+    /// What a host does that has begun anew and that nobody answers.
+    ClusterAlone,
     /// Which log lines are wanted.
     Log,
     /// What log lines look like.
@@ -57,7 +69,7 @@ pub enum Setting {
 
 impl Setting {
     /// All settings, in the order in which they are listed.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 14] = [
         Self::PluginSocket,
         Self::ControlSocket,
         Self::StateDir,
@@ -65,6 +77,11 @@ impl Setting {
         Self::AddressPools,
         Self::HostBinding,
         Self::MetricsAddr,
+        Self::Join,
+        Self::ClusterKeyFile,
+        Self::Advertise,
+        Self::ClusterPort,
+        Self::ClusterAlone,
         Self::Log,
         Self::LogFormat,
     ];
@@ -79,6 +96,11 @@ impl Setting {
             Self::AddressPools => "address_pools",
             Self::HostBinding => "host_binding",
             Self::MetricsAddr => "metrics_addr",
+            Self::Join => "join",
+            Self::ClusterKeyFile => "cluster_key_file",
+            Self::Advertise => "advertise",
+            Self::ClusterPort => "cluster_port",
+            Self::ClusterAlone => "cluster_alone",
             Self::Log => "log",
             Self::LogFormat => "log_format",
         }
@@ -103,7 +125,10 @@ impl Setting {
             Self::DockerHost => "unix:///var/run/docker.sock",
             Self::AddressPools => "10.208.0.0/12:24,198.18.0.0/15:24",
             Self::HostBinding => "0.0.0.0",
-            Self::MetricsAddr => "off",
+            Self::MetricsAddr | Self::Join | Self::ClusterKeyFile => "off",
+            Self::Advertise => "auto",
+            Self::ClusterPort => "7947",
+            Self::ClusterAlone => "lease",
             Self::Log => "info",
             Self::LogFormat => "human",
         }
@@ -120,6 +145,11 @@ impl Setting {
             }
             Self::HostBinding => "an address of this host, or 0.0.0.0 for all of both families",
             Self::MetricsAddr => "off, or an IP address and a port, such as 127.0.0.1:9477 or [::1]:9477",
+            Self::Join => "off, or ADDRESS or ADDRESS:PORT of hosts, several separated by commas",
+            Self::ClusterKeyFile => "off, or the absolute path of a file with the cluster's key, mode 0600",
+            Self::Advertise => "auto, an address of this host, or the name of one of its interfaces",
+            Self::ClusterPort => "a port from 1 to 65535, for UDP and TCP; the same on all hosts",
+            Self::ClusterAlone => "lease or wait",
             Self::Log => {
                 "a level (off, error, warn, info, debug, trace) and TARGET=LEVEL pairs, such as info,tombolo=debug"
             }
@@ -166,6 +196,16 @@ pub struct Config {
     pub host_binding: IpAddr,
     /// Where metrics are scraped, if they are.
     pub metrics_addr: MetricsAddr,
+    /// The hosts whose cluster is joined, if there are any.
+    pub join: Join,
+    /// The file with the cluster's key, if there is one.
+    pub cluster_key_file: KeyFile,
+    /// Where other hosts reach this one.
+    pub advertise: Advertise,
+    /// The port that hosts of a cluster speak at, of UDP and TCP.
+    pub cluster_port: u16,
+    /// What a host does that has begun anew and that nobody answers.
+    pub cluster_alone: Alone,
     /// Which log lines are wanted: a filter that [`tracing_subscriber::EnvFilter`] takes.
     pub log: String,
     /// What log lines look like.
@@ -227,6 +267,11 @@ impl Config {
             Setting::AddressPools => pools::list(&self.address_pools),
             Setting::HostBinding => self.host_binding.to_string(),
             Setting::MetricsAddr => self.metrics_addr.to_string(),
+            Setting::Join => self.join.to_string(),
+            Setting::ClusterKeyFile => self.cluster_key_file.to_string(),
+            Setting::Advertise => self.advertise.to_string(),
+            Setting::ClusterPort => self.cluster_port.to_string(),
+            Setting::ClusterAlone => self.cluster_alone.to_string(),
             Setting::Log => self.log.clone(),
             Setting::LogFormat => self.log_format.to_string(),
         }
@@ -276,6 +321,11 @@ impl Reader {
         let address_pools = self.take(Setting::AddressPools, pools::parse);
         let host_binding = self.take(Setting::HostBinding, parse::address);
         let metrics_addr = self.take(Setting::MetricsAddr, parse::metrics_addr);
+        let join = self.take(Setting::Join, cluster::join);
+        let cluster_key_file = self.take(Setting::ClusterKeyFile, cluster::key_file);
+        let advertise = self.take(Setting::Advertise, cluster::advertise);
+        let cluster_port = self.take(Setting::ClusterPort, cluster::port);
+        let cluster_alone = self.take(Setting::ClusterAlone, cluster::alone);
         let log = self.take(Setting::Log, parse::filter);
         let log_format = self.take(Setting::LogFormat, parse::log_format);
         let origins = self
@@ -291,6 +341,11 @@ impl Reader {
             address_pools: address_pools?,
             host_binding: host_binding?,
             metrics_addr: metrics_addr?,
+            join: join?,
+            cluster_key_file: cluster_key_file?,
+            advertise: advertise?,
+            cluster_port: cluster_port?,
+            cluster_alone: cluster_alone?,
             log: log?,
             log_format: log_format?,
             ignored: std::mem::take(&mut self.ignored),

@@ -75,7 +75,7 @@ struct Common {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon in the foreground
-    Serve(serve::Flags),
+    Serve(Box<serve::Flags>),
     /// Show whether the daemon is well, what it looks after and where its settings come from
     Status(status::Flags),
     /// List the networks

@@ -48,6 +48,22 @@ pub struct Flags {
     /// Address and port that Prometheus scrapes metrics from, such as 127.0.0.1:9477 [default: off]
     #[arg(long, value_name = "ADDR")]
     metrics_addr: Option<String>,
+    /// Hosts whose cluster to join, as ADDRESS or ADDRESS:PORT separated by commas; with --cluster-key-file [default: off]
+    #[arg(long, value_name = "HOSTS")]
+    join: Option<String>,
+    /// File with the cluster's key, mode 0600, as 'tombolo cluster key' writes it [default: off]
+    #[arg(long, value_name = "PATH")]
+    cluster_key_file: Option<String>,
+    /// Where other hosts reach this one: an address, or an interface [default: the source address of the default route]
+    #[arg(long, value_name = "ADDRESS")]
+    advertise: Option<String>,
+    /// Port that hosts of a cluster speak at, of UDP and TCP; the same on all of them [default: 7947]
+    #[arg(long, value_name = "PORT")]
+    cluster_port: Option<String>,
+    /// What a host does that has begun anew and that nobody answers: lease addresses of its share, or wait for a majority
+    /// [default: lease]
+    #[arg(long, value_name = "lease|wait", verbatim_doc_comment)]
+    cluster_alone: Option<String>,
     /// Log lines to write: a level, or TARGET=LEVEL pairs separated by commas [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -79,6 +95,11 @@ impl Flags {
             (Setting::AddressPools, &self.address_pools),
             (Setting::HostBinding, &self.host_binding),
             (Setting::MetricsAddr, &self.metrics_addr),
+            (Setting::Join, &self.join),
+            (Setting::ClusterKeyFile, &self.cluster_key_file),
+            (Setting::Advertise, &self.advertise),
+            (Setting::ClusterPort, &self.cluster_port),
+            (Setting::ClusterAlone, &self.cluster_alone),
             (Setting::Log, &self.log),
             (Setting::LogFormat, &self.log_format),
         ];

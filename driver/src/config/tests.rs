@@ -92,6 +92,11 @@ fn the_names_of_flags_and_variables_are_those_of_the_contract() {
         "--address-pools TOMBOLO_ADDRESS_POOLS",
         "--host-binding TOMBOLO_HOST_BINDING",
         "--metrics-addr TOMBOLO_METRICS_ADDR",
+        "--join TOMBOLO_JOIN",
+        "--cluster-key-file TOMBOLO_CLUSTER_KEY_FILE",
+        "--advertise TOMBOLO_ADVERTISE",
+        "--cluster-port TOMBOLO_CLUSTER_PORT",
+        "--cluster-alone TOMBOLO_CLUSTER_ALONE",
         "--log TOMBOLO_LOG",
         "--log-format TOMBOLO_LOG_FORMAT",
     ];
@@ -119,6 +124,11 @@ fn flag_beats_environment_beats_file_beats_default() {
         "address_pools: default",
         "host_binding: default",
         "metrics_addr: default",
+        "join: default",
+        "cluster_key_file: default",
+        "advertise: default",
+        "cluster_port: default",
+        "cluster_alone: default",
         "log: environment TOMBOLO_LOG",
         "log_format: default",
     ];
@@ -176,9 +186,9 @@ fn a_value_that_loses_to_a_better_source_is_not_judged() {
 fn an_unknown_key_names_the_nearest_one_or_all() {
     let near = read(&[], &[], Some("State-Dir = '/x'")).unwrap_err();
     assert!(near[0].contains("did you mean 'state_dir'?"), "{near:?}");
-    let far = read(&[], &[], Some("[cluster]\nkey = 'x'")).unwrap_err();
+    let far = read(&[], &[], Some("[weather]\nkey = 'x'")).unwrap_err();
     assert!(
-        far[0].contains("'cluster'") && !far[0].contains("did you mean"),
+        far[0].contains("'weather'") && !far[0].contains("did you mean"),
         "{far:?}"
     );
     assert!(
@@ -437,5 +447,32 @@ fn a_variable_that_is_nearly_a_setting_is_told_and_what_others_have_is_not() {
         "TOMBOLO_TEST_WRITER_DIR",
     ] {
         assert_eq!(ignored(name), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn what_a_host_does_in_a_cluster_is_read() {
+    let file = "join = ['192.0.2.1', '[fd00::1]:8000']\ncluster_port = 7000\nadvertise = 'eth1'\ncluster_alone = 'wait'";
+    let config = read(&[], &[], Some(file)).unwrap();
+    let join: Vec<String> = config
+        .join
+        .addresses(config.cluster_port)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(join, ["192.0.2.1:7000", "[fd00::1]:8000"]);
+    assert_eq!(config.advertise.to_string(), "eth1");
+    assert_eq!(config.cluster_alone, Alone::Wait);
+    let strange = "join = 'host-a,192.0.2.1:0'\ncluster_port = 0\nadvertise = '0.0.0.0'\ncluster_key_file = 'key'\ncluster_alone = 'maybe'";
+    let faults = read(&[], &[], Some(strange)).unwrap_err().join("\n");
+    for part in [
+        "host-a",
+        "192.0.2.1:0",
+        "no port from 1",
+        "nobody can be reached",
+        "not absolute",
+        "neither lease nor wait",
+    ] {
+        assert!(faults.contains(part), "{part}: {faults}");
     }
 }

@@ -1,0 +1,156 @@
+//! The settings of a host's part in a cluster.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use tombolo_core::model::IfName;
+
+use super::parse::{Parsed, Wrong, directory};
+
+/// A list of hosts to join: addresses, and ports where they aren't the usual one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Join(pub Vec<(IpAddr, Option<u16>)>);
+
+impl Join {
+    /// The addresses with their ports.
+    pub fn addresses(&self, port: u16) -> Vec<SocketAddr> {
+        let full = |(address, own): &(IpAddr, Option<u16>)| SocketAddr::new(*address, own.unwrap_or(port));
+        self.0.iter().map(full).collect()
+    }
+}
+
+impl fmt::Display for Join {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("off");
+        }
+        for (n, (address, port)) in self.0.iter().enumerate() {
+            let comma = if n > 0 { "," } else { "" };
+            match port {
+                Some(port) => write!(f, "{comma}{}", SocketAddr::new(*address, *port))?,
+                None => write!(f, "{comma}{address}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file with the cluster's key, if there is one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyFile(pub Option<PathBuf>);
+
+impl fmt::Display for KeyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(path) => path.display().fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+/// Where other hosts reach this one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Advertise {
+    /// At the source address of the default route.
+    #[default]
+    Auto,
+    /// At this address.
+    Address(IpAddr),
+    /// At the first address of this interface.
+    Interface(IfName),
+}
+
+impl fmt::Display for Advertise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Address(address) => address.fmt(f),
+            Self::Interface(name) => name.fmt(f),
+        }
+    }
+}
+
+/// What a host does that has begun anew and that nobody answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Alone {
+    /// It gives addresses of its share.
+    #[default]
+    Lease,
+    /// It waits for a majority.
+    Wait,
+}
+
+impl fmt::Display for Alone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lease => "lease",
+            Self::Wait => "wait",
+        })
+    }
+}
+
+/// Hosts to join, or `off`.
+pub(super) fn join(text: &str) -> Parsed<Join> {
+    if text == "off" {
+        return Ok(Join::default());
+    }
+    let (mut hosts, mut wrongs) = (Vec::new(), Vec::new());
+    for part in text.split(',').map(str::trim) {
+        match (part.parse::<IpAddr>(), part.parse::<SocketAddr>()) {
+            (Ok(address), _) => hosts.push((address, None)),
+            (_, Ok(socket)) if socket.port() > 0 => hosts.push((socket.ip(), Some(socket.port()))),
+            _ => wrongs.push(Wrong::new(part, "it is no address, with or without a port")),
+        }
+    }
+    if wrongs.is_empty() {
+        Ok(Join(hosts))
+    } else {
+        Err(wrongs)
+    }
+}
+
+/// A file, or `off`.
+pub(super) fn key_file(text: &str) -> Parsed<KeyFile> {
+    match text {
+        "off" => Ok(KeyFile(None)),
+        _ => directory(text).map(|path| KeyFile(Some(path))),
+    }
+}
+
+/// `auto`, an address or an interface.
+pub(super) fn advertise(text: &str) -> Parsed<Advertise> {
+    if text == "auto" {
+        return Ok(Advertise::Auto);
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return match address.is_multicast() || address.is_unspecified() {
+            true => Err(vec![Wrong::new(text, "nobody can be reached at it")]),
+            false => Ok(Advertise::Address(address)),
+        };
+    }
+    match text.parse() {
+        Ok(name) => Ok(Advertise::Interface(name)),
+        Err(_) => Err(vec![Wrong::new(
+            text,
+            "it is neither an address nor an interface's name",
+        )]),
+    }
+}
+
+/// A port.
+pub(super) fn port(text: &str) -> Parsed<u16> {
+    match text.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(vec![Wrong::new(text, "it is no port from 1 to 65535")]),
+    }
+}
+
+/// `lease` or `wait`.
+pub(super) fn alone(text: &str) -> Parsed<Alone> {
+    match text {
+        "lease" => Ok(Alone::Lease),
+        "wait" => Ok(Alone::Wait),
+        _ => Err(vec![Wrong::new(text, "it is neither lease nor wait")]),
+    }
+}
