@@ -21,6 +21,7 @@ mod host;
 mod index;
 mod ipam;
 mod pool;
+pub mod prefix;
 pub mod range;
 mod slot;
 mod subnets;
