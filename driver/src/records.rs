@@ -16,6 +16,7 @@ const NETWORK: &str = "network";
 const ENDPOINT: &str = "endpoint";
 const POOL: &str = "pool";
 const SLOT: &str = "slot";
+const SHARE: &str = "share";
 const META: &str = "meta";
 
 /// Under what the name of the driver is kept that the records are of: so Docker calls it in its networks.
@@ -230,6 +231,7 @@ pub fn put(edit: &Edit) -> Put {
             });
             row(SLOT, slot_key(*space, *address), record.as_ref())
         }
+        Edit::Ipam(IpamEdit::Share(cidr, share)) => row(SHARE, cidr.to_string(), share.as_ref()),
     }
 }
 

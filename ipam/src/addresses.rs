@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::ipam::{Edit, Ipam};
 use crate::pool::{Pool, PoolId};
 use crate::range::after;
+use crate::share::Share;
 use crate::slot::{Slot, Use};
 
 /// How long a freed address is passed over while others are free, in seconds: longer than the neighbour caches and
@@ -40,13 +41,17 @@ impl Ipam {
     ///   that hosts that share the subnet agree on it. (Docker's own allocator takes the first one of the range.)
     ///   Where another range's pool holds it, it is the lowest free one of the pool's own range.
     /// - A *named* address may lie anywhere in the subnet. An auxiliary one may even be a kept-out one.
+    /// - Of a *cluster pool*, which is one whose subnet this host has a [share](Share) of, endpoints get addresses of
+    ///   settled pieces only, and so do gateways where the first usable one is held. That one and what is named for a
+    ///   gateway or kept as auxiliary is no host's: every host reserves it.
     ///
     /// A gateway that is asked for again by its address is given again. Everything else that is held is given again
     /// only to a wish that says so.
     ///
     /// # Errors
     /// [`Error::NoPool`], [`Error::Outside`], [`Error::KeptOut`], [`Error::InUse`], [`Error::HasGateway`],
-    /// [`Error::AuxWithoutAddress`] and [`Error::Exhausted`].
+    /// [`Error::AuxWithoutAddress`] and [`Error::Exhausted`]; of a cluster pool [`Error::Foreign`] and
+    /// [`Error::ShareExhausted`].
     pub fn request_address(&self, id: &PoolId, wish: &Wish, now_s: u64) -> Result<(IpNet, Vec<Edit>), Error> {
         let pool = *self.pool(id).ok_or(Error::NoPool { pool: *id })?;
         let (address, edits) = match (wish.address, &wish.usage) {
@@ -108,6 +113,10 @@ impl Ipam {
                 why,
             });
         }
+        let foreign = |share: &Share| !share.leases(address);
+        if matches!(wish.usage, Use::Endpoint { .. }) && self.share_of(id).is_some_and(foreign) {
+            return Err(Error::Foreign { pool: *id, address });
+        }
         match self.gateway_of(id).filter(|_| wish.usage == Use::Gateway) {
             Some(gateway) => Err(Error::HasGateway { pool: *id, gateway }),
             None => Ok(false),
@@ -145,6 +154,25 @@ impl Ipam {
         let (first, last) = id.window().ok_or_else(exhausted)?;
         let taken = self.index.taken.of(id.space());
         let start = cursor.and_then(after).unwrap_or(first);
+        if let Some(share) = self.share_of(id) {
+            let next = |from| {
+                share
+                    .spans(from, last)
+                    .find_map(|(first, last)| taken.first_gap(first, last))
+            };
+            // What cools where the share no longer is stays unused.
+            let cooling = || {
+                let mut cooling = held.into_iter().flat_map(|h| &h.cooling);
+                cooling.find(|(_, address)| share.leases(*address))
+            };
+            let free = next(start).or_else(|| next(first));
+            let found = free.or_else(|| cooling().map(|(_, address)| *address));
+            return found.ok_or_else(|| Error::ShareExhausted {
+                pool: *id,
+                pieces: share.spans(first, last).count(),
+                leases: held.map_or(0, |h| h.leased.len()),
+            });
+        }
         let free = taken
             .first_gap(start, last)
             .or_else(|| taken.first_gap(first, last));
@@ -153,7 +181,8 @@ impl Ipam {
     }
 
     /// Decides what becomes of a lease that ends: the address cools, in the pool that gives it (on a subnet of several
-    /// ranges that may be another one than had leased it). An address that no pool gives on its own is free at once.
+    /// ranges that may be another one than had leased it). An address that no pool gives on its own is free at once, and
+    /// so is one of a cluster pool that lies outside this host's share.
     /// Nothing for what this pool has not leased, as what is gone already is gone.
     pub fn release_address(&self, id: &PoolId, address: IpAddr, now_s: u64) -> Vec<Edit> {
         match self.slot(id.space(), address) {
@@ -161,7 +190,8 @@ impl Ipam {
             _ => return Vec::new(),
         }
         let until_s = now_s.saturating_add(COOL_DOWN_S);
-        let giver = self.giver(id, address);
+        let mine = self.share_of(id).is_none_or(|share| share.leases(address));
+        let giver = self.giver(id, address).filter(|_| mine);
         let slot = giver.map(|pool| Slot::Cooling { pool, until_s });
         // Where one more address cools, some must be forgotten, so that they do not grow without bound.
         let mut edits = self.forget_cooled(&giver.unwrap_or(*id), address, now_s);

@@ -164,6 +164,29 @@ pub enum Error {
         /// How many addresses it has leased.
         leases: usize,
     },
+    /// An address of a cluster pool that is not this host's to lease.
+    #[error(
+        "address {address} of pool {pool} is not in what this host owns of the pool: it is another host's, or on its way"
+    )]
+    Foreign {
+        /// The pool.
+        pool: PoolId,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Every address of a cluster pool that this host may give without its being named is leased.
+    #[error(
+        "this host's share of pool {pool} has no free address: it has {pieces} pieces there, and {leases} addresses are \
+         leased; more must come from other hosts"
+    )]
+    ShareExhausted {
+        /// The pool.
+        pool: PoolId,
+        /// How many settled pieces of it this host owns, where the pool gives addresses.
+        pieces: usize,
+        /// How many addresses it has leased.
+        leases: usize,
+    },
 }
 
 /// A text cut to a length that fits a message: it may be anything that came through a socket.

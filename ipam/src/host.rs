@@ -79,7 +79,13 @@ mod tests {
         assert_eq!(id.to_string().parse(), Ok(id));
         let json = serde_json::to_string(&id).unwrap();
         assert_eq!(serde_json::from_str::<HostId>(&json).unwrap(), id);
-        for strange in ["", "0", "+00102030405060708090a0b0c0d0eff", &"f".repeat(33), &"g".repeat(32)] {
+        for strange in [
+            "",
+            "0",
+            "+00102030405060708090a0b0c0d0eff",
+            &"f".repeat(33),
+            &"g".repeat(32),
+        ] {
             assert!(strange.parse::<HostId>().is_err(), "{strange}");
         }
     }

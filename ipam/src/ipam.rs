@@ -9,8 +9,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Bound;
 
+use ipnet::IpNet;
+
 use crate::index::{Held, Index};
 use crate::pool::{Pool, PoolId, Space};
+use crate::prefix::common;
+use crate::range::span;
+use crate::share::{Misfit, Share, mended};
 use crate::slot::{Slot, Use};
 
 /// A change of one record: it is set to a value, or removed.
@@ -20,6 +25,8 @@ pub enum Edit {
     Pool(PoolId, Option<Pool>),
     /// Of an address.
     Slot(Space, IpAddr, Option<Slot>),
+    /// Of this host's share of a cluster pool, which is named by its subnet.
+    Share(IpNet, Option<Share>),
 }
 
 /// Something in the store that cannot be: the record was left out, or (a cursor) put right.
@@ -63,6 +70,32 @@ pub enum Problem {
         /// The pool that it names.
         pool: PoolId,
     },
+    /// A share whose pool has bits beyond its prefix length, or overlaps another share's.
+    #[error("stored share of pool {left_out} was left out: {}", shared_with(.kept))]
+    Share {
+        /// The pool.
+        left_out: IpNet,
+        /// The pool whose share was kept, if it is one that overlaps.
+        kept: Option<IpNet>,
+    },
+    /// A piece or gift of a share that cannot be.
+    #[error("stored piece {net} of the share of pool {pool} was left out: {why}")]
+    Piece {
+        /// The pool.
+        pool: IpNet,
+        /// The piece.
+        net: IpNet,
+        /// Why it cannot be.
+        why: Misfit,
+    },
+}
+
+/// Why a share was left out.
+fn shared_with(kept: &Option<IpNet>) -> String {
+    match kept {
+        Some(kept) => format!("it overlaps the stored share of pool {kept}"),
+        None => "the pool has bits set beyond its prefix length".to_owned(),
+    }
 }
 
 /// How full a pool is.
@@ -72,7 +105,8 @@ pub struct Fill {
     pub leased: usize,
     /// How many addresses cool after use.
     pub cooling: usize,
-    /// How many it can still give without their being named, the cooling ones with them; at most `u64::MAX`.
+    /// How many it can still give without their being named, the cooling ones with them; at most `u64::MAX`. Of a
+    /// cluster pool only those in settled pieces of this host.
     pub free: u64,
 }
 
@@ -81,6 +115,7 @@ pub struct Fill {
 pub struct Ipam {
     pools: BTreeMap<PoolId, Pool>,
     slots: BTreeMap<(Space, IpAddr), Slot>,
+    shares: BTreeMap<IpNet, Share>,
     pub(crate) index: Index,
 }
 
@@ -90,6 +125,7 @@ impl Ipam {
     pub fn restore(
         pools: BTreeMap<PoolId, Pool>,
         slots: BTreeMap<(Space, IpAddr), Slot>,
+        shares: BTreeMap<IpNet, Share>,
     ) -> (Self, Vec<Problem>) {
         let (mut ipam, mut problems) = (Self::default(), Vec::new());
         for (id, mut pool) in pools {
@@ -107,6 +143,20 @@ impl Ipam {
                 Some(problem) => problems.push(problem),
                 None => drop(ipam.apply(Edit::Slot(space, address, Some(slot)))),
             }
+        }
+        for (pool, share) in shares {
+            // They come in their order, so one that overlaps a share that was kept overlaps the last of them.
+            let last = ipam.shares.keys().next_back().copied();
+            let kept = last.filter(|last| common(*last, pool).is_some());
+            if kept.is_some() || pool != pool.trunc() {
+                let left_out = pool;
+                problems.push(Problem::Share { left_out, kept });
+                continue;
+            }
+            let (share, misfits) = mended(pool, share);
+            let told = misfits.into_iter();
+            problems.extend(told.map(|(net, why)| Problem::Piece { pool, net, why }));
+            ipam.apply(Edit::Share(pool, Some(share)));
         }
         (ipam, problems)
     }
@@ -132,6 +182,16 @@ impl Ipam {
     /// All slots, by space and address.
     pub fn slots(&self) -> &BTreeMap<(Space, IpAddr), Slot> {
         &self.slots
+    }
+
+    /// This host's shares of cluster pools, by subnet. A host can have one of a pool that it has no network on.
+    pub fn shares(&self) -> &BTreeMap<IpNet, Share> {
+        &self.shares
+    }
+
+    /// This host's share of a cluster pool.
+    pub fn share(&self, cidr: IpNet) -> Option<&Share> {
+        self.shares.get(&cidr)
     }
 
     /// A pool.
@@ -162,18 +222,31 @@ impl Ipam {
     /// How full a pool is. For people: it counts the leases in the pool's range one by one.
     pub fn fill(&self, id: &PoolId) -> Fill {
         let held = self.index.held(id);
-        let leased_inside = id.window().map_or(0, |(first, last)| {
-            let space = id.space();
-            let slots = self.slots.range((space, first)..=(space, last));
-            slots
-                .filter(|(_, slot)| matches!(slot, Slot::Leased { .. }))
-                .count()
+        let free = id.window().map_or(0, |(first, last)| match self.share_of(id) {
+            Some(share) => share
+                .spans(first, last)
+                .map(|(first, last)| self.free_between(id.space(), first, last))
+                .fold(0, u64::saturating_add),
+            None => self.free_between(id.space(), first, last),
         });
         Fill {
             leased: held.map_or(0, |h| h.leased.len()),
             cooling: held.map_or(0, |h| h.cooling.len()),
-            free: id.size().saturating_sub(leased_inside as u64),
+            free,
         }
+    }
+
+    /// How many addresses from `first` to `last`, both counted, are not leased; at most `u64::MAX`.
+    fn free_between(&self, space: Space, first: IpAddr, last: IpAddr) -> u64 {
+        let slots = self.slots.range((space, first)..=(space, last));
+        let leased = slots.filter(|(_, slot)| matches!(slot, Slot::Leased { .. }));
+        span(first, last).saturating_sub(leased.count() as u64)
+    }
+
+    /// The slots of this host's own space from `first` to `last`, both counted.
+    pub(crate) fn slots_in(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = (IpAddr, &Slot)> {
+        let slots = self.slots.range((Space::Local, first)..=(Space::Local, last));
+        slots.map(|((_, address), slot)| (*address, slot))
     }
 
     /// What a pool holds, if anything.
@@ -188,6 +261,13 @@ impl Ipam {
             Edit::Pool(id, pool) => Edit::Pool(id, self.set_pool(id, pool)),
             Edit::Slot(space, address, slot) => {
                 Edit::Slot(space, address, self.set_slot(space, address, slot))
+            }
+            Edit::Share(cidr, share) => {
+                let old = match share {
+                    Some(share) => self.shares.insert(cidr, share),
+                    None => self.shares.remove(&cidr),
+                };
+                Edit::Share(cidr, old)
             }
         }
     }

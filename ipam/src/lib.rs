@@ -9,6 +9,7 @@
 //!   slots     (local, 10.1.0.1)  leased, gateway     one record an address: nothing here can hold it twice
 //!             (local, 10.1.0.2)  leased, endpoint
 //!             (local, 10.1.0.3)  cooling until …     freed a moment ago: comes last
+//!   share     10.1.0.0/24                            what this host owns of a pool that hosts share
 //! ```
 //!
 //! No request's cost grows with the number of pools or leases beyond its logarithm, but for what it must name: the
@@ -21,7 +22,9 @@ mod host;
 mod index;
 mod ipam;
 mod pool;
+pub mod prefix;
 pub mod range;
+pub mod share;
 mod slot;
 mod subnets;
 
@@ -31,5 +34,6 @@ pub use error::Error;
 pub use host::HostId;
 pub use ipam::{Edit, Fill, Ipam, Problem};
 pub use pool::{KeptOut, Pool, PoolId, Space};
+pub use share::{Ask, Gift, NoGift, Piece, Share};
 pub use slot::{Slot, Use};
 pub use subnets::{PoolRequest, Want};

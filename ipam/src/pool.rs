@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, cut};
+use crate::prefix::size;
 use crate::range::{after, before, span};
 
 /// An address space: pools of one space share no address, pools of two may.
@@ -157,7 +158,7 @@ impl fmt::Display for KeptOut {
 /// that it has. IPv6: the first is kept out at every length and the last is usable, so a /127 has one and a /128 none.
 /// Docker 20.10 was seen to do the same for IPv6, but to keep both ends out of IPv4 subnets of every length, so that a
 /// /31 or /32 had no address at all; newer ones (by their source) do as we do.
-fn kept_out(cidr: IpNet, address: IpAddr) -> Option<KeptOut> {
+pub(crate) fn kept_out(cidr: IpNet, address: IpAddr) -> Option<KeptOut> {
     match cidr {
         IpNet::V6(_) => (address == cidr.network()).then_some(KeptOut::SubnetRouter),
         IpNet::V4(_) if cidr.prefix_len() > 30 => None,
@@ -180,6 +181,16 @@ fn usable(cidr: IpNet) -> Option<(IpAddr, IpAddr)> {
         last
     };
     (first <= last).then_some((first, last))
+}
+
+/// How many addresses of a prefix of the subnet are not kept out; at most `u128::MAX`.
+pub(crate) fn usable_of(cidr: IpNet, net: IpNet) -> u128 {
+    // Where both ends are one address, the subnet is a single one: it is kept out once, if at all.
+    let (first, last) = (cidr.network(), Some(cidr.broadcast()));
+    let ends = [Some(first), last.filter(|last| *last != first)];
+    let kept = ends.into_iter().flatten();
+    let kept = kept.filter(|end| net.contains(end) && kept_out(cidr, *end).is_some());
+    size(net).saturating_sub(kept.count() as u128)
 }
 
 impl fmt::Display for PoolId {

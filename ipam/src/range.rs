@@ -116,6 +116,19 @@ impl Ranges {
         (gap <= last).then_some(gap)
     }
 
+    /// The stretches from `first` to `last`, both counted, that are *not* in the set, in their order.
+    pub fn gaps(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
+        let mut at = Some(first);
+        std::iter::from_fn(move || {
+            let start = self.first_gap(at?, last)?;
+            let next = self.ends.range(start..=last).next();
+            // Ranges never touch, so the next gap begins right after the range that ends this one.
+            at = next.and_then(|(_, &end)| after(end));
+            let end = next.and_then(|(&obstacle, _)| before(obstacle));
+            Some((start, end.unwrap_or(last)))
+        })
+    }
+
     /// The ranges in their order, each with its first and its last address.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
         self.ends.iter().map(|(&first, &last)| (first, last))
@@ -188,6 +201,10 @@ mod tests {
         );
         all.remove(net("::1/128"));
         assert_eq!(all.first_gap(ip("::"), ip("ff::")), Some(ip("::1")));
+        assert_eq!(
+            all.gaps(ip("::"), ip("ff::")).collect::<Vec<_>>(),
+            [(ip("::1"), ip("::1"))]
+        );
         assert_eq!(span(ip("::"), ip("ffff::")), u64::MAX);
         assert_eq!(span(ip("10.0.0.1"), ip("10.0.0.6")), 6);
     }
@@ -218,11 +235,15 @@ mod tests {
             prop_assert!(ranges.windows(2).all(|w| after(w[0].1).is_some_and(|next| next < w[1].0)));
             prop_assert_eq!(ranges.iter().map(|(f, l)| span(*f, *l)).sum::<u64>(), plain.len() as u64);
             for base in ["10.0.0.0/26", "fd00::/122"].map(net) {
+                let gaps: Vec<_> = set.gaps(base.network(), base.broadcast()).collect();
+                prop_assert!(gaps.windows(2).all(|w| after(w[0].1).is_some_and(|next| next < w[1].0)));
+                let in_gap = |a: IpAddr| gaps.iter().any(|(first, last)| *first <= a && a <= *last);
                 let mut at = base.network();
                 let mut wanted_gap = None;
                 let mut here = base.broadcast();
                 while here >= base.network() {
                     prop_assert_eq!(set.contains(here), plain.contains(&here));
+                    prop_assert_eq!(in_gap(here), !plain.contains(&here));
                     if !plain.contains(&here) { wanted_gap = Some(here) }
                     prop_assert_eq!(set.first_gap(here, base.broadcast()), wanted_gap);
                     here = before(here).unwrap();

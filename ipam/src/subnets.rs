@@ -40,7 +40,7 @@ impl Ipam {
     /// Decides which pool answers a request.
     ///
     /// A subnet of our choice is the lowest one of the first entry of `carve` (in that order) that overlaps neither a
-    /// pool of the space nor anything in `avoid`: the host's routes, addresses and name servers, without its default
+    /// pool of the space nor a cluster pool that this host has a share of, nor anything in `avoid`: the host's routes, addresses and name servers, without its default
     /// routes, which would leave nothing. Every call gives a new one. `Sized` cuts the entries in subnets of that size
     /// instead of their own, as far as they are large enough.
     ///
@@ -86,7 +86,8 @@ impl Ipam {
         avoid: &[IpNet],
     ) -> Result<PoolId, Error> {
         let space = request.space;
-        let avoid: Ranges = avoid.iter().copied().collect();
+        let shared = self.shares().keys().filter(|_| space == Space::Local);
+        let avoid: Ranges = avoid.iter().chain(shared).copied().collect();
         let obstacles = [self.index.subnets.of(space), &avoid];
         let entries: Vec<Carve> = carve.filter(|entry| entry.is_v6() == request.v6).collect();
         match entries.iter().find_map(|entry| entry.lowest_free(&obstacles)) {

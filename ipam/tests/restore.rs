@@ -87,7 +87,7 @@ fn a_pool_that_overlaps_is_left_out_with_its_addresses_and_the_rest_stays() {
         ((Space::Local, ip("10.1.0.129")), leased("local/10.1.0.128/25")),
         ((Space::Local, ip("10.2.0.1")), leased("local/10.2.0.0/24")),
     ]);
-    let (ipam, problems) = Ipam::restore(stored, slots);
+    let (ipam, problems) = Ipam::restore(stored, slots, BTreeMap::new());
     let left_out = id("local/10.1.0.128/25");
     assert_eq!(
         problems,
@@ -125,7 +125,7 @@ fn an_address_that_its_pool_cannot_have_is_left_out() {
         ((Space::Global, ip("10.1.0.3")), leased(P)),
         ((Space::Local, ip("10.9.0.3")), leased("local/10.9.0.0/24")),
     ]);
-    let (ipam, problems) = Ipam::restore(pools(&[P, range]), slots);
+    let (ipam, problems) = Ipam::restore(pools(&[P, range]), slots, BTreeMap::new());
     let outside = |address, pool| Problem::Outside {
         address: ip(address),
         pool: id(pool),
@@ -158,7 +158,7 @@ fn a_cursor_that_points_elsewhere_begins_anew() {
             cursor: Some(ip("10.9.0.1")),
         },
     )]);
-    let (ipam, problems) = Ipam::restore(stored, BTreeMap::new());
+    let (ipam, problems) = Ipam::restore(stored, BTreeMap::new(), BTreeMap::new());
     assert_eq!(
         problems,
         [Problem::Cursor {

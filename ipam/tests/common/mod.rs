@@ -131,5 +131,7 @@ pub fn restarted(ipam: &Ipam) -> (Ipam, Vec<Problem>) {
     let slots = serde_json::to_vec(&slots).unwrap();
     let pools: Vec<(PoolId, Pool)> = serde_json::from_slice(&pools).unwrap();
     let slots: Vec<((Space, IpAddr), Slot)> = serde_json::from_slice(&slots).unwrap();
-    Ipam::restore(BTreeMap::from_iter(pools), BTreeMap::from_iter(slots))
+    let shares = serde_json::to_vec(ipam.shares()).unwrap();
+    let shares = serde_json::from_slice(&shares).unwrap();
+    Ipam::restore(BTreeMap::from_iter(pools), BTreeMap::from_iter(slots), shares)
 }

@@ -16,6 +16,7 @@ fn key(edit: &Edit) -> String {
     match edit {
         Edit::Pool(id, _) => id.to_string(),
         Edit::Slot(space, address, _) => format!("{space} {address}"),
+        Edit::Share(cidr, _) => format!("share {cidr}"),
     }
 }
 

@@ -322,7 +322,7 @@ impl State {
         pools: BTreeMap<PoolId, ipam::Pool>,
         slots: BTreeMap<(Space, IpAddr), ipam::Slot>,
     ) -> (Self, Vec<String>) {
-        let (ipam, problems) = Ipam::restore(pools, slots);
+        let (ipam, problems) = Ipam::restore(pools, slots, BTreeMap::new());
         let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let mut state = Self {
             ipam,
