@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use tombolo_core::model::{Endpoint, Network};
 use tombolo_core::state::{Edit, State};
+use tombolo_ipam::share::Share;
 use tombolo_ipam::{Edit as IpamEdit, Pool, PoolId, Slot, Space};
 
 use crate::store::{Put, Row};
@@ -17,6 +18,7 @@ const ENDPOINT: &str = "endpoint";
 const POOL: &str = "pool";
 const SLOT: &str = "slot";
 const SHARE: &str = "share";
+const CLUSTER: &str = "cluster";
 const META: &str = "meta";
 
 /// Under what the name of the driver is kept that the records are of: so Docker calls it in its networks.
@@ -72,6 +74,12 @@ pub struct Records {
     pub pools: Vec<PoolRecord>,
     /// Leased and cooling addresses, in their order.
     pub addresses: Vec<SlotRecord>,
+    /// This host's shares of pools of the cluster.
+    #[serde(default)]
+    pub shares: std::collections::BTreeMap<ipnet::IpNet, Share>,
+    /// What this host's part in the cluster must not forget, in hexadecimal digits.
+    #[serde(default, skip_serializing)]
+    pub cluster: std::collections::BTreeMap<String, String>,
     /// What this host keeps besides: its IPv6 prefix, the engine it serves, the driver's name.
     pub meta: std::collections::BTreeMap<String, String>,
 }
@@ -99,6 +107,8 @@ impl Records {
                 .map(|(id, pool)| PoolRecord { id: *id, pool: *pool })
                 .collect(),
             addresses: addresses.collect(),
+            shares: state.ipam().shares().clone(),
+            cluster: std::collections::BTreeMap::new(),
             meta: meta.clone(),
         }
     }
@@ -145,6 +155,14 @@ impl Records {
             ENDPOINT => self.endpoints.push(serde_json::from_slice(&row.value)?),
             POOL => self.pools.push(serde_json::from_slice(&row.value)?),
             SLOT => self.addresses.push(serde_json::from_slice(&row.value)?),
+            SHARE => {
+                let pool = row.key.parse().map_err(serde::de::Error::custom)?;
+                self.shares.insert(pool, serde_json::from_slice(&row.value)?);
+            }
+            CLUSTER => drop(
+                self.cluster
+                    .insert(row.key.clone(), serde_json::from_slice(&row.value)?),
+            ),
             META => drop(
                 self.meta
                     .insert(row.key.clone(), serde_json::from_slice(&row.value)?),
@@ -180,6 +198,12 @@ impl Records {
         for record in &self.addresses {
             add(SLOT, slot_key(record.space, record.address), json(record));
         }
+        for (pool, share) in &self.shares {
+            add(SHARE, pool.to_string(), json(share));
+        }
+        for (key, value) in &self.cluster {
+            add(CLUSTER, key.clone(), json(value));
+        }
         for (key, value) in &self.meta {
             add(META, key.clone(), json(value));
         }
@@ -194,7 +218,7 @@ impl Records {
             .into_iter()
             .map(|r| ((r.space, r.address), r.slot))
             .collect();
-        State::restore(self.networks, self.endpoints, pools, slots)
+        State::restore(self.networks, self.endpoints, pools, slots, self.shares)
     }
 }
 
@@ -232,6 +256,14 @@ pub fn put(edit: &Edit) -> Put {
             row(SLOT, slot_key(*space, *address), record.as_ref())
         }
         Edit::Ipam(IpamEdit::Share(cidr, share)) => row(SHARE, cidr.to_string(), share.as_ref()),
+    }
+}
+
+/// Something of this host's part in the cluster to keep, or to keep no longer, as a row to write. The value is text.
+pub fn put_cluster(key: &str, value: Option<&str>) -> Put {
+    match value {
+        Some(value) => Put::set(CLUSTER, key, json(&value)),
+        None => Put::remove(CLUSTER, key),
     }
 }
 

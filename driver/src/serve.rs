@@ -36,7 +36,7 @@ use crate::config::{Config, DockerHost, MetricsAddr, Setting};
 use crate::control::{Control, Mended};
 use crate::door::Door;
 use crate::engine::events::Events;
-use crate::engine::{self, Ask, Edge, Engine, Journal, Setup};
+use crate::engine::{self, Ask, Edge, Engine, Journal, Outside, Setup};
 use crate::hand_over::{Giver, Offer, Taken, Told, Waiting};
 use crate::http::Plugin;
 use crate::kernel::Real;
@@ -130,6 +130,8 @@ impl Journal for Store {
 struct Loaded {
     state: State,
     meta: BTreeMap<String, String>,
+    /// What the cluster's part of the daemon has kept.
+    cluster: BTreeMap<String, String>,
     recovered: Option<String>,
     fresh: bool,
     lost: bool,
@@ -271,6 +273,7 @@ async fn serve_once(
             .collect(),
         ignored: config.ignored.clone(),
         recovered: loaded.recovered.clone(),
+        outside: Outside::because("this host is in no cluster; see 'tombolo cluster --help'"),
     };
 
     let driver = setup.driver.clone();
@@ -433,7 +436,7 @@ fn run_engine(
     };
     runtime.block_on(async {
         let engine = Engine::new(loaded.state, loaded.meta, loaded.lost, kernel, store, setup);
-        let mut engine = engine.telling(events);
+        let mut engine = engine.telling(events).keeping(loaded.cluster);
         engine.settle_first(loaded.fresh).await;
         ready.send(()).ok();
         let store = engine.run(queue).await;
@@ -446,6 +449,7 @@ fn run_engine(
 fn load(store: &Store, opened: Opened) -> Result<Loaded, store::Error> {
     let (records, unreadable) = Records::read(&store.load()?);
     let meta = records.meta.clone();
+    let cluster = records.cluster.clone();
     let (state, misfits) = records.into_state();
     let unreadable: Vec<String> = unreadable.iter().map(ToString::to_string).collect();
     for problem in unreadable.iter().chain(&misfits) {
@@ -463,6 +467,7 @@ fn load(store: &Store, opened: Opened) -> Result<Loaded, store::Error> {
     Ok(Loaded {
         state,
         meta,
+        cluster,
         recovered,
         fresh,
         lost,

@@ -25,6 +25,7 @@
 //! - *Regain* a gift, or the part of it that is not settled with anybody under a higher number, when a majority has
 //!   decided that its recipient is no more. If that decision gives the piece to an heir, the gift is done.
 
+mod deal;
 mod deeds;
 mod give;
 mod mend;
@@ -39,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::HostId;
 use crate::prefix::{common, sibling, subtract};
 
+pub use deal::Deal;
 pub use deeds::Summary;
 pub use give::{Ask, MOST_PIECES, NoGift};
 pub use mend::{Misfit, mended};
@@ -73,6 +75,9 @@ pub struct Share {
     pub gifts: BTreeMap<IpNet, Gift>,
     /// The last decree whose grants it has taken up.
     pub applied: u64,
+    /// Rises with each change, so that of two records of one host the later one is known.
+    #[serde(default)]
+    pub revision: u64,
 }
 
 impl Share {

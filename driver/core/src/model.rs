@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::kinds::Spec;
 
+/// The longest name of a cluster's network, in bytes: as long as a label of a domain name may be (RFC 1035).
+pub const NET_MAX: usize = 63;
+
 /// The longest identifier that we accept from Docker, in bytes. Docker's own are 64 hexadecimal digits.
 pub const ID_MAX: usize = 128;
 
@@ -37,6 +40,15 @@ pub enum Malformed {
         "'{got}' is no published port: ADDRESS:PORT->PORT/PROTOCOL is allowed, such as 0.0.0.0:8080->80/tcp"
     )]
     Published {
+        /// The text, cut to a readable length.
+        got: String,
+    },
+    /// A name that no network of a cluster can have.
+    #[error(
+        "'{got}' is no name of a cluster's network: 1 to {NET_MAX} small letters, digits, '-', '_' or '.' are allowed, with a \
+         letter or digit first"
+    )]
+    Net {
         /// The text, cut to a readable length.
         got: String,
     },
@@ -161,6 +173,51 @@ impl EndpointId {
     /// The name of the container's end while it is with the host: `tbc` and twelve digits. Docker renames it.
     pub fn container_link(&self) -> IfName {
         IfName(format!("tbc{}", short(&self.0)))
+    }
+}
+
+/// The name that a network goes by on all hosts of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NetName(String);
+
+impl NetName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NetName {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let fits = (1..=NET_MAX).contains(&text.len());
+        let small = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let plain = text.bytes().all(|b| small(b) || matches!(b, b'-' | b'_' | b'.'));
+        if fits && plain && text.bytes().next().is_some_and(small) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Malformed::Net { got: cut(text) })
+        }
+    }
+}
+
+impl TryFrom<String> for NetName {
+    type Error = Malformed;
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl From<NetName> for String {
+    fn from(name: NetName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for NetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

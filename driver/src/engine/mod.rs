@@ -21,6 +21,7 @@ pub mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -135,6 +136,8 @@ pub enum Ask {
     },
     /// What the Docker engine has just said of itself, or why it can't be asked.
     Docker(Result<View, String>),
+    /// Keep records of this host's part in the cluster: keys and texts, none for what is to be forgotten.
+    Keep(Vec<(String, Option<String>)>, oneshot::Sender<Result<(), String>>),
     /// Put other records in place of all there are.
     Import(Records, oneshot::Sender<Result<(), String>>),
 }
@@ -179,12 +182,37 @@ pub struct Setup {
     pub ignored: Vec<String>,
     /// How the records were recovered, if they were damaged.
     pub recovered: Option<String>,
+    /// Why this host may not give addresses of the cluster's pools, if so: set by its part in the cluster.
+    pub outside: Outside,
+}
+
+/// Why this host may not give addresses of the cluster's pools now; none if it may. Shared with who knows.
+#[derive(Debug, Clone, Default)]
+pub struct Outside(Arc<RwLock<Option<String>>>);
+
+impl Outside {
+    /// With a reason to begin with.
+    pub fn because(why: &str) -> Self {
+        Self(Arc::new(RwLock::new(Some(why.to_owned()))))
+    }
+
+    /// Says how it is now.
+    pub fn set(&self, why: Option<String>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// How it is now.
+    pub fn why(&self) -> Option<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// The engine. See the head of the file.
 pub struct Engine<K, J> {
     state: State,
     meta: BTreeMap<String, String>,
+    /// What the cluster's part of this daemon keeps.
+    cluster: BTreeMap<String, String>,
     believed: World,
     kernel: K,
     journal: J,
@@ -218,6 +246,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         Self {
             state,
             meta,
+            cluster: BTreeMap::new(),
             believed: World::new(),
             kernel,
             journal,
@@ -233,6 +262,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             facts_desired: 0,
             facts_holding: 0,
         }
+    }
+
+    /// With what the cluster's part of this daemon has kept.
+    pub fn keeping(self, cluster: BTreeMap<String, String>) -> Self {
+        Self { cluster, ..self }
     }
 
     /// The records.
@@ -272,6 +306,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     answer.send(compared).ok();
                 }
                 Ask::Docker(view) => self.heard_from_docker(view, Instant::now()).await,
+                Ask::Keep(records, answer) => drop(answer.send(self.keep(records))),
                 Ask::Import(records, answer) => {
                     let imported = self.import(records).await;
                     answer.send(imported).ok();
@@ -335,6 +370,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     fn decide(&mut self, command: &Command, looked: &Looked) -> Result<(Vec<Edit>, Reply), Refusal> {
         let edge = self.setup.edge;
+        let outside = self.setup.outside.why();
         let container_name = |id: &EndpointId| self.docker.container_name(id).map(str::to_owned);
         let around = Surroundings {
             now_s: (edge.now_s)(),
@@ -348,6 +384,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             container_name: &container_name,
             host_binding: self.setup.host_binding,
             found: self.found(command, looked),
+            outside: outside.as_deref(),
         };
         let decision = self.state.decide(command, &around);
         match (command, &decision) {
@@ -746,6 +783,22 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         true
     }
 
+    /// Keeps what the cluster's part of this daemon must not forget.
+    fn keep(&mut self, records: Vec<(String, Option<String>)>) -> Result<(), String> {
+        let puts: Vec<Put> = records
+            .iter()
+            .map(|(key, value)| records::put_cluster(key, value.as_deref()))
+            .collect();
+        self.journal.commit(&puts).map_err(|error| error.to_string())?;
+        for (key, value) in records {
+            match value {
+                Some(value) => self.cluster.insert(key, value),
+                None => self.cluster.remove(&key),
+            };
+        }
+        Ok(())
+    }
+
     async fn import(&mut self, mut records: Records) -> Result<(), String> {
         if records.schema != records::SCHEMA {
             return Err(format!(
@@ -757,6 +810,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         let driver = &self.setup.driver;
         records.of_driver(driver).map_err(|error| error.to_string())?;
         records.meta.insert(records::DRIVER.to_owned(), driver.clone());
+        // What this host owns of the cluster's pools is for the cluster to say, whatever once was.
+        records.shares = self.state.ipam().shares().clone();
+        records.cluster = self.cluster.clone();
         let rows = records.rows();
         let meta = records.meta.clone();
         let (state, problems) = records.into_state();

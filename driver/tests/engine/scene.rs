@@ -164,6 +164,7 @@ fn start(kernel: &Mortal, disk: &Disk, lost: bool) -> Engine<Mortal, Disk> {
         settings: Vec::new(),
         ignored: Vec::new(),
         recovered: None,
+        outside: Default::default(),
     };
     Engine::new(state, meta, lost, kernel.clone(), disk.clone(), setup)
 }

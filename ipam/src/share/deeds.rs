@@ -191,6 +191,7 @@ impl Ipam {
             Some(old) => *old == new,
             None => new == Share::default() || !self.may_share(cidr),
         };
+        new.revision = new.revision.saturating_add(1);
         match same {
             true => Vec::new(),
             false => vec![Edit::Share(cidr, Some(new))],

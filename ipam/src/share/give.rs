@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::{Gift, Share};
 use crate::host::HostId;
@@ -17,7 +18,7 @@ use crate::slot::{Slot, Use};
 pub const MOST_PIECES: usize = 192;
 
 /// What another host asks of this host's share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
     /// Room for addresses.
     Space {
@@ -278,7 +279,7 @@ impl Ipam {
     }
 
     /// Whether this host has a network on the pool.
-    fn has_network(&self, pool: IpNet) -> bool {
+    pub(super) fn has_network(&self, pool: IpNet) -> bool {
         self.pools()
             .keys()
             .any(|id| id.space() == Space::Local && id.cidr() == pool)
@@ -288,6 +289,7 @@ impl Ipam {
 /// The share without these prefixes of settled pieces, which are given.
 fn hand_over(share: &Share, nets: &[IpNet], to: HostId) -> Share {
     let mut after = share.clone();
+    after.revision = after.revision.saturating_add(1);
     for net in nets {
         for (piece_net, piece) in after.meeting(*net) {
             after.pieces.remove(&piece_net);

@@ -52,6 +52,7 @@ pub fn mended(pool: IpNet, share: Share) -> (Share, Vec<(IpNet, Misfit)>) {
         mut pieces,
         mut gifts,
         applied,
+        revision,
     } = share;
     pieces.retain(|net, _| kept.get(net) == Some(&true));
     gifts.retain(|net, _| kept.get(net) == Some(&false));
@@ -60,6 +61,7 @@ pub fn mended(pool: IpNet, share: Share) -> (Share, Vec<(IpNet, Misfit)>) {
             pieces,
             gifts,
             applied,
+            revision,
         },
         misfits,
     )

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::options::{self, FromText, Names, Options, Prefixes};
 use super::{Found, Joined, Kind, Publishing};
-use crate::model::{Endpoint, IfName, Mac, Network, NetworkId};
+use crate::model::{Endpoint, IfName, Mac, NetName, Network, NetworkId};
 use crate::world::{Family, Key, Setting, Value, World};
 
 /// The options of a bridge network.
@@ -63,6 +63,9 @@ pub struct Bridge {
     /// Who publishes its ports.
     #[serde(default)]
     pub ports: Ports,
+    /// The name that it goes by in the cluster, where it shares its addresses with the networks of that name elsewhere.
+    #[serde(default)]
+    pub net: Option<NetName>,
 }
 
 fn yes() -> bool {
@@ -194,6 +197,7 @@ impl Bridge {
             publish_from: publish_from.map(|Prefixes(list)| list).unwrap_or_default(),
             trusted: trusted.map(|Names(list)| list).unwrap_or_default(),
             ports: options.take(&["ports"])?.unwrap_or_default(),
+            net: options.take(&["net"])?,
         })
     }
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Endpoint, IfName, Network, NetworkId};
+use crate::model::{Endpoint, IfName, NetName, Network, NetworkId};
 use crate::world::World;
 use bridge::Bridge;
 use options::Options;
@@ -140,6 +140,13 @@ impl Spec {
     pub fn named_link(&self) -> Option<&IfName> {
         match self {
             Self::Bridge(bridge) => bridge.name.as_ref(),
+        }
+    }
+
+    /// The name that the network goes by in the cluster, if it shares its addresses with others there.
+    pub fn net(&self) -> Option<&NetName> {
+        match self {
+            Self::Bridge(bridge) => bridge.net.as_ref(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::model::{IfName, cut};
+use crate::model::{IfName, NetName, cut};
 
 /// Why options were refused. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +121,14 @@ impl FromText for IpAddr {
 impl FromText for IfName {
     const ALLOWED: &'static str =
         "a name that a network interface can have (1 to 15 bytes without '/', ':', '%' or blanks)";
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl FromText for NetName {
+    const ALLOWED: &'static str =
+        "a name of 1 to 63 small letters, digits, '-', '_' or '.', with a letter or digit first";
     fn from_text(text: &str) -> Option<Self> {
         text.parse().ok()
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use tombolo_ipam::share::Deal;
 use tombolo_ipam::{Edit as IpamEdit, Pool, PoolId, PoolRequest, Slot, Space, Use, Want, Wish};
 
 use super::{Command, Edit, Owner, Refusal, Reply, State, Surroundings};
@@ -47,6 +48,19 @@ impl State {
             )),
             Command::Lost(id) => Ok((self.change(id, lose), Reply::Done)),
             Command::RequestPool(request) => self.request_pool(request, around),
+            Command::RequestNetPool(request, net) => Err(match request.want {
+                Want::Exactly(pool) => Refusal::NotOfCluster {
+                    net: net.clone(),
+                    pool,
+                },
+                // Which pool goes by the name is for the cluster to say, before this is asked.
+                Want::Any | Want::Sized(_) => Refusal::Unfit {
+                    field: "net",
+                    got: net.to_string(),
+                    allowed: "this host is in no cluster; see 'tombolo cluster --help'",
+                },
+            }),
+            Command::Deal(pool, deal) => self.deal(*pool, deal, around.now_s),
             Command::ReleasePool(id) => Ok((self.release_pool(id), Reply::Done)),
             Command::RequestAddress {
                 pool,
@@ -59,6 +73,7 @@ impl State {
                 // one that can't be asked may have been serving all the time.
                 let held = address.is_some_and(|address| self.lives(pool, address));
                 let repeat = *repeat && !around.engine_serves && !held;
+                self.may_lease(pool, usage, around)?;
                 self.request_address(
                     pool,
                     Wish {
@@ -98,6 +113,7 @@ impl State {
         network.spec.note(around.found);
         let network = &network;
         self.well_formed(network)?;
+        self.as_shared(network)?;
         around
             .found
             .bridge
@@ -470,6 +486,47 @@ impl State {
         let endpoint = network.and_then(|network| self.addresses.get(&(network, address)));
         let endpoint = endpoint.and_then(|id| self.endpoints.get(id));
         endpoint.is_some_and(|endpoint| endpoint.sandbox.is_some())
+    }
+
+    /// Whether this host may give endpoints addresses of a pool.
+    fn may_lease(&self, pool: &PoolId, usage: &Use, around: &Surroundings<'_>) -> Result<(), Refusal> {
+        let shared = self.ipam.share(pool.cidr()).is_some() && matches!(usage, Use::Endpoint { .. });
+        match around.outside.filter(|_| shared) {
+            Some(why) => Err(Refusal::MayNotLease {
+                pool: pool.cidr(),
+                why: why.to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// What becomes of this host's share of a pool.
+    fn deal(&self, pool: IpNet, deal: &Deal, now_s: u64) -> Decision {
+        let edits = self.ipam.deal(pool, deal, now_s)?;
+        let after = edits.iter().rev().find_map(|edit| match edit {
+            IpamEdit::Share(cidr, share) if *cidr == pool => Some(share.clone()),
+            _ => None,
+        });
+        let share = after.unwrap_or_else(|| self.ipam.share(pool).cloned());
+        Ok((of_ipam(edits), Reply::Share(share)))
+    }
+
+    /// A network shares its addresses with others in the cluster if it says so, and only then.
+    fn as_shared(&self, network: &Network) -> Result<(), Refusal> {
+        for subnet in network.subnets.iter().filter(|subnet| subnet.ours) {
+            let pool = subnet.pool;
+            match (network.spec.net(), self.ipam.share(pool)) {
+                (None, Some(_)) => return Err(Refusal::OfCluster(pool)),
+                (Some(net), None) => {
+                    return Err(Refusal::NotOfCluster {
+                        net: net.clone(),
+                        pool,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn request_address(&self, pool: &PoolId, wish: Wish, now_s: u64) -> Decision {

@@ -19,10 +19,11 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
+use tombolo_ipam::share::{Deal, Share};
 use tombolo_ipam::{self as ipam, Carve, Ipam, PoolId, PoolRequest, Slot, Space, Use};
 
 use crate::kinds::{Found, Joined};
-use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish, Proto};
+use crate::model::{Endpoint, EndpointId, IfName, Mac, NetName, Network, NetworkId, PortWish, Proto};
 use crate::world::{Family, Key, Value, World};
 
 /// What Docker (or the reconciliation with Docker) wants.
@@ -73,6 +74,10 @@ pub enum Command {
     Lost(EndpointId),
     /// Reserve a pool.
     RequestPool(PoolRequest),
+    /// Reserve a pool that is the cluster's, under a name.
+    RequestNetPool(PoolRequest, NetName),
+    /// Let something become of this host's share of one of the cluster's pools.
+    Deal(IpNet, Deal),
     /// Give a pool back with all addresses in it.
     ReleasePool(PoolId),
     /// Lease an address.
@@ -103,7 +108,8 @@ impl Command {
             | Self::CreateEndpoint { .. }
             | Self::Join { .. }
             | Self::Publish { .. } => false,
-            Self::RequestPool(_) | Self::RequestAddress { .. } | Self::Adopt(_) => false,
+            Self::RequestPool(_) | Self::RequestNetPool(..) | Self::RequestAddress { .. } => false,
+            Self::Adopt(_) | Self::Deal(..) => false,
         }
     }
 }
@@ -124,6 +130,8 @@ pub enum Reply {
     Pool(PoolId),
     /// The address is leased; the prefix length is the pool's.
     Address(IpNet),
+    /// This host's share of a pool is this now.
+    Share(Option<Share>),
 }
 
 /// One record set to a value, or removed.
@@ -161,6 +169,8 @@ pub struct Surroundings<'a> {
     pub host_binding: Option<IpAddr>,
     /// What was found on the host for a network that is made.
     pub found: Found,
+    /// Why this host may not give addresses of the cluster's pools now, if so.
+    pub outside: Option<&'a str>,
 }
 
 /// The host ports from which ephemeral ones are taken.
@@ -270,6 +280,34 @@ pub enum Refusal {
         /// The network's name or identifier.
         network: String,
     },
+    /// A pool that is the cluster's, for a network that is not.
+    #[error(
+        "Pool: {0} is a pool of the cluster's: add '-o net=NAME' (and --ipam-opt net=NAME) to share it with the networks of that \
+         name, or choose another subnet"
+    )]
+    OfCluster(IpNet),
+    /// A network of the cluster's on a pool that is not.
+    #[error(
+        "net: {net} needs a pool of the cluster's, and {pool} is none: this host is in no cluster, or has not taken the pool up \
+         (see 'tombolo cluster status')"
+    )]
+    NotOfCluster {
+        /// The network's name in the cluster.
+        net: NetName,
+        /// The pool.
+        pool: IpNet,
+    },
+    /// This host may not give addresses of the cluster's pools now.
+    #[error("address: pool {pool} is shared with other hosts, and this host may give none of it now: {why}")]
+    MayNotLease {
+        /// The pool.
+        pool: IpNet,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// Another host can't have a piece of a share.
+    #[error(transparent)]
+    NoGift(#[from] ipam::share::NoGift),
     /// Our IPAM refused.
     #[error(transparent)]
     Ipam(#[from] ipam::Error),
@@ -321,8 +359,9 @@ impl State {
         endpoints: Vec<Endpoint>,
         pools: BTreeMap<PoolId, ipam::Pool>,
         slots: BTreeMap<(Space, IpAddr), ipam::Slot>,
+        shares: BTreeMap<IpNet, Share>,
     ) -> (Self, Vec<String>) {
-        let (ipam, problems) = Ipam::restore(pools, slots, BTreeMap::new());
+        let (ipam, problems) = Ipam::restore(pools, slots, shares);
         let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let mut state = Self {
             ipam,

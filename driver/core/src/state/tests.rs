@@ -13,6 +13,7 @@ struct Scene {
     busy: Option<u16>,
     reserved: Vec<std::ops::RangeInclusive<u16>>,
     found: Found,
+    outside: Option<String>,
 }
 
 impl Scene {
@@ -23,6 +24,7 @@ impl Scene {
             busy: None,
             reserved: Vec::new(),
             found: Found::default(),
+            outside: None,
         }
     }
 
@@ -52,6 +54,7 @@ impl Scene {
             container_name: &|_| None,
             host_binding: None,
             found: self.found,
+            outside: self.outside.as_deref(),
         };
         let decision = self.state.decide(&command, &around);
         match (&command, &decision) {
@@ -718,4 +721,52 @@ fn addresses_without_an_endpoint_are_those_that_had_one_or_will() {
     assert_eq!(unheld(&scene), ["10.1.0.9"], "it cools");
     scene.ask(Command::DeleteEndpoint("e7".parse().unwrap())).unwrap();
     assert_eq!(unheld(&scene), ["10.1.0.7", "10.1.0.9"]);
+}
+
+/// A network that shares its addresses with others of the cluster.
+fn shared(id: &str, pool: &str) -> Command {
+    let options = Options::new([("net".to_owned(), "app".to_owned())].into());
+    Command::CreateNetwork(Network {
+        spec: Spec::read(options, false).unwrap(),
+        ..network(id, pool)
+    })
+}
+
+#[test]
+fn a_pool_of_the_cluster_is_for_networks_that_say_so_and_leases_only_from_its_share() {
+    use tombolo_ipam::share::Deal;
+    let pool: IpNet = "10.1.0.0/24".parse().unwrap();
+    let mut scene = Scene::new();
+    let id = scene.with_pool("old", "10.1.0.0/24").unwrap();
+    scene.ask(Command::DeleteNetwork("old".parse().unwrap())).unwrap();
+    let refused = scene.ask(shared("aaa", "10.1.0.0/24")).unwrap_err();
+    assert!(refused.contains("is in no cluster"), "{refused}");
+    let deal = |at, pieces: &[&str]| {
+        let pieces = pieces.iter().map(|net| (net.parse().unwrap(), 1)).collect();
+        let gifts = Vec::new();
+        Command::Deal(pool, Deal::Grant { at, pieces, gifts })
+    };
+    let Ok(Reply::Share(Some(share))) = scene.ask(deal(1, &[])) else {
+        panic!("there is a share")
+    };
+    assert_eq!((share.applied, share.pieces.len()), (1, 0));
+    let refused = scene.network("aaa", "10.1.0.0/24").unwrap_err();
+    assert!(refused.contains("-o net=NAME"), "{refused}");
+    scene.ask(shared("aaa", "10.1.0.0/24")).unwrap();
+    let lease = Command::RequestAddress {
+        pool: id,
+        address: None,
+        usage: Use::Endpoint { name: None },
+        repeat: false,
+    };
+    let refused = scene.ask(lease.clone()).unwrap_err();
+    assert!(refused.contains("10.1.0.0/24"), "{refused}");
+    scene.ask(deal(2, &["10.1.0.64/26"])).unwrap();
+    let Ok(Reply::Address(address)) = scene.ask(lease.clone()) else {
+        panic!("there is room")
+    };
+    assert_eq!(address.to_string(), "10.1.0.64/24");
+    scene.outside = Some("it was forgotten".to_owned());
+    let refused = scene.ask(lease).unwrap_err();
+    assert!(refused.contains("it was forgotten"), "{refused}");
 }

@@ -10,7 +10,7 @@ use tombolo_ipam::{PoolId, PoolRequest, Space, Use, Want};
 
 use super::{Call, Error, body, nullable, parse};
 use crate::kinds::options::Options;
-use crate::model::cut;
+use crate::model::{NetName, cut};
 use crate::state::Command;
 
 /// The name of the address space of networks that are one host's.
@@ -65,7 +65,7 @@ pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error
         "GetDefaultAddressSpaces" => Ok(Call::Fixed(json!({
             "LocalDefaultAddressSpace": SPACE_LOCAL, "GlobalDefaultAddressSpace": SPACE_GLOBAL
         }))),
-        "RequestPool" => request_pool(body(method, bytes)?).map(|r| Call::Do(Command::RequestPool(r))),
+        "RequestPool" => request_pool(body(method, bytes)?).map(Call::Do),
         "ReleasePool" => {
             let request: OfPool = body(method, bytes)?;
             Ok(match request.pool_id.parse() {
@@ -86,7 +86,7 @@ pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error
     }
 }
 
-fn request_pool(request: RequestPool) -> Result<PoolRequest, Error> {
+fn request_pool(request: RequestPool) -> Result<Command, Error> {
     // An engine keeps the name it was told when a network was made, and says it for ever. One that we don't know is
     // from another version; the engine has no other spaces of ours than these two.
     let space = if request.address_space == SPACE_GLOBAL {
@@ -94,7 +94,9 @@ fn request_pool(request: RequestPool) -> Result<PoolRequest, Error> {
     } else {
         Space::Local
     };
-    Options::new(request.options.unwrap_or_default()).finish("the IPAM driver")?;
+    let mut options = Options::new(request.options.unwrap_or_default());
+    let net = options.take::<NetName>(&["net"])?;
+    options.finish("the IPAM driver")?;
     let subnet = "a subnet such as 10.208.0.0/24";
     let pool: Option<IpNet> = parse("Pool", &request.pool, subnet)?;
     let range = parse("SubPool", &request.sub_pool, subnet)?;
@@ -105,12 +107,16 @@ fn request_pool(request: RequestPool) -> Result<PoolRequest, Error> {
         Some(pool) if pool.addr().is_unspecified() && pool.prefix_len() > 0 => Want::Sized(pool.prefix_len()),
         Some(pool) => Want::Exactly(pool),
     };
-    Ok(PoolRequest {
+    let request = PoolRequest {
         space,
         want,
         range,
         v6,
         repeat: true,
+    };
+    Ok(match net {
+        Some(net) => Command::RequestNetPool(request, net),
+        None => Command::RequestPool(request),
     })
 }
 

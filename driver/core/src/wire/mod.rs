@@ -100,7 +100,8 @@ pub fn read(method: &str, body: &[u8]) -> Result<Call, Error> {
 /// The answer to a command that was carried out.
 pub fn answer(reply: &Reply) -> Value {
     match reply {
-        Reply::Done => json!({}),
+        // What becomes of a share is nobody's outside to ask for.
+        Reply::Done | Reply::Share(_) => json!({}),
         Reply::Endpoint { chosen } => network::endpoint_answer(*chosen),
         Reply::Joined(joined) => network::join_answer(joined),
         Reply::Pool(id) => json!({ "PoolID": id.to_string(), "Pool": id.cidr().to_string(), "Data": {} }),
