@@ -4,6 +4,7 @@
 //! in; bytes, timers and records to keep come out, in the order in which they are to be carried out. The daemon and the
 //! simulator run the same code.
 
+pub mod charter;
 pub mod council;
 pub mod membership;
 pub mod table;
