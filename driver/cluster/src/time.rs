@@ -18,6 +18,9 @@ impl Add<Duration> for Tick {
     type Output = Self;
     fn add(self, span: Duration) -> Self {
         // Half a thousand million years of milliseconds fit.
-        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        )
     }
 }
