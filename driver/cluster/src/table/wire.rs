@@ -1,0 +1,113 @@
+//! From what travels to bytes and back. Bytes from elsewhere may be anything.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::exchange::{Delta, Head};
+use super::row::Change;
+
+/// Bytes that are not what they should be. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Garbled {
+    /// Too many of them.
+    #[error("{what} of {got} bytes: at most {at_most} are allowed")]
+    TooLong {
+        /// What they should be.
+        what: &'static str,
+        /// How many they are.
+        got: usize,
+        /// The limit.
+        at_most: usize,
+    },
+    /// They cannot be read.
+    #[error("{what} of {got} bytes cannot be read")]
+    Unreadable {
+        /// What they should be.
+        what: &'static str,
+        /// How many they are.
+        got: usize,
+        /// Where reading ended.
+        #[source]
+        source: postcard::Error,
+    },
+    /// They can be read, and more follows.
+    #[error("{what} of {got} bytes ends {over} bytes before its end")]
+    Trailing {
+        /// What they should be.
+        what: &'static str,
+        /// How many they are.
+        got: usize,
+        /// How many are too many.
+        over: usize,
+    },
+    /// A record of which some bits changed since it was written.
+    #[error("{what} of {got} bytes does not agree with its check sum")]
+    Damaged {
+        /// What they should be.
+        what: &'static str,
+        /// How many they are.
+        got: usize,
+    },
+}
+
+/// What goes on the wire as postcard. Reading it allocates no more than a small multiple of its bytes and a megabyte.
+pub trait Wire: Serialize + DeserializeOwned {
+    /// What it is, for messages.
+    const WHAT: &'static str;
+
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// None for the types here; whoever encodes still says so rather than panic.
+    fn encode(&self) -> Result<Vec<u8>, Garbled> {
+        postcard::to_stdvec(self).map_err(|source| Garbled::Unreadable {
+            what: Self::WHAT,
+            got: 0,
+            source,
+        })
+    }
+
+    /// What the bytes say, all of them, if they are at most `at_most`.
+    ///
+    /// # Errors
+    /// [`Garbled`]: too long, unreadable, or more than it takes.
+    fn decode(bytes: &[u8], at_most: usize) -> Result<Self, Garbled> {
+        let (what, got) = (Self::WHAT, bytes.len());
+        if got > at_most {
+            return Err(Garbled::TooLong { what, got, at_most });
+        }
+        match postcard::take_from_bytes(bytes) {
+            Ok((value, [])) => Ok(value),
+            Ok((_, rest)) => Err(Garbled::Trailing {
+                what,
+                got,
+                over: rest.len(),
+            }),
+            Err(source) => Err(Garbled::Unreadable { what, got, source }),
+        }
+    }
+}
+
+impl Wire for Change {
+    const WHAT: &'static str = "a change";
+}
+
+impl Wire for Delta {
+    const WHAT: &'static str = "a delta";
+}
+
+impl Wire for Vec<Head> {
+    const WHAT: &'static str = "a list of heads";
+}
+
+/// A 64-bit sum of the bytes that is the same on every machine. It finds damage and difference, not malice.
+pub(super) fn sum(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    // FNV-1a, and a last mixing so that all bits depend on all bytes.
+    let mut sum = bytes.into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    for factor in [0xff51_afd7_ed55_8ccd_u64, 0xc4ce_b9fe_1a85_ec53] {
+        sum = (sum ^ (sum >> 33)).wrapping_mul(factor);
+    }
+    sum ^ (sum >> 33)
+}
