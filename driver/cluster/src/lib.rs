@@ -7,7 +7,9 @@
 pub mod charter;
 pub mod council;
 pub mod membership;
+pub mod node;
 pub mod table;
 pub mod time;
+pub mod wire;
 
 pub use tombolo_ipam::HostId;

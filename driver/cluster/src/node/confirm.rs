@@ -1,0 +1,234 @@
+//! Is what a host remembers of itself the latest?
+//!
+//! Between two lives of a host its disk may have been set back, the others may have forgotten it, or a copy of its disk
+//! may be running elsewhere. So before it gives addresses from its share, it asks. Every change of ownership is known to a
+//! majority, and so is the forgetting of a host: if a majority says that all is well, it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tombolo_ipam::HostId;
+use tombolo_ipam::share::{Deal, Share};
+
+use super::{Alone, News, Node, Output};
+use crate::charter::Charter;
+use crate::table::Version;
+use crate::time::Tick;
+use crate::wire::{Confirm, Frame, Request};
+
+use super::sync::Purpose;
+
+/// How long a host waits to be confirmed before it counts itself as alone.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often those are asked again who have not answered.
+const AGAIN: Duration = Duration::from_millis(400);
+
+/// How often a host that nobody knows to be there calls one of the others.
+const HELLO: Duration = Duration::from_secs(3);
+
+/// Whether this host may give addresses of its shares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// A majority has confirmed what it remembers, or there is nobody else.
+    Confirmed,
+    /// It has begun anew and waits to be confirmed.
+    Waiting,
+    /// Nobody answers, and it goes on with what it remembers.
+    Alone,
+    /// It was forgotten, or has left: its shares are void.
+    Gone(String),
+    /// Another host runs under the same identifier.
+    Cloned(SocketAddr),
+}
+
+/// What is going on.
+pub(super) struct State {
+    standing: Standing,
+    alone: Alone,
+    since: Tick,
+    next: Tick,
+    hello: Tick,
+    got: BTreeSet<HostId>,
+    /// Others hold later shares of ours: they are being fetched.
+    later: BTreeSet<HostId>,
+}
+
+impl State {
+    pub(super) fn new(now: Tick, alone: Alone) -> Self {
+        Self {
+            standing: Standing::Waiting,
+            alone,
+            since: now,
+            next: now,
+            hello: now,
+            got: BTreeSet::new(),
+            later: BTreeSet::new(),
+        }
+    }
+}
+
+impl Node {
+    /// Whether this host may give addresses of its shares.
+    pub fn standing(&self) -> &Standing {
+        &self.confirm.standing
+    }
+
+    /// Whether this host may give addresses of its shares now.
+    pub fn may_lease(&self) -> bool {
+        matches!(self.confirm.standing, Standing::Confirmed | Standing::Alone)
+    }
+
+    fn stand(&mut self, standing: Standing) {
+        if self.confirm.standing != standing {
+            self.confirm.standing = standing.clone();
+            self.out.push_back(Output::Tell(News::Standing(standing)));
+        }
+    }
+
+    pub(super) fn confirm_due(&self) -> Option<Tick> {
+        let waiting = matches!(self.confirm.standing, Standing::Waiting | Standing::Alone);
+        let lonely = self.membership.alive_count() == 0 && self.charter().hosts.len() > 1;
+        let next = waiting.then_some(self.confirm.next);
+        next.into_iter().chain(lonely.then_some(self.confirm.hello)).min()
+    }
+
+    /// What was decided has changed.
+    pub(super) fn confirm_charter(&mut self) {
+        let charter = self.council.charter();
+        if !charter.hosts.contains_key(&self.me) && charter.index > 0 {
+            let why = match charter.gone.get(&self.me) {
+                Some(gone) => format!("{:?} by decree {}", gone.how, gone.at).to_lowercase(),
+                None => "no member".to_owned(),
+            };
+            self.stand(Standing::Gone(why));
+        } else if charter.hosts.len() <= 1 {
+            self.stand(Standing::Confirmed);
+        } else {
+            self.confirm_count();
+        }
+    }
+
+    pub(super) fn confirm_tick(&mut self) {
+        if self.membership.alive_count() == 0 && self.charter().hosts.len() > 1 && self.confirm.hello <= self.now {
+            self.confirm.hello = self.now + HELLO;
+            // Datagrams may fail for a reason that a call tells: the key was rotated, or we are out.
+            let count = self.seats.len();
+            let at = usize::try_from(self.chance() % count.max(1) as u64).unwrap_or(0);
+            if let Some(host) = self.seats.keys().nth(at).copied() {
+                self.hello(host);
+            }
+        }
+        let waiting = matches!(self.confirm.standing, Standing::Waiting | Standing::Alone);
+        if !waiting {
+            return;
+        }
+        if self.confirm.next <= self.now {
+            self.confirm.next = self.now + AGAIN;
+            let mine = Confirm {
+                epoch: self.epoch,
+                index: self.charter().index,
+                shares: self.space.own().iter().map(|(pool, share)| (*pool, share.revision)).collect(),
+            };
+            let others = self.charter().hosts.keys().copied();
+            let asked = others.filter(|host| *host != self.me && !self.confirm.got.contains(host));
+            let asked: Vec<HostId> = asked.collect();
+            for host in asked {
+                self.send(host, Frame::Confirm(mine.clone()));
+            }
+        }
+        let patience = self.now.since(self.confirm.since) >= PATIENCE;
+        if patience && self.confirm.alone == Alone::Lease && self.confirm.standing == Standing::Waiting {
+            self.stand(Standing::Alone);
+        }
+    }
+
+    /// Another host has begun anew and asks.
+    pub(super) fn asked_to_confirm(&mut self, from: HostId, address: SocketAddr, confirm: Confirm) {
+        let known = self.space.known().iter().filter(|((_, host), _)| *host == from);
+        let newer = known.into_iter().any(|((pool, _), share)| confirm.shares.get(pool).is_none_or(|mine| *mine < share.revision));
+        let covers = self.table.hosts().find(|(host, ..)| *host == from);
+        let heard = covers.map_or(0, |(_, cover, _)| cover.top().epoch);
+        let index = self.charter().index;
+        self.send_to(from, address, &Frame::Confirmed { epoch: confirm.epoch, index, newer, heard });
+        if confirm.index > index {
+            self.fetch_charter(from);
+        }
+    }
+
+    /// The answer to our question.
+    pub(super) fn confirmed(&mut self, from: HostId, epoch: u32, index: u64, newer: bool, heard: u32) {
+        if epoch != self.epoch {
+            return;
+        }
+        if heard > self.epoch {
+            let version = Version { epoch: heard, count: 0 };
+            self.rows_from_future(from, version);
+        }
+        if index > self.charter().index {
+            // What is missing may be that we are out: it counts when that is known.
+            return self.fetch_charter(from);
+        }
+        if newer {
+            if self.confirm.later.insert(from) {
+                self.call(from, &Request::Shares, Purpose::Shares);
+            }
+            return;
+        }
+        self.confirm.got.insert(from);
+        self.confirm_count();
+    }
+
+    fn confirm_count(&mut self) {
+        let hosts = &self.council.charter().hosts;
+        let got = self.confirm.got.iter().filter(|host| hosts.contains_key(host)).count();
+        let waiting = matches!(self.confirm.standing, Standing::Waiting | Standing::Alone);
+        if waiting && got + 1 > hosts.len() / 2 {
+            self.stand(Standing::Confirmed);
+        }
+    }
+
+    /// What another host holds of our shares, which is later than what we remember.
+    pub(super) fn shares_elsewhere(&mut self, shares: BTreeMap<IpNet, Share>) {
+        let mut back = Vec::new();
+        for (pool, share) in shares {
+            let own = self.space.own().get(&pool).map_or(0, |share| share.revision);
+            if own < share.revision {
+                back.push(format!("{pool} was at revision {own}, and is at {}", share.revision));
+                self.deal(pool, Deal::Restore(share));
+            }
+        }
+        self.confirm.later.clear();
+        self.confirm.next = self.now;
+        if !back.is_empty() {
+            self.set_back(back.join("; "));
+        }
+    }
+
+    /// Others know of later records of ours than we do.
+    pub(super) fn set_back(&mut self, how: String) {
+        self.out.push_back(Output::Tell(News::SetBack(how)));
+    }
+
+    /// Another host answers that we are no member any more.
+    pub(super) fn gone(&mut self, from: HostId, charter: Charter) {
+        // Only somebody who was a member when we last knew can say so.
+        if self.is_member(&from) {
+            let acts = self.with_council(|council, now, ctx| council.adopt(now, charter, ctx));
+            self.act(acts);
+        }
+    }
+
+    pub(super) fn hello_answered(&mut self, from: HostId, answered: bool) {
+        if answered && let Some(seat) = self.seats.get(&from).cloned() {
+            self.membership.announce(self.now, seat);
+        }
+    }
+
+    /// Another host runs under our identifier.
+    pub(super) fn confirm_cloned(&mut self, other: SocketAddr) {
+        self.stand(Standing::Cloned(other));
+    }
+}

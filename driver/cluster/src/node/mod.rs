@@ -1,0 +1,918 @@
+//! A host's part in the cluster, put together.
+//!
+//! ```text
+//!   datagrams, calls, ticks, own rows, wishes --step--> [keep, send, call, ask the owner of the shares, tell]
+//! ```
+//!
+//! What comes out is carried out in its order; what is to be *kept* is durable before anything behind it happens. So a
+//! host that dies at any moment has never said more than it remembers. Where keeping fails, the node is thrown away and
+//! a new one begins from what was kept.
+//!
+//! The shares of pools and the leases in them must agree at every moment, so they are one owner's (the engine); here is
+//! only what is told to others of them. The owner is asked by [`Output::Share`] and answers by [`Input::Shared`].
+
+mod confirm;
+mod space;
+mod sync;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tombolo_ipam::HostId;
+use tombolo_ipam::share::{Deal, Share};
+
+use crate::charter::{Charter, Decree, Definition, Held, How};
+use crate::council::{Acceptor, Act, Context, Council, Kept, Outcome, Witness, Word};
+use crate::membership::{self, Membership, Seat};
+use crate::table::{self, Change, Key, Limits, Refused, Seen, Table};
+use crate::time::Tick;
+use crate::wire::{Answer, Frame, FRAME, Request, decode, encode};
+
+pub use confirm::Standing;
+pub use view::{HostView, Link, PoolView, View};
+
+/// How long a call may take until it counts as failed.
+pub const CALL_TIME: Duration = Duration::from_secs(5);
+
+/// How long after the start those are shown who have not been heard of.
+const UNSEEN: Duration = Duration::from_secs(30);
+
+/// How long a wish may take: Docker waits for the handler that has it.
+pub const WISH_TIME: Duration = Duration::from_millis(1_900);
+
+/// What a host begins with.
+pub struct Setup {
+    /// The host.
+    pub me: HostId,
+    /// How the how-manieth start this is; higher than ever before, and kept as such already.
+    pub epoch: u32,
+    /// Where others reach us.
+    pub address: SocketAddr,
+    /// For random choices.
+    pub seed: u64,
+    /// What was decided, as far as it was kept.
+    pub charter: Charter,
+    /// What the council must not forget.
+    pub acceptor: Option<Acceptor>,
+    /// Shares of others that we promised to keep in mind.
+    pub witnessed: BTreeMap<(IpNet, HostId), Share>,
+    /// Our own shares.
+    pub shares: BTreeMap<IpNet, Share>,
+    /// Our own rows.
+    pub rows: Vec<(String, Vec<u8>)>,
+    /// The others' rows as they were last known ([`Node::remember`]); some may be missing or damaged.
+    pub remembered: Vec<Vec<u8>>,
+    /// Where others were reached last.
+    pub seats: Vec<Seat>,
+    /// What a host that nobody answers may do after a start.
+    pub alone: Alone,
+    /// Bounds of the table.
+    pub limits: Limits,
+}
+
+/// What a host does that has begun anew and reaches no majority of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alone {
+    /// It leases from its share after a moment: containers start after a power cut though others are still down.
+    Lease,
+    /// It gives no new address before a majority has confirmed that its share is still its own. Safe also for a host whose
+    /// disk was set back to an earlier state, or that was forgotten while it was off.
+    Wait,
+}
+
+/// What comes in.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Time has passed; see [`Node::due`].
+    Tick,
+    /// A datagram of a host whose seal was right.
+    Datagram {
+        /// Who sent it.
+        from: HostId,
+        /// Where from.
+        address: SocketAddr,
+        /// What it says.
+        bytes: Vec<u8>,
+    },
+    /// A call of a host that has proved who it is.
+    Request {
+        /// Comes back with the answer.
+        call: u64,
+        /// Who calls.
+        from: HostId,
+        /// What it asks.
+        bytes: Vec<u8>,
+    },
+    /// How a call of ours went.
+    Answered {
+        /// As it was given out.
+        call: u64,
+        /// The answer, if there is one.
+        answer: Option<Vec<u8>>,
+    },
+    /// Rows of ours that are set, or removed.
+    Rows(Vec<(String, Option<Vec<u8>>)>),
+    /// What the owner of the shares did.
+    Shared {
+        /// The pool.
+        pool: IpNet,
+        /// Our share of it now.
+        share: Option<Share>,
+        /// As it was given out.
+        ticket: u64,
+        /// Why it was not done, if so.
+        refused: Option<String>,
+    },
+    /// Which pools this host has networks on, and how full its shares are.
+    Pools(BTreeMap<IpNet, Fill>),
+    /// The routes of this host, and in words what they belong to.
+    Routes(Vec<(IpNet, String)>),
+    /// Something that only the cluster can do.
+    Wish {
+        /// Comes back with the outcome.
+        ticket: u64,
+        /// What it is.
+        wish: Wish,
+    },
+    /// Others reach us elsewhere now.
+    Moved(SocketAddr),
+    /// Two hosts have one identifier: the datagrams of both were heard.
+    Cloned {
+        /// The identifier.
+        host: HostId,
+        /// Where the one is.
+        one: SocketAddr,
+        /// Where the other is.
+        other: SocketAddr,
+    },
+}
+
+/// How full a share is, as its owner counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Fill {
+    /// How many addresses it can still give.
+    pub free: u64,
+    /// How many are leased.
+    pub leased: u64,
+    /// Whether this host has a network on the pool.
+    pub used: bool,
+}
+
+/// Something that only the cluster can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Have the pool be one of the cluster's: found it, or find that it is there and the same.
+    Pool(IpNet, Definition),
+    /// More room in a pool, in a part of it.
+    Space {
+        /// The pool.
+        pool: IpNet,
+        /// The part of it that helps.
+        within: IpNet,
+    },
+    /// One certain address.
+    Address(IpNet, std::net::IpAddr),
+    /// Let a host in.
+    Admit {
+        /// The host.
+        host: HostId,
+        /// Its name.
+        name: String,
+        /// The SHA-256 of its public key.
+        key: [u8; 32],
+    },
+    /// Forget hosts that are gone for good.
+    Forget(Vec<HostId>),
+    /// Have another secret be in force.
+    Secret(u32, [u8; 32]),
+    /// Leave the cluster.
+    Leave,
+}
+
+/// What comes out, to be carried out in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Keep records durably before carrying out what follows.
+    Keep(Vec<(String, Option<Vec<u8>>)>),
+    /// Send a datagram.
+    Send {
+        /// To whom.
+        to: HostId,
+        /// Where.
+        address: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Call a host.
+    Call {
+        /// Comes back with the answer.
+        call: u64,
+        /// Whom.
+        to: HostId,
+        /// Where.
+        address: SocketAddr,
+        /// What to ask.
+        bytes: Vec<u8>,
+    },
+    /// Answer a call.
+    Answer {
+        /// As it came.
+        call: u64,
+        /// The answer.
+        bytes: Vec<u8>,
+    },
+    /// Ask the owner of the shares.
+    Share {
+        /// The pool.
+        pool: IpNet,
+        /// Comes back with the outcome.
+        ticket: u64,
+        /// What.
+        deal: Deal,
+    },
+    /// A wish has come true, or not.
+    Done {
+        /// As it came.
+        ticket: u64,
+        /// Nothing, or why not.
+        outcome: Result<(), String>,
+    },
+    /// Who belongs to the cluster has changed, or what secret is in force: see [`Node::charter`].
+    Charter,
+    /// Something to tell people.
+    Tell(News),
+    /// Rows of others changed as readers see them.
+    Seen(Vec<Seen>),
+}
+
+/// Something to tell people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// A host is there.
+    Up(HostId),
+    /// A host is not there any more.
+    Down(HostId),
+    /// A host joined the cluster.
+    Joined(HostId),
+    /// A host left it.
+    Left(HostId, String),
+    /// A host was forgotten.
+    Forgotten(HostId, String),
+    /// Two hosts have one identifier.
+    Cloned {
+        /// The identifier.
+        host: HostId,
+        /// Where the one is.
+        one: SocketAddr,
+        /// Where the other is.
+        other: SocketAddr,
+    },
+    /// This host's disk was set back: others know of later records.
+    SetBack(String),
+    /// Two hosts know different decrees of one number: an assertion that a host was gone for good was false.
+    Torn {
+        /// The other host.
+        with: HostId,
+        /// The number.
+        slot: u64,
+    },
+    /// Whether this host may lease has changed.
+    Standing(Standing),
+}
+
+/// A wish that is being worked on.
+struct Pending {
+    wish: Wish,
+    until: Tick,
+}
+
+/// A call that has not been answered yet.
+struct Calling {
+    to: HostId,
+    what: sync::Purpose,
+    until: Tick,
+}
+
+/// What was measured of the way to a host.
+#[derive(Debug, Clone, Copy, Default)]
+struct Heard {
+    at: Option<Tick>,
+    rtt: Option<Duration>,
+    clock_ms: Option<i64>,
+}
+
+/// A host's part in the cluster.
+pub struct Node {
+    me: HostId,
+    epoch: u32,
+    now: Tick,
+    wall: u64,
+    random: u64,
+    membership: Membership,
+    table: Table,
+    council: Council,
+    council_due: Option<Tick>,
+    seats: BTreeMap<HostId, Seat>,
+    heard: BTreeMap<HostId, Heard>,
+    calls: BTreeMap<u64, Calling>,
+    next_ticket: u64,
+    wishes: BTreeMap<u64, Pending>,
+    routes: Vec<(IpNet, String)>,
+    sync: sync::State,
+    space: space::State,
+    confirm: confirm::State,
+    /// Hosts that were taken for dead, and since when: their rows are hidden, not forgotten.
+    down: BTreeMap<HostId, Tick>,
+    /// When those count as not there who have not been heard of since the start.
+    unseen: Tick,
+    /// Messages that could not be read, by sender.
+    strange: BTreeMap<HostId, u64>,
+    out: VecDeque<Output>,
+}
+
+impl Node {
+    /// A host's part, from what it has kept. What it remembers of the others' rows is visible at once; who isn't there
+    /// after a while is then hidden.
+    ///
+    /// # Errors
+    /// If there are more rows or hosts than the limits allow.
+    pub fn new(now: Tick, setup: Setup) -> Result<Self, Refused> {
+        let seat = Seat::new(setup.me, setup.address, setup.epoch);
+        let shares: Vec<(String, Vec<u8>)> = space::State::rows(&setup.shares).collect();
+        let rows = setup.rows.into_iter().chain(shares);
+        let rows = rows.filter_map(|(key, body)| Some((key.parse::<Key>().ok()?, body.into())));
+        let mut table = Table::new(setup.me, setup.epoch, setup.limits, rows)?;
+        for host in setup.charter.hosts.keys() {
+            table.admit(*host)?;
+        }
+        for record in &setup.remembered {
+            // What was damaged comes again from the others.
+            table.restore(now, record).ok();
+        }
+        table.drain();
+        let mut node = Self {
+            me: setup.me,
+            epoch: setup.epoch,
+            now,
+            wall: 0,
+            random: setup.seed | 1,
+            membership: Membership::new(seat, setup.seed),
+            table,
+            council: Council::new(setup.me, setup.charter, setup.acceptor, setup.seed),
+            council_due: None,
+            seats: setup.seats.into_iter().map(|seat| (seat.host, seat)).collect(),
+            heard: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            next_ticket: 1,
+            wishes: BTreeMap::new(),
+            routes: Vec::new(),
+            sync: sync::State::new(now),
+            space: space::State::new(setup.shares, setup.witnessed),
+            confirm: confirm::State::new(now, setup.alone),
+            down: BTreeMap::new(),
+            unseen: now + UNSEEN,
+            strange: BTreeMap::new(),
+            out: VecDeque::new(),
+        };
+        node.seats.remove(&node.me);
+        node.membership.resize(node.council.charter().hosts.len());
+        let seeds = node.seats.values().cloned().collect();
+        node.membership.seed(now, seeds);
+        node.learn_rows();
+        node.space_charter();
+        node.confirm_charter();
+        Ok(node)
+    }
+
+    /// What was decided, as far as it is known here.
+    pub fn charter(&self) -> &Charter {
+        self.council.charter()
+    }
+
+    /// The rows of all hosts.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Where others reach us.
+    pub fn seat(&self) -> &Seat {
+        self.membership.me()
+    }
+
+    /// Where others are, or were last, reached.
+    pub fn seats(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.values()
+    }
+
+    /// The others' rows, a record for each host, to begin with after a restart.
+    pub fn remember(&self) -> Vec<Vec<u8>> {
+        let others = self.charter().hosts.keys().filter(|host| **host != self.me);
+        // What can't be written is missing after the restart, and comes again from the others.
+        let records = others.filter_map(|host| self.table.snapshot(self.now, *host).ok().flatten());
+        records.collect()
+    }
+
+    /// When [`Input::Tick`] is wanted next, if nothing else comes.
+    pub fn due(&self) -> Tick {
+        let calls = self.calls.values().map(|call| call.until).min();
+        let wishes = self.wishes.values().map(|wish| wish.until).min();
+        let dues = [
+            self.membership.due(),
+            self.council_due,
+            calls,
+            wishes,
+            Some(self.sync_due()),
+            self.space_due(),
+            self.confirm_due(),
+            (self.unseen > Tick(0)).then_some(self.unseen),
+        ];
+        dues.into_iter().flatten().min().unwrap_or(self.now + Duration::from_secs(1))
+    }
+
+    /// Takes one input; gives what is to be carried out.
+    pub fn step(&mut self, now: Tick, wall_ms: u64, input: Input) -> Vec<Output> {
+        self.now = now.max(self.now);
+        self.wall = wall_ms;
+        match input {
+            Input::Tick => {}
+            Input::Datagram { from, address, bytes } => self.datagram(from, address, &bytes),
+            Input::Request { call, from, bytes } => self.request(call, from, &bytes),
+            Input::Answered { call, answer } => self.answered(call, answer),
+            Input::Rows(rows) => self.set_rows(rows),
+            Input::Shared { pool, share, ticket, refused } => self.shared(pool, share, ticket, refused),
+            Input::Pools(pools) => self.pools(pools),
+            Input::Routes(routes) => self.routes = routes,
+            Input::Wish { ticket, wish } => self.wish(ticket, wish),
+            Input::Moved(address) => self.membership.move_to(self.now, address),
+            Input::Cloned { host, one, other } => self.cloned(host, one, other),
+        }
+        self.tick();
+        self.flush();
+        self.out.drain(..).collect()
+    }
+
+    fn tick(&mut self) {
+        self.membership.tick(self.now);
+        if self.council_due.is_none_or(|due| due <= self.now) {
+            let acts = self.with_council(|council, now, ctx| council.tick(now, ctx));
+            self.act(acts);
+        }
+        self.table.tick(self.now);
+        if self.unseen > Tick(0) && self.unseen <= self.now && self.membership.alive_count() > 0 {
+            self.unseen = Tick(0);
+            self.hide_unseen();
+        }
+        self.sync_tick();
+        self.space_tick();
+        self.confirm_tick();
+        let late: Vec<u64> = self.calls.iter().filter(|(_, c)| c.until <= self.now).map(|(id, _)| *id).collect();
+        for call in late {
+            self.answered(call, None);
+        }
+        let late: Vec<u64> = self.wishes.iter().filter(|(_, w)| w.until <= self.now).map(|(id, _)| *id).collect();
+        for ticket in late {
+            let why = self.why_late(ticket);
+            self.done(ticket, Err(why));
+        }
+    }
+
+    /// Carries out what the parts have gathered, until nothing is left.
+    fn flush(&mut self) {
+        while let Some(event) = self.membership.next_event() {
+            self.on_membership(event);
+        }
+        while let Some((seat, message)) = self.membership.next_send() {
+            let bytes = encode(&Frame::Swim(message));
+            self.out.push_back(Output::Send { to: seat.host, address: seat.address, bytes });
+        }
+        let seen = self.table.drain();
+        if !seen.is_empty() {
+            self.see_shares(&seen);
+            self.out.push_back(Output::Seen(seen));
+        }
+        // A share that was seen may have made more to send.
+        while let Some((seat, message)) = self.membership.next_send() {
+            let bytes = encode(&Frame::Swim(message));
+            self.out.push_back(Output::Send { to: seat.host, address: seat.address, bytes });
+        }
+    }
+
+    /// Hides the rows of those who have not been heard of since the start.
+    fn hide_unseen(&mut self) {
+        let others = self.charter().hosts.keys().copied().filter(|host| *host != self.me);
+        let unseen: Vec<HostId> = others.filter(|host| !self.is_alive(host)).collect();
+        for host in unseen {
+            self.down.entry(host).or_insert(self.now);
+            self.table.hide(self.now, host);
+        }
+    }
+
+    fn on_membership(&mut self, event: membership::Event) {
+        match event {
+            membership::Event::Up(seat) if self.is_member(&seat.host) => {
+                self.down.remove(&seat.host);
+                self.table.show(seat.host);
+                self.out.push_back(Output::Tell(News::Up(seat.host)));
+                self.sync_soon(seat.host);
+                self.seats.insert(seat.host, seat);
+            }
+            membership::Event::Down(seat) if self.is_member(&seat.host) => {
+                self.down.insert(seat.host, self.now);
+                self.table.hide(self.now, seat.host);
+                self.out.push_back(Output::Tell(News::Down(seat.host)));
+            }
+            membership::Event::Moved(seat) if self.is_member(&seat.host) => {
+                self.seats.insert(seat.host, seat);
+            }
+            membership::Event::Rejoined => self.sync_now(),
+            membership::Event::Up(seat) => self.membership.expel(self.now, &seat.host),
+            membership::Event::Down(_) | membership::Event::Moved(_) => {}
+        }
+    }
+
+    fn is_member(&self, host: &HostId) -> bool {
+        self.charter().hosts.contains_key(host)
+    }
+
+    fn is_alive(&self, host: &HostId) -> bool {
+        self.membership.seat(host).is_some()
+    }
+
+    fn datagram(&mut self, from: HostId, address: SocketAddr, bytes: &[u8]) {
+        if !self.is_member(&from) || from == self.me {
+            return;
+        }
+        let heard = self.heard.entry(from).or_default();
+        heard.at = Some(self.now);
+        let Some(frame) = decode::<Frame>(bytes) else {
+            *self.strange.entry(from).or_default() += 1;
+            return;
+        };
+        self.frame(from, address, frame);
+    }
+
+    fn frame(&mut self, from: HostId, address: SocketAddr, frame: Frame) {
+        match frame {
+            Frame::Swim(message) => {
+                let riders = self.membership.hear(self.now, &message);
+                for rider in riders {
+                    self.rider(from, &rider);
+                }
+            }
+            Frame::Digest(digest) => {
+                let own = self.digest();
+                self.send_to(from, address, &Frame::Echo { sent: digest.sent, digest: own });
+                self.compare(from, digest);
+            }
+            Frame::Echo { sent, digest } => {
+                self.measure(from, sent, digest);
+                self.compare(from, digest);
+            }
+            Frame::Council(word) => self.hear_word(from, word),
+            Frame::Ask { ticket, pool, ask } => self.asked(from, ticket, pool, ask),
+            Frame::Told { ticket, pool, given } => self.told(from, ticket, pool, given),
+            Frame::Witness { round, pool, giver, gave, mine } => self.witness(from, round, pool, giver, gave, mine),
+            Frame::Witnessed { round } => self.witnessed(from, round),
+            Frame::Confirm(confirm) => self.asked_to_confirm(from, address, confirm),
+            Frame::Confirmed { epoch, index, newer, heard } => self.confirmed(from, epoch, index, newer, heard),
+        }
+    }
+
+    /// A change that rode on gossip.
+    fn rider(&mut self, from: HostId, bytes: &[u8]) {
+        let Some(change) = decode::<Change>(bytes) else {
+            *self.strange.entry(from).or_default() += 1;
+            return;
+        };
+        let subject = subject(&change);
+        match self.table.apply(self.now, change) {
+            table::Outcome::New => {
+                self.sync_changed();
+                self.membership.spread(self.now, subject, bytes);
+            }
+            table::Outcome::Ahead => {
+                self.sync_soon(from);
+                self.membership.spread(self.now, subject, bytes);
+            }
+            table::Outcome::OwnFromFuture(version) => self.rows_from_future(from, version),
+            table::Outcome::Known | table::Outcome::Refused(_) => {}
+        }
+    }
+
+    fn set_rows(&mut self, rows: Vec<(String, Option<Vec<u8>>)>) {
+        for (key, body) in rows {
+            self.set_row(&key, body.as_deref());
+        }
+    }
+
+    /// Sets a row of ours, and tells the others.
+    fn set_row(&mut self, key: &str, body: Option<&[u8]>) {
+        let Ok(key) = key.parse::<Key>() else { return };
+        match self.table.set(self.now, key, body) {
+            Ok(Some(change)) => {
+                self.sync_changed();
+                self.membership.spread(self.now, subject(&change), &encode(&change));
+            }
+            Ok(None) => {}
+            // Counted by the table; the row is ours and checked by who made it.
+            Err(refused) => drop(refused),
+        }
+    }
+
+    /// Sends a frame to a host, at an address that it was just heard from.
+    fn send_to(&mut self, to: HostId, address: SocketAddr, frame: &Frame) {
+        let bytes = encode(frame);
+        self.out.push_back(Output::Send { to, address, bytes });
+    }
+
+    /// Sends a frame to a host where it is, or was last, reached; by a call if it is too large for a datagram.
+    fn send(&mut self, to: HostId, frame: Frame) {
+        let Some(address) = self.address(&to) else { return };
+        let bytes = encode(&frame);
+        if bytes.len() <= FRAME {
+            self.out.push_back(Output::Send { to, address, bytes });
+        } else {
+            self.call(to, &Request::Frame(Box::new(frame)), sync::Purpose::Nothing);
+        }
+    }
+
+    fn address(&self, host: &HostId) -> Option<SocketAddr> {
+        let seat = self.membership.seat(host).or_else(|| self.seats.get(host));
+        seat.map(|seat| seat.address)
+    }
+
+    /// Calls a host; gives whether it could be tried.
+    fn call(&mut self, to: HostId, request: &Request, what: sync::Purpose) -> bool {
+        let Some(address) = self.address(&to) else { return false };
+        let call = self.ticket();
+        self.calls.insert(call, Calling { to, what, until: self.now + CALL_TIME });
+        self.out.push_back(Output::Call { call, to, address, bytes: encode(request) });
+        true
+    }
+
+    fn answer(&mut self, call: u64, answer: &Answer) {
+        self.out.push_back(Output::Answer { call, bytes: encode(answer) });
+    }
+
+    fn ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+
+    /// A number that nobody can guess from the last one, but a run can repeat: xorshift, for choices of whom to ask.
+    fn chance(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// One of the hosts that are there.
+    fn somebody(&mut self) -> Option<HostId> {
+        let count = self.membership.alive_count();
+        let at = usize::try_from(self.chance() % (count.max(1) as u64)).unwrap_or(0);
+        self.membership.alive().nth(at).map(|seat| seat.host)
+    }
+
+    /// Asks the owner of the shares.
+    fn deal(&mut self, pool: IpNet, deal: Deal) -> u64 {
+        let ticket = self.ticket();
+        self.out.push_back(Output::Share { pool, ticket, deal });
+        ticket
+    }
+
+    fn wish(&mut self, ticket: u64, wish: Wish) {
+        let until = self.now + WISH_TIME;
+        self.wishes.insert(ticket, Pending { wish: wish.clone(), until });
+        match wish {
+            Wish::Pool(pool, definition) => self.wish_pool(ticket, pool, definition),
+            Wish::Space { pool, within } => self.wish_space(ticket, pool, within),
+            Wish::Address(pool, address) => self.wish_address(ticket, pool, address),
+            Wish::Admit { host, name, key } => self.decree(ticket, Decree::Join { host, name, key }),
+            Wish::Forget(hosts) => self.wish_forget(ticket, hosts),
+            Wish::Secret(number, check) => self.decree(ticket, Decree::Secret { number, check }),
+            Wish::Leave => self.wish_leave(ticket),
+        }
+    }
+
+    fn wish_forget(&mut self, ticket: u64, hosts: Vec<HostId>) {
+        if hosts.contains(&self.me) {
+            return self.done(ticket, Err("a host can't forget itself: use 'tombolo cluster leave'".to_owned()));
+        }
+        if let Some(host) = hosts.iter().find(|host| self.is_alive(host)) {
+            let why = format!("{} is there: use 'tombolo cluster leave' on it", self.name(host));
+            return self.done(ticket, Err(why));
+        }
+        let heir = self.me;
+        self.decree(ticket, Decree::Forget { hosts, heir, shares: BTreeMap::new() });
+    }
+
+    /// A host's name, or its identifier where none is known.
+    pub fn name(&self, host: &HostId) -> String {
+        let charter = self.charter();
+        let member = charter.hosts.get(host).map(|member| member.name.clone());
+        let gone = || charter.gone.get(host).map(|gone| gone.name.clone());
+        member.or_else(gone).filter(|name| !name.is_empty()).unwrap_or_else(|| host.to_string())
+    }
+
+    /// Proposes a decree for a wish.
+    fn decree(&mut self, ticket: u64, decree: Decree) {
+        let until = self.wishes.get(&ticket).map_or(self.now + WISH_TIME, |pending| pending.until);
+        let acts = self.with_council(|council, now, ctx| council.propose(now, ticket, &decree, until, ctx));
+        self.act(acts);
+    }
+
+    /// Ends a wish.
+    fn done(&mut self, ticket: u64, outcome: Result<(), String>) {
+        if self.wishes.remove(&ticket).is_some() {
+            self.out.push_back(Output::Done { ticket, outcome });
+        }
+    }
+
+    fn why_late(&self, ticket: u64) -> String {
+        let charter = self.charter();
+        let there = self.membership.alive_count() + 1;
+        let reached = format!("{there} of {} hosts are there", charter.hosts.len());
+        match self.wishes.get(&ticket).map(|pending| &pending.wish) {
+            Some(Wish::Space { pool, .. }) => self.why_no_space(*pool, &reached),
+            Some(Wish::Address(pool, address)) => self.why_not_given(*pool, *address, &reached),
+            _ => format!("not decided in time: {reached}; try again"),
+        }
+    }
+
+    fn hear_word(&mut self, from: HostId, word: Word) {
+        let acts = self.with_council(|council, now, ctx| council.hear(now, from, word, ctx));
+        self.act(acts);
+    }
+
+    /// Has the council do something, with what it may ask of the rest.
+    fn with_council(&mut self, with: impl FnOnce(&mut Council, Tick, Context<'_>) -> Vec<Act>) -> Vec<Act> {
+        let alive: BTreeSet<HostId> = self.membership.alive().map(|seat| seat.host).chain([self.me]).collect();
+        let eyes = Eyes {
+            me: self.me,
+            now: self.now,
+            heard: &self.heard,
+            alive: &alive,
+            routes: &self.routes,
+            space: &self.space,
+        };
+        let context = Context { alive: &alive, witness: &eyes };
+        with(&mut self.council, self.now, context)
+    }
+
+    /// Carries out what the council wants.
+    fn act(&mut self, acts: Vec<Act>) {
+        for act in acts {
+            match act {
+                Act::Keep(Kept::Acceptor(acceptor)) => {
+                    self.out.push_back(Output::Keep(vec![("acceptor".to_owned(), Some(encode(&*acceptor)))]));
+                }
+                Act::Keep(Kept::Charter(charter)) => {
+                    let records = vec![("charter".to_owned(), Some(encode(&*charter))), ("acceptor".to_owned(), None)];
+                    self.out.push_back(Output::Keep(records));
+                }
+                Act::Say(to, word) => {
+                    for host in to {
+                        self.send(host, Frame::Council(word.clone()));
+                    }
+                }
+                Act::Wake(at) => self.council_due = Some(at),
+                Act::Done(ticket, outcome) => self.decided(ticket, outcome),
+                Act::Changed { .. } => self.charter_changed(),
+                Act::Fetch(from) => self.fetch_charter(from),
+                Act::Torn { with, slot } => self.out.push_back(Output::Tell(News::Torn { with, slot })),
+            }
+        }
+    }
+
+    fn decided(&mut self, ticket: u64, outcome: Outcome) {
+        let Some(pending) = self.wishes.get(&ticket) else { return };
+        let wish = pending.wish.clone();
+        match (outcome, wish) {
+            // Not before what the decree grants is in the share.
+            (Outcome::Decided { .. }, Wish::Pool(pool, _)) => self.pool_founded(ticket, pool),
+            (Outcome::Decided { .. }, Wish::Leave) => self.left(ticket),
+            (Outcome::Decided { .. }, _) => self.done(ticket, Ok(())),
+            // Somebody may have been faster: look again.
+            (Outcome::Void { why }, Wish::Pool(pool, definition)) => match self.charter().pools.contains_key(&pool) {
+                true => self.wish_pool(ticket, pool, definition),
+                false => self.done(ticket, Err(why.to_string())),
+            },
+            (Outcome::Void { why }, _) => self.done(ticket, Err(why.to_string())),
+            (Outcome::Objected { by, why }, _) => {
+                let why = format!("host {} objects: {}", self.name(&by), why.join("; "));
+                self.done(ticket, Err(why));
+            }
+            (Outcome::NoMajority { reached, of, needed }, _) => {
+                let why = format!("this needs {needed} of {of} hosts, and {reached} answered: see 'tombolo cluster status'");
+                self.done(ticket, Err(why));
+            }
+            (Outcome::Late { .. }, _) => {
+                let why = self.why_late(ticket);
+                self.done(ticket, Err(why));
+            }
+            (Outcome::Crowded { most }, _) => {
+                self.done(ticket, Err(format!("{most} wishes are being decided already: try again")));
+            }
+        }
+    }
+
+    /// What was decided has changed: by a decree, or because another host knew more.
+    fn charter_changed(&mut self) {
+        let charter = self.council.charter();
+        let members: BTreeSet<HostId> = charter.hosts.keys().copied().collect();
+        let known: BTreeSet<HostId> = self.table.hosts().map(|(host, ..)| host).collect();
+        let size = members.len();
+        for host in members.difference(&known) {
+            // More hosts than the table takes are there all the same; their rows are not.
+            self.table.admit(*host).ok();
+            self.out.push_back(Output::Tell(News::Joined(*host)));
+        }
+        for host in known.difference(&members).filter(|host| **host != self.me) {
+            let gone = self.council.charter().gone.get(host).map(|gone| (gone.name.clone(), gone.how));
+            let (name, how) = gone.unwrap_or_else(|| (host.to_string(), How::Left));
+            self.table.expel(*host);
+            self.membership.expel(self.now, host);
+            self.down.remove(host);
+            self.seats.remove(host);
+            self.heard.remove(host);
+            self.out.push_back(Output::Tell(match how {
+                How::Left => News::Left(*host, name),
+                How::Forgotten => News::Forgotten(*host, name),
+            }));
+        }
+        self.membership.resize(size);
+        self.sync_changed();
+        self.confirm_charter();
+        self.space_charter();
+        self.out.push_back(Output::Charter);
+    }
+
+    fn cloned(&mut self, host: HostId, one: SocketAddr, other: SocketAddr) {
+        if host == self.me {
+            self.confirm_cloned(other);
+        }
+        self.out.push_back(Output::Tell(News::Cloned { host, one, other }));
+    }
+}
+
+/// What a change is of: a newer one takes its place in gossip.
+fn subject(change: &Change) -> Vec<u8> {
+    let mut subject = change.origin.bytes().to_vec();
+    subject.extend_from_slice(change.key.as_str().as_bytes());
+    subject
+}
+
+/// What the council may ask of this host.
+struct Eyes<'a> {
+    me: HostId,
+    now: Tick,
+    heard: &'a BTreeMap<HostId, Heard>,
+    alive: &'a BTreeSet<HostId>,
+    routes: &'a [(IpNet, String)],
+    space: &'a space::State,
+}
+
+impl Witness for Eyes<'_> {
+    fn objections(&self, decree: &Decree, _: &Charter) -> Vec<String> {
+        let mut objections = Vec::new();
+        match decree {
+            Decree::Forget { hosts, .. } => {
+                for host in hosts.iter().filter(|host| self.alive.contains(host)) {
+                    let ago = self.heard.get(host).and_then(|heard| heard.at).map(|at| self.now.since(at));
+                    let ago = ago.map(|ago| format!(", heard {} ms ago", ago.as_millis())).unwrap_or_default();
+                    objections.push(format!("{host} is there{ago}"));
+                }
+            }
+            Decree::Found { pool, .. } => {
+                let overlap = |net: &IpNet| net.contains(pool) || pool.contains(net);
+                for (net, what) in self.routes.iter().filter(|(net, _)| overlap(net)) {
+                    objections.push(format!("{pool} overlaps {net} there ({what})"));
+                }
+            }
+            Decree::Dissolve { pool, by } if *by != self.me => {
+                if self.space.needs(pool) {
+                    objections.push(format!("{pool} is in use there"));
+                }
+            }
+            Decree::Leave { host } => {
+                if self.space.owns_something(host, self.me) {
+                    objections.push("it still owns pieces of pools, as is known there".to_owned());
+                }
+            }
+            _ => {}
+        }
+        objections
+    }
+
+    fn held(&self, host: HostId) -> BTreeMap<IpNet, Held> {
+        self.space.held(&host, self.me)
+    }
+
+    fn ready(&self, charter: &Charter) -> bool {
+        self.space.has_read(charter)
+    }
+}

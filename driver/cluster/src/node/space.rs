@@ -1,0 +1,982 @@
+//! Shares of pools: who owns which piece, and how pieces change hands.
+//!
+//! ```text
+//!   taker                       giver                        others
+//!     ask ──────────────────────> gift, durable
+//!     claim, durable <─────────── told (or seen in its row)
+//!     both shares ──────────────────────────────────────────> kept, durable
+//!     settled <──────────────────────────────────────────────── majority
+//!     row ──────────────────────> the gift is dropped
+//! ```
+//!
+//! The giver stops to use a piece when its gift is durable, and the taker begins when a majority has both records in
+//! mind. So whatever a majority decides later (to forget the giver, or the taker) is decided by somebody who knows, and
+//! no piece is ever used by two.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tombolo_ipam::HostId;
+use tombolo_ipam::share::{Ask, Deal, Share, Standing, claims, resolve};
+
+use super::{Fill, Node, Output, Wish};
+use crate::charter::{Charter, Decree, Definition, Held};
+use crate::table::Seen;
+use crate::time::Tick;
+use crate::wire::{Frame, Request, encode};
+
+use super::sync::Purpose;
+
+/// How long an answer to a question is waited for until the next host is asked.
+const ASK: Duration = Duration::from_millis(300);
+
+/// How long nothing is asked for in the background after everybody has said no.
+const REST: Duration = Duration::from_secs(3);
+
+/// How often those are asked again to keep shares in mind who have not answered.
+const WITNESS: Duration = Duration::from_millis(200);
+
+/// How long a pool that this host has no network on keeps its piece, so that a network that is made again finds it.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// How often hosts are asked whose shares have not been read since the members changed.
+const READING: Duration = Duration::from_millis(300);
+
+/// How often the fill of a share is told to others at most.
+const FILL: Duration = Duration::from_millis(500);
+
+/// A question for space that is under way.
+struct Asking {
+    ticket: u64,
+    ask: Ask,
+    to: HostId,
+    until: Tick,
+    tried: BTreeSet<HostId>,
+    /// Somebody waits for it.
+    urgent: bool,
+}
+
+/// A claim that others are asked to keep in mind.
+struct Claiming {
+    seq: u64,
+    round: u64,
+    got: BTreeSet<HostId>,
+    next: Tick,
+}
+
+/// What is known and under way.
+pub(super) struct State {
+    own: BTreeMap<IpNet, Share>,
+    known: BTreeMap<(IpNet, HostId), Share>,
+    /// The revisions of those of `known` that are durable here.
+    kept: BTreeMap<(IpNet, HostId), u64>,
+    fills: BTreeMap<IpNet, Fill>,
+    told_fills: BTreeMap<IpNet, (Fill, Tick)>,
+    others: BTreeMap<(IpNet, HostId), Fill>,
+    asks: BTreeMap<IpNet, Asking>,
+    rest: BTreeMap<IpNet, Tick>,
+    claims: BTreeMap<(IpNet, IpNet), Claiming>,
+    /// Gifts that the owner of the shares was asked to make: for whom, and the taker's ticket.
+    gives: BTreeMap<u64, (HostId, u64)>,
+    /// What was asked of the owner of the shares and is not done yet.
+    dealing: BTreeMap<u64, (IpNet, String)>,
+    idle: BTreeMap<IpNet, Tick>,
+    /// Pools that are about to be used: a piece is wanted before there is a network.
+    wanted: BTreeMap<IpNet, Tick>,
+    leaving: Option<u64>,
+    gone: bool,
+    /// Of whom all shares were read, and how many decrees it knew of then.
+    read: BTreeMap<HostId, u64>,
+    reading: Tick,
+}
+
+impl State {
+    pub(super) fn new(own: BTreeMap<IpNet, Share>, witnessed: BTreeMap<(IpNet, HostId), Share>) -> Self {
+        let kept = witnessed.iter().map(|(key, share)| (*key, share.revision)).collect();
+        Self {
+            own,
+            known: witnessed,
+            kept,
+            fills: BTreeMap::new(),
+            told_fills: BTreeMap::new(),
+            others: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            rest: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            gives: BTreeMap::new(),
+            dealing: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            leaving: None,
+            gone: false,
+            read: BTreeMap::new(),
+            reading: Tick(0),
+        }
+    }
+
+    /// Whether this host has, or is about to have, something on a pool.
+    pub(super) fn needs(&self, pool: &IpNet) -> bool {
+        let used = self.fills.get(pool).is_some_and(|fill| fill.used);
+        let owns = self.own.get(pool).is_some_and(|share| !share.pieces.is_empty() || !share.gifts.is_empty());
+        used || owns || self.wanted.contains_key(pool)
+    }
+
+    /// What is known of a host's shares, as the council wants it.
+    pub(super) fn held(&self, host: &HostId, me: HostId) -> BTreeMap<IpNet, Held> {
+        if *host == me {
+            return self.own.iter().map(|(pool, share)| (*pool, held(share))).collect();
+        }
+        let of_host = self.known.iter().filter(|((_, of), _)| of == host);
+        of_host.map(|((pool, _), share)| (*pool, held(share))).collect()
+    }
+
+    /// Whether a host still owns something, or is giving it, as far as is known here.
+    pub(super) fn owns_something(&self, host: &HostId, me: HostId) -> bool {
+        self.held(host, me).values().any(|held| !held.pieces.is_empty() || !held.gifts.is_empty())
+    }
+
+    /// A sum over what is held of everybody's shares: two hosts with the same one hold the same.
+    pub(super) fn sum(&self, me: HostId) -> u64 {
+        let own = self.own.iter().map(|(pool, share)| ((*pool, me), share.revision));
+        let known = self.known.iter().map(|(key, share)| (*key, share.revision));
+        let part = |((pool, host), revision): ((IpNet, HostId), u64)| sum(&encode(&(pool, host, revision)));
+        own.chain(known).filter(|(_, revision)| *revision > 0).map(part).fold(0, u64::wrapping_add)
+    }
+
+    /// Whether the shares of enough hosts were read since the members changed.
+    pub(super) fn has_read(&self, charter: &Charter) -> bool {
+        // Without pools there is nothing that somebody could have witnessed.
+        let since = charter.members_since();
+        let read = self.read.iter().filter(|(host, index)| **index >= since && charter.hosts.contains_key(host)).count();
+        charter.pools.is_empty() || read + 1 >= charter.readings()
+    }
+
+    pub(super) fn own(&self) -> &BTreeMap<IpNet, Share> {
+        &self.own
+    }
+
+    pub(super) fn known(&self) -> &BTreeMap<(IpNet, HostId), Share> {
+        &self.known
+    }
+
+    pub(super) fn fill(&self, pool: &IpNet, host: &HostId) -> Option<Fill> {
+        self.others.get(&(*pool, *host)).copied()
+    }
+
+    pub(super) fn own_fill(&self, pool: &IpNet) -> Option<Fill> {
+        self.fills.get(pool).copied()
+    }
+
+    /// What others would see of our shares first.
+    pub(super) fn rows(shares: &BTreeMap<IpNet, Share>) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
+        shares.iter().map(|(pool, share)| (share_key(pool), json(share)))
+    }
+}
+
+/// FNV-1a of some bytes: it tells difference, not malice.
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+fn held(share: &Share) -> Held {
+    Held {
+        version: ((share.revision >> 32) as u32, share.revision as u32),
+        applied: share.applied,
+        pieces: share.pieces.iter().map(|(net, piece)| (*net, piece.seq)).collect(),
+        gifts: share.gifts.iter().map(|(net, gift)| (*net, gift.seq, gift.to)).collect(),
+    }
+}
+
+fn share_key(pool: &IpNet) -> String {
+    format!("share/{pool}")
+}
+
+fn fill_key(pool: &IpNet) -> String {
+    format!("fill/{pool}")
+}
+
+fn json<T: serde::Serialize>(what: &T) -> Vec<u8> {
+    // Keys are texts and numbers finite: it can't fail.
+    serde_json::to_vec(what).unwrap_or_default()
+}
+
+/// Whether two prefixes have an address in common.
+fn overlap(one: &IpNet, two: &IpNet) -> bool {
+    one.contains(two) || two.contains(one)
+}
+
+fn majority(of: usize) -> usize {
+    of / 2 + 1
+}
+
+impl Node {
+    pub(super) fn space_due(&self) -> Option<Tick> {
+        let asks = self.space.asks.values().map(|ask| ask.until);
+        let claims = self.space.claims.values().map(|claim| claim.next);
+        let idle = self.space.idle.values().map(|since| *since + IDLE);
+        let told = self.space.fills.iter().filter_map(|(pool, fill)| {
+            let (told, at) = self.space.told_fills.get(pool)?;
+            (told != fill).then_some(*at + FILL)
+        });
+        let rest = self.space.rest.values().copied();
+        let unread = !self.charter().pools.is_empty() && !self.space.has_read(self.council.charter());
+        let rest = rest.chain(unread.then_some(self.space.reading.max(self.now)));
+        asks.chain(claims).chain(idle).chain(told).chain(rest).min()
+    }
+
+    /// What is known of a host's own shares here.
+    pub(super) fn shares_of(&self, host: &HostId) -> BTreeMap<IpNet, Share> {
+        let of_host = self.space.known.iter().filter(|((_, of), _)| of == host);
+        of_host.map(|((pool, _), share)| (*pool, share.clone())).collect()
+    }
+
+    /// All shares that are known here, our own among them.
+    pub(super) fn all_shares(&self) -> Vec<(IpNet, HostId, Share)> {
+        let own = self.space.own.iter().map(|(pool, share)| (*pool, self.me, share.clone()));
+        let known = self.space.known.iter().map(|((pool, host), share)| (*pool, *host, share.clone()));
+        own.chain(known).collect()
+    }
+
+    /// Another host holds the same of everybody's shares, with so many decrees known to it.
+    pub(super) fn read_shares(&mut self, from: HostId, index: u64) {
+        let read = self.space.read.entry(from).or_default();
+        *read = (*read).max(index);
+    }
+
+    /// Gets what another host holds of everybody's shares.
+    pub(super) fn fetch_shares(&mut self, from: HostId) {
+        let asked = self.calls.values().any(|call| call.to == from && call.what == Purpose::AllShares);
+        if !asked {
+            self.call(from, &Request::AllShares, Purpose::AllShares);
+        }
+    }
+
+    /// Takes what another host holds of everybody's shares.
+    pub(super) fn take_shares(&mut self, from: HostId, index: u64, shares: Vec<(IpNet, HostId, Share)>) {
+        for (pool, host, share) in shares {
+            let frozen = host != from && self.council.frozen(host);
+            if host != self.me && !frozen {
+                self.learn_share(pool, host, share);
+            }
+        }
+        self.read_shares(from, index);
+    }
+
+    /// Reads the shares of others after the members have changed: before they change again, what a majority of the earlier
+    /// ones had in mind must be known to a majority of the present ones.
+    fn read_tick(&mut self) {
+        if self.space.reading > self.now || self.charter().pools.is_empty() || self.space.has_read(self.council.charter()) {
+            return;
+        }
+        self.space.reading = self.now + READING;
+        let since = self.charter().members_since();
+        let unread = |host: &HostId| self.space.read.get(host).is_none_or(|index| *index < since);
+        let mut hosts: Vec<HostId> = self.membership.alive().map(|seat| seat.host).filter(unread).collect();
+        let start = usize::try_from(self.chance() % hosts.len().max(1) as u64).unwrap_or(0);
+        if start < hosts.len() {
+            hosts.rotate_left(start);
+        }
+        let digest = self.digest();
+        for host in hosts.into_iter().take(64) {
+            self.send(host, Frame::Digest(digest));
+        }
+    }
+
+    /// Asks the owner of the shares, once for the same thing.
+    fn deal_once(&mut self, pool: IpNet, deal: Deal) {
+        let what = format!("{deal:?}");
+        let dealing = self.space.dealing.values().any(|(of, same)| *of == pool && *same == what);
+        if !dealing {
+            let ticket = self.deal(pool, deal);
+            self.space.dealing.insert(ticket, (pool, what));
+        }
+    }
+
+    /// The owner of the shares has done something, or refused.
+    pub(super) fn shared(&mut self, pool: IpNet, share: Option<Share>, ticket: u64, refused: Option<String>) {
+        self.space.dealing.remove(&ticket);
+        let row = share.as_ref().map(json);
+        match &share {
+            Some(share) => drop(self.space.own.insert(pool, share.clone())),
+            None => drop(self.space.own.remove(&pool)),
+        }
+        self.set_row(&share_key(&pool), row.as_deref());
+        if let Some((to, theirs)) = self.space.gives.remove(&ticket) {
+            let given = match (refused, &share) {
+                (None, Some(share)) => Ok(share.clone()),
+                (Some(why), _) => Err(why),
+                (None, None) => Err("this host has no share of it".to_owned()),
+            };
+            self.send(to, Frame::Told { ticket: theirs, pool, given });
+        }
+        self.space.claims.retain(|(of, net), claim| {
+            let piece = share.as_ref().filter(|_| *of == pool).map(|share| share.pieces.get(net));
+            piece.is_none_or(|piece| piece.is_some_and(|piece| !piece.settled && piece.seq == claim.seq))
+        });
+        for (net, piece) in share.iter().flat_map(|share| &share.pieces).filter(|(_, piece)| !piece.settled) {
+            let (now, round) = (self.now, self.next_ticket + 1);
+            self.next_ticket = round;
+            let claiming = || Claiming { seq: piece.seq, round, got: BTreeSet::new(), next: now };
+            self.space.claims.entry((pool, *net)).or_insert_with(claiming);
+        }
+        self.settle_wishes(pool);
+        let known: Vec<HostId> = self.holders(&pool);
+        for host in known {
+            self.react(pool, host);
+        }
+        self.space_tick();
+    }
+
+    fn holders(&self, pool: &IpNet) -> Vec<HostId> {
+        let of_pool = self.space.known.keys().filter(|(of, _)| of == pool);
+        of_pool.map(|(_, host)| *host).collect()
+    }
+
+    /// Learns from rows that are there already.
+    pub(super) fn learn_rows(&mut self) {
+        let rows = self.table.visible().map(|(origin, key, body)| Seen {
+            origin,
+            key: key.clone(),
+            before: None,
+            after: Some(body.clone()),
+        });
+        let rows: Vec<Seen> = rows.collect();
+        self.see_shares(&rows);
+    }
+
+    /// Rows of others that were seen to change.
+    pub(super) fn see_shares(&mut self, seen: &[Seen]) {
+        let me = self.me;
+        for row in seen.iter().filter(|row| row.origin != me) {
+            let Some(body) = &row.after else { continue };
+            if let Some(pool) = row.key.as_str().strip_prefix("share/").and_then(|pool| pool.parse().ok()) {
+                match serde_json::from_slice::<Share>(body) {
+                    Ok(share) => self.learn_share(pool, row.origin, share),
+                    Err(_) => *self.strange.entry(row.origin).or_default() += 1,
+                }
+            } else if let Some(pool) = row.key.as_str().strip_prefix("fill/").and_then(|pool| pool.parse().ok()) {
+                match serde_json::from_slice::<Fill>(body) {
+                    Ok(fill) => {
+                        let before = self.space.others.insert((pool, row.origin), fill);
+                        // Who said no may say yes now.
+                        if before.is_none_or(|before| before.free < fill.free) {
+                            self.space.rest.remove(&pool);
+                        }
+                    }
+                    Err(_) => *self.strange.entry(row.origin).or_default() += 1,
+                }
+            }
+        }
+    }
+
+    /// Takes another host's share, if it is later than what is known of it.
+    fn learn_share(&mut self, pool: IpNet, host: HostId, share: Share) {
+        let founded = self.charter().pools.get(&pool).map_or(u64::MAX, |founded| founded.at);
+        let later = self.space.known.get(&(pool, host)).is_none_or(|known| known.revision < share.revision);
+        if later && self.is_member(&host) && share.applied >= founded {
+            self.space.known.insert((pool, host), share);
+            self.react(pool, host);
+        }
+    }
+
+    /// What follows for us from another host's share.
+    fn react(&mut self, pool: IpNet, host: HostId) {
+        let Some(theirs) = self.space.known.get(&(pool, host)) else { return };
+        let Some(founded) = self.charter().pools.get(&pool) else { return };
+        let empty = Share::default();
+        let own = self.space.own.get(&pool).unwrap_or(&empty);
+        let mut deals = Vec::new();
+        for (net, gift) in theirs.gifts.iter().filter(|(_, gift)| gift.to == self.me) {
+            // What anybody has under a higher number there makes the gift void, or it was taken and passed on already.
+            let own_rows = std::iter::once((self.me, own));
+            let later = claims(own_rows, *net).any(|claim| claim.seq >= gift.seq);
+            let known = self.space.known.iter().filter(|((of, _), _)| *of == pool).map(|((_, by), share)| (*by, share));
+            let elsewhere = claims(known, *net).any(|claim| claim.seq > gift.seq);
+            let void = founded.floor.iter().any(|(piece, floor)| *floor > gift.seq && overlap(piece, net));
+            if !later && !elsewhere && !void {
+                deals.push(Deal::Claim(*net, gift.seq));
+            }
+        }
+        for (net, gift) in own.gifts.iter().filter(|(_, gift)| gift.to == host) {
+            // Settled there, or passed on from there: it has arrived.
+            let rows = std::iter::once((host, theirs));
+            let arrived = claims(rows, *net).any(|claim| {
+                claim.seq > gift.seq || claim.seq == gift.seq && claim.standing == Standing::Settled
+            });
+            if arrived {
+                deals.push(Deal::Done(*net, gift.seq));
+            }
+        }
+        if !deals.is_empty() && own.applied < founded.at {
+            // The share begins with the founding that it belongs to.
+            let at = founded.at;
+            self.deal_once(pool, Deal::Grant { at, pieces: Vec::new(), gifts: Vec::new() });
+        }
+        for deal in deals {
+            self.deal_once(pool, deal);
+        }
+    }
+
+    /// Another host asks for a piece.
+    pub(super) fn asked(&mut self, from: HostId, ticket: u64, pool: IpNet, ask: Ask) {
+        let why = if !self.charter().pools.contains_key(&pool) {
+            Some(format!("{pool} is no pool of the cluster's here"))
+        } else if !self.may_lease() {
+            Some("this host has not been confirmed since its start".to_owned())
+        } else {
+            None
+        };
+        match why {
+            Some(why) => self.send(from, Frame::Told { ticket, pool, given: Err(why) }),
+            None => {
+                let own = self.deal(pool, Deal::Give { to: from, ask });
+                self.space.gives.insert(own, (from, ticket));
+            }
+        }
+    }
+
+    /// The answer to a question of ours.
+    pub(super) fn told(&mut self, from: HostId, ticket: u64, pool: IpNet, given: Result<Share, String>) {
+        let asked = self.space.asks.get(&pool).is_some_and(|ask| ask.ticket == ticket && ask.to == from);
+        match given {
+            Ok(share) => {
+                if asked {
+                    self.space.asks.remove(&pool);
+                }
+                self.learn_share(pool, from, share);
+                self.react(pool, from);
+            }
+            Err(why) if asked => {
+                let waiting = self.wishes.iter().filter(|(_, w)| matches!(w.wish, Wish::Address(of, _) if of == pool));
+                let waiting: Vec<u64> = waiting.map(|(ticket, _)| *ticket).collect();
+                let of_address = self.space.asks.get(&pool).is_some_and(|ask| matches!(ask.ask, Ask::Address(_)));
+                if of_address {
+                    self.space.asks.remove(&pool);
+                    let name = self.name(&from);
+                    for ticket in waiting {
+                        self.done(ticket, Err(format!("its owner, host {name}, does not give it: {why}")));
+                    }
+                } else {
+                    self.ask_next(pool);
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Asks for space, unless that is under way.
+    fn ask(&mut self, pool: IpNet, ask: Ask, urgent: bool) {
+        if let Some(under_way) = self.space.asks.get_mut(&pool) {
+            let replaced = urgent && !under_way.urgent;
+            if !replaced {
+                return;
+            }
+        }
+        let asking = Asking { ticket: 0, ask, to: self.me, until: self.now, tried: BTreeSet::new(), urgent };
+        self.space.asks.insert(pool, asking);
+        self.ask_next(pool);
+    }
+
+    /// Asks the next host that may have room.
+    fn ask_next(&mut self, pool: IpNet) {
+        let Some(mut asking) = self.space.asks.remove(&pool) else { return };
+        let mut donors: Vec<(u64, HostId)> = self
+            .holders(&pool)
+            .into_iter()
+            .filter(|host| !asking.tried.contains(host) && self.is_alive(host))
+            .map(|host| (self.space.fill(&pool, &host).map_or(1, |fill| fill.free), host))
+            .filter(|(free, _)| *free > 0 || asking.urgent)
+            .collect();
+        // The founder may own all of it and not have told so yet.
+        if let Some(founder) = self.charter().pools.get(&pool).map(|founded| founded.founder)
+            && founder != self.me
+            && !asking.tried.contains(&founder)
+            && self.is_alive(&founder)
+            && !donors.iter().any(|(_, host)| *host == founder)
+        {
+            donors.push((1, founder));
+        }
+        donors.sort_by(|a, b| b.cmp(a));
+        // Those that have about as much are asked in varying order, or all would ask the same one.
+        let most = donors.first().map_or(0, |(free, _)| *free);
+        let best = donors.iter().take_while(|(free, _)| free.saturating_mul(2) >= most).count().max(1);
+        let at = usize::try_from(self.chance() % best as u64).unwrap_or(0);
+        match donors.get(at) {
+            Some((_, host)) => {
+                asking.to = *host;
+                asking.tried.insert(*host);
+                asking.until = self.now + ASK;
+                asking.ticket = self.ticket();
+                let frame = Frame::Ask { ticket: asking.ticket, pool, ask: asking.ask.clone() };
+                let to = asking.to;
+                self.space.asks.insert(pool, asking);
+                self.send(to, frame);
+            }
+            None => {
+                self.space.rest.insert(pool, self.now + REST);
+                let waiting = self.wishes.iter().filter(|(_, w)| matches!(w.wish, Wish::Space { pool: of, .. } if of == pool));
+                let waiting: Vec<u64> = waiting.map(|(ticket, _)| *ticket).collect();
+                if !self.space.claims.keys().any(|(of, _)| *of == pool) {
+                    let asked = format!("{} hosts were asked", asking.tried.len());
+                    let why = self.why_no_space(pool, &asked);
+                    for ticket in waiting {
+                        self.done(ticket, Err(why.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn why_no_space(&self, pool: IpNet, reached: &str) -> String {
+        let mut hosts: Vec<String> = Vec::new();
+        let mut free = 0;
+        for ((of, host), fill) in &self.space.others {
+            if *of == pool && fill.leased > 0 {
+                hosts.push(format!("{} {}", self.name(host), fill.leased));
+            }
+            if *of == pool {
+                free += fill.free;
+            }
+        }
+        let own = self.space.own_fill(&pool).unwrap_or_default();
+        hosts.push(format!("this host {}", own.leased));
+        let leased = hosts.join(", ");
+        let there_is = match free {
+            0 => "none is free anywhere".to_owned(),
+            free => format!("{free} are free on other hosts, which gave none"),
+        };
+        format!("pool {pool} has no free address for this host: {there_is} (leased: {leased}; {reached})")
+    }
+
+    pub(super) fn why_not_given(&self, pool: IpNet, address: IpAddr, reached: &str) -> String {
+        let owner = self.owner_of(&pool, address).map_or_else(
+            || "a host that is not known here".to_owned(),
+            |host| {
+                let state = if self.is_alive(&host) { "" } else { ", which is not there" };
+                format!("host {}{state}", self.name(&host))
+            },
+        );
+        format!("address {address} of pool {pool} is in the share of {owner}, and it was not given in time ({reached})")
+    }
+
+    /// Who owns an address of a pool, as far as is known here.
+    pub(super) fn owner_of(&self, pool: &IpNet, address: IpAddr) -> Option<HostId> {
+        let own = self.space.own.get(pool).map(|share| (self.me, share));
+        let known = self.space.known.iter().filter(|((of, _), _)| of == pool);
+        let rows = known.map(|((_, host), share)| (*host, share)).chain(own);
+        let owners = resolve(*pool, rows).owners;
+        let found = owners.iter().find(|(net, _)| net.contains(&address)).map(|(_, owner)| *owner);
+        found.or_else(|| self.charter().pools.get(pool).map(|founded| founded.founder))
+    }
+
+    /// Is asked to keep two shares in mind.
+    pub(super) fn witness(&mut self, from: HostId, round: u64, pool: IpNet, giver: HostId, gave: Share, mine: Share) {
+        let mut keep = Vec::new();
+        for (host, share) in [(giver, gave), (from, mine)] {
+            if host == self.me {
+                continue;
+            }
+            let known = self.space.known.get(&(pool, host)).map_or(0, |known| known.revision);
+            if known < share.revision {
+                // What is being decided about a host is decided on what was known of it.
+                if self.council.frozen(host) || !self.is_member(&host) {
+                    return;
+                }
+                self.learn_share(pool, host, share);
+            }
+            let Some(known) = self.space.known.get(&(pool, host)) else { return };
+            if self.space.kept.get(&(pool, host)).is_none_or(|kept| *kept < known.revision) {
+                let record = encode(known);
+                self.space.kept.insert((pool, host), known.revision);
+                keep.push((witness_key(&pool, &host), Some(record)));
+            }
+        }
+        if !keep.is_empty() {
+            self.out.push_back(Output::Keep(keep));
+        }
+        self.send(from, Frame::Witnessed { round });
+    }
+
+    /// Somebody keeps a claim of ours in mind.
+    pub(super) fn witnessed(&mut self, from: HostId, round: u64) {
+        let needed = majority(self.charter().hosts.len());
+        let Some((key, claim)) = self.space.claims.iter_mut().find(|(_, claim)| claim.round == round) else {
+            return;
+        };
+        claim.got.insert(from);
+        let ((pool, net), seq, got) = (*key, claim.seq, claim.got.clone());
+        let members = got.iter().filter(|host| self.is_member(host)).count();
+        // We ourselves keep it in mind as well.
+        if members + 1 >= needed {
+            self.deal_once(pool, Deal::Settle(net, seq));
+        }
+    }
+
+    /// Has claims kept in mind by those who have not said so yet.
+    fn claims_tick(&mut self) {
+        let due: Vec<(IpNet, IpNet)> =
+            self.space.claims.iter().filter(|(_, claim)| claim.next <= self.now).map(|(key, _)| *key).collect();
+        for (pool, net) in due {
+            let needed = majority(self.charter().hosts.len());
+            let giver = self.giver(&pool, &net);
+            let Some(claim) = self.space.claims.get_mut(&(pool, net)) else { continue };
+            claim.next = self.now + WITNESS;
+            let (seq, round, got) = (claim.seq, claim.round, claim.got.clone());
+            let Some((giver, gave)) = giver else {
+                if self.is_void(&pool, &net, seq) {
+                    self.deal_once(pool, Deal::Disclaim(net, seq));
+                }
+                continue;
+            };
+            let Some(mine) = self.space.own.get(&pool).cloned() else { continue };
+            let mut others: Vec<HostId> = self
+                .charter()
+                .hosts
+                .keys()
+                .copied()
+                .filter(|host| *host != self.me && !got.contains(host) && self.is_alive(host))
+                .collect();
+            // A few more than are needed, beginning anywhere: some may be slow.
+            let start = usize::try_from(self.chance() % others.len().max(1) as u64).unwrap_or(0);
+            if start < others.len() {
+                others.rotate_left(start);
+            }
+            let lack = needed.saturating_sub(1 + got.len());
+            for host in others.into_iter().take(lack + lack / 4 + 2) {
+                let frame = Frame::Witness { round, pool, giver, gave: gave.clone(), mine: mine.clone() };
+                self.send(host, frame);
+            }
+            if got.len() + 1 >= needed {
+                self.deal_once(pool, Deal::Settle(net, seq));
+            }
+        }
+    }
+
+    /// Whose gift a claim of ours is.
+    fn giver(&self, pool: &IpNet, net: &IpNet) -> Option<(HostId, Share)> {
+        let of_pool = self.space.known.iter().filter(|((of, host), _)| of == pool && self.is_member(host));
+        let gift = |share: &Share| share.gifts.get(net).is_some_and(|gift| gift.to == self.me);
+        of_pool.into_iter().find(|(_, share)| gift(share)).map(|((_, host), share)| (*host, share.clone()))
+    }
+
+    /// Whether a claim without a giver is void: somebody has the piece under a higher number.
+    fn is_void(&self, pool: &IpNet, net: &IpNet, seq: u64) -> bool {
+        let founded = self.charter().pools.get(pool);
+        let mut floor = founded.into_iter().flat_map(|founded| &founded.floor);
+        let known = self.space.known.iter().filter(|((of, _), _)| of == pool).map(|((_, by), share)| (*by, share));
+        floor.any(|(piece, floor)| *floor > seq && overlap(piece, net))
+            || claims(known, *net).any(|claim| claim.seq > seq)
+    }
+
+    /// What this host has networks on, and how full.
+    pub(super) fn pools(&mut self, fills: BTreeMap<IpNet, Fill>) {
+        for (pool, fill) in &fills {
+            if fill.used {
+                self.space.idle.remove(pool);
+                self.space.wanted.remove(pool);
+            }
+        }
+        self.space.fills = fills;
+    }
+
+    pub(super) fn space_tick(&mut self) {
+        self.claims_tick();
+        self.read_tick();
+        let late: Vec<IpNet> = self.space.asks.iter().filter(|(_, ask)| ask.until <= self.now).map(|(pool, _)| *pool).collect();
+        for pool in late {
+            self.ask_next(pool);
+        }
+        self.space.rest.retain(|_, until| *until > self.now);
+        self.space.wanted.retain(|_, until| *until > self.now);
+        let pools: Vec<IpNet> = self.charter().pools.keys().copied().collect();
+        for pool in pools {
+            let fill = self.space.own_fill(&pool).unwrap_or_default();
+            self.tell_fill(pool, fill);
+            let used = fill.used || self.space.wanted.contains_key(&pool);
+            if used {
+                self.ask_ahead(pool, fill);
+            } else {
+                self.give_back(pool);
+            }
+        }
+        self.leave_tick();
+    }
+
+    fn tell_fill(&mut self, pool: IpNet, fill: Fill) {
+        let due = match self.space.told_fills.get(&pool) {
+            None => fill != Fill::default(),
+            Some((told, at)) => *told != fill && *at + FILL <= self.now,
+        };
+        if due {
+            self.space.told_fills.insert(pool, (fill, self.now));
+            self.set_row(&fill_key(&pool), Some(&json(&fill)));
+        }
+    }
+
+    /// Asks for space before it is needed.
+    fn ask_ahead(&mut self, pool: IpNet, fill: Fill) {
+        let low = (fill.leased / 4).clamp(4, 256);
+        let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
+        let resting = self.space.rest.contains_key(&pool);
+        if fill.free < low && !claiming && !resting && self.may_lease() && !self.space.asks.contains_key(&pool) {
+            let want = self.fair(&pool, fill);
+            self.ask(pool, Ask::Space { within: pool, want }, false);
+        }
+    }
+
+    /// How many addresses to ask for: as many again as are in use, and at first a part of the pool for each host.
+    fn fair(&self, pool: &IpNet, fill: Fill) -> u64 {
+        let bits = pool.max_prefix_len() - pool.prefix_len();
+        let size = 1_u64.checked_shl(u32::from(bits)).unwrap_or(u64::MAX);
+        let hosts = self.charter().hosts.len() as u64;
+        let part = size / (2 * hosts.max(1));
+        match fill.leased {
+            0 => part.clamp(1, 1 << 16),
+            leased => leased.clamp(4, 1 << 16),
+        }
+    }
+
+    /// Gives a share back that this host has no use for; the last one who has all of it ends the pool.
+    fn give_back(&mut self, pool: IpNet) {
+        let Some(share) = self.space.own.get(&pool) else { return };
+        if share.pieces.is_empty() || self.space.leaving.is_some() {
+            return;
+        }
+        let since = *self.space.idle.entry(pool).or_insert(self.now);
+        if self.now.since(since) < IDLE {
+            return;
+        }
+        self.space.idle.insert(pool, self.now);
+        let holders = self.holders(&pool);
+        let used = |host: &HostId| self.space.fill(&pool, host).is_some_and(|fill| fill.used);
+        let user = self.membership.alive().map(|seat| seat.host).find(|host| used(host));
+        // Where nobody uses it, the holders agree without a word on who collects it.
+        let lowest = holders.into_iter().filter(|host| self.holds(&pool, host)).min();
+        let heir = user.or_else(|| lowest.filter(|host| *host < self.me && self.is_alive(host)));
+        let all = share.gifts.is_empty() && share.pieces.contains_key(&pool) && share.settled().count() == 1;
+        match heir {
+            Some(heir) => self.deal_once(pool, Deal::GiveAll(heir)),
+            None if all => {
+                let ticket = self.ticket();
+                let until = self.now + Duration::from_secs(5);
+                let decree = Decree::Dissolve { pool, by: self.me };
+                let acts = self.with_council(|council, now, ctx| council.propose(now, ticket, &decree, until, ctx));
+                self.act(acts);
+            }
+            None => {}
+        }
+    }
+
+    fn holds(&self, pool: &IpNet, host: &HostId) -> bool {
+        let share = self.space.known.get(&(*pool, *host));
+        share.is_some_and(|share| !share.pieces.is_empty())
+    }
+
+    pub(super) fn wish_pool(&mut self, ticket: u64, pool: IpNet, definition: Definition) {
+        if let Some(founded) = self.charter().pools.get(&pool) {
+            if let Some((field, theirs, ours)) = founded.conflict(&definition) {
+                let founder = self.name(&founded.founder);
+                let why = format!(
+                    "pool {pool} is the cluster's already, founded by host {founder} with {field} {theirs}; here it is {ours}: \
+                     use the same on every host, or another subnet"
+                );
+                return self.done(ticket, Err(why));
+            }
+            self.space.wanted.insert(pool, self.now + Duration::from_secs(60));
+            return self.pool_founded(ticket, pool);
+        }
+        if let Some((other, founded)) = self.charter().pools.iter().find(|(net, _)| overlap(net, &pool)) {
+            let founder = self.name(&founded.founder);
+            let why = format!("pool {pool} overlaps the cluster's pool {other}, founded by host {founder}: choose another subnet");
+            return self.done(ticket, Err(why));
+        }
+        let founder = self.me;
+        self.decree(ticket, Decree::Found { pool, founder, definition });
+    }
+
+    /// A pool is one of the cluster's; the wish for it ends when what it grants us is in our share.
+    pub(super) fn pool_founded(&mut self, ticket: u64, pool: IpNet) {
+        let at = self.charter().pools.get(&pool).map(|founded| (founded.at, founded.founder));
+        let applied = self.space.own.get(&pool).map_or(0, |share| share.applied);
+        match at {
+            // An empty share, so that nothing is leased of the pool but what is given to us.
+            Some((at, founder)) if applied < at && founder != self.me => {
+                self.deal_once(pool, Deal::Grant { at, pieces: Vec::new(), gifts: Vec::new() });
+            }
+            Some((at, _)) if applied < at => {}
+            Some(_) => self.done(ticket, Ok(())),
+            None => self.done(ticket, Err(format!("pool {pool} was given up by the cluster meanwhile: try again"))),
+        }
+    }
+
+    pub(super) fn wish_space(&mut self, ticket: u64, pool: IpNet, within: IpNet) {
+        if !self.charter().pools.contains_key(&pool) {
+            return self.done(ticket, Err(format!("pool {pool} is none of the cluster's")));
+        }
+        let fill = self.space.own_fill(&pool).unwrap_or_default();
+        let want = self.fair(&pool, fill);
+        self.ask(pool, Ask::Space { within, want }, true);
+    }
+
+    pub(super) fn wish_address(&mut self, ticket: u64, pool: IpNet, address: IpAddr) {
+        let own = self.space.own.get(&pool);
+        if own.is_some_and(|share| share.leases(address)) {
+            return self.done(ticket, Ok(()));
+        }
+        match self.owner_of(&pool, address) {
+            Some(owner) if owner == self.me => {}
+            Some(owner) if self.is_alive(&owner) => {
+                let number = self.ticket();
+                let ask = Ask::Address(address);
+                let until = self.now + ASK;
+                let asking = Asking { ticket: number, ask: ask.clone(), to: owner, until, tried: BTreeSet::from([owner]), urgent: true };
+                self.space.asks.insert(pool, asking);
+                self.send(owner, Frame::Ask { ticket: number, pool, ask });
+            }
+            _ => {
+                let why = self.why_not_given(pool, address, "it can't be asked");
+                self.done(ticket, Err(why));
+            }
+        }
+    }
+
+    /// Ends the wishes that a change of our share fulfils.
+    fn settle_wishes(&mut self, pool: IpNet) {
+        let wishes: Vec<(u64, Wish)> = self.wishes.iter().map(|(ticket, pending)| (*ticket, pending.wish.clone())).collect();
+        for (ticket, wish) in wishes {
+            let own = self.space.own.get(&pool);
+            match wish {
+                Wish::Pool(of, _) if of == pool => {
+                    if self.charter().pools.contains_key(&pool) {
+                        self.pool_founded(ticket, pool);
+                    }
+                }
+                Wish::Address(of, address) if of == pool && own.is_some_and(|share| share.leases(address)) => {
+                    self.done(ticket, Ok(()));
+                }
+                Wish::Space { pool: of, within } if of == pool => {
+                    let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
+                    let asking = self.space.asks.contains_key(&pool);
+                    let settled = own.is_some_and(|share| share.settled().any(|(net, _)| overlap(&net, &within)));
+                    if settled && !claiming && !asking {
+                        self.done(ticket, Ok(()));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What was decided has changed: take what is granted, drop what is void.
+    pub(super) fn space_charter(&mut self) {
+        let charter = self.council.charter().clone();
+        let me_gone = !charter.hosts.contains_key(&self.me);
+        let pools: Vec<IpNet> = self.space.own.keys().copied().collect();
+        for pool in pools {
+            let applied = self.space.own.get(&pool).map_or(0, |share| share.applied);
+            let stands = charter.pools.get(&pool).is_some_and(|founded| founded.at <= applied);
+            if me_gone || !stands {
+                self.deal_once(pool, Deal::Void);
+            }
+        }
+        self.space.known.retain(|(pool, host), share| {
+            let founded = charter.pools.get(pool);
+            charter.hosts.contains_key(host) && founded.is_some_and(|founded| founded.at <= share.applied)
+        });
+        let stale: Vec<(IpNet, HostId)> =
+            self.space.kept.keys().copied().filter(|key| !self.space.known.contains_key(key)).collect();
+        if !stale.is_empty() {
+            let forget = stale.iter().map(|(pool, host)| (witness_key(pool, host), None)).collect();
+            self.out.push_back(Output::Keep(forget));
+            self.space.kept.retain(|key, _| !stale.contains(key));
+        }
+        self.space.others.retain(|(pool, host), _| charter.hosts.contains_key(host) && charter.pools.contains_key(pool));
+        self.space.told_fills.retain(|pool, _| charter.pools.contains_key(pool));
+        if me_gone {
+            return;
+        }
+        let me = self.me;
+        for grant in charter.grants.iter().filter(|grant| grant.to == me) {
+            if self.space.own.get(&grant.pool).is_none_or(|share| share.applied < grant.at) {
+                let mut deal = (grant.pieces.clone(), Vec::new());
+                for (net, seq, to) in &grant.gifts {
+                    // A gift to us that we are to bring to an end is ours.
+                    match *to == self.me {
+                        true => deal.0.push((*net, *seq)),
+                        false => deal.1.push((*net, *seq, *to)),
+                    }
+                }
+                let (pieces, gifts) = deal;
+                self.deal_once(grant.pool, Deal::Grant { at: grant.at, pieces, gifts });
+            }
+        }
+        self.space.read.retain(|host, _| charter.hosts.contains_key(host));
+        let gifts: Vec<(IpNet, IpNet, u64, HostId)> = self
+            .space
+            .own
+            .iter()
+            .flat_map(|(pool, share)| share.gifts.iter().map(|(net, gift)| (*pool, *net, gift.seq, gift.to)))
+            .collect();
+        for (pool, net, seq, to) in gifts.into_iter().filter(|(.., to)| !charter.hosts.contains_key(to)) {
+            let inherited = charter
+                .grants
+                .iter()
+                .filter(|grant| grant.pool == pool && charter.gone.get(&to).is_some_and(|gone| gone.at == grant.at))
+                .flat_map(|grant| &grant.pieces)
+                .any(|(piece, granted)| *granted > seq && overlap(piece, &net));
+            self.deal_once(pool, if inherited { Deal::Done(net, seq) } else { Deal::Regain(net, seq) });
+        }
+    }
+
+    /// This host wants to leave: its shares go to others first.
+    pub(super) fn wish_leave(&mut self, ticket: u64) {
+        if let Some((pool, _)) = self.space.fills.iter().find(|(_, fill)| fill.used) {
+            let why = format!("this host has a network on the cluster's pool {pool}: remove it first (docker network rm)");
+            return self.done(ticket, Err(why));
+        }
+        if let Some(pending) = self.wishes.get_mut(&ticket) {
+            pending.until = self.now + Duration::from_secs(20);
+        }
+        self.space.leaving = Some(ticket);
+        self.leave_tick();
+    }
+
+    fn leave_tick(&mut self) {
+        let Some(ticket) = self.space.leaving else { return };
+        if !self.wishes.contains_key(&ticket) {
+            self.space.leaving = None;
+            return;
+        }
+        if self.charter().hosts.len() == 1 {
+            return self.left(ticket);
+        }
+        let held: Vec<IpNet> =
+            self.space.own.iter().filter(|(_, share)| !share.pieces.is_empty()).map(|(pool, _)| *pool).collect();
+        for pool in &held {
+            let used = |host: &HostId| self.space.fill(pool, host).is_some_and(|fill| fill.used);
+            let user = self.membership.alive().map(|seat| seat.host).find(|host| used(host));
+            if let Some(heir) = user.or_else(|| self.somebody()) {
+                self.deal_once(*pool, Deal::GiveAll(heir));
+            }
+        }
+        let pending = self.space.own.values().any(|share| !share.gifts.is_empty());
+        if held.is_empty() && !pending && !self.space.gone {
+            self.space.gone = true;
+            let host = self.me;
+            self.decree(ticket, Decree::Leave { host });
+        }
+    }
+
+    /// This host is out.
+    pub(super) fn left(&mut self, ticket: u64) {
+        self.membership.leave(self.now);
+        self.space.leaving = None;
+        self.done(ticket, Ok(()));
+    }
+}
+
+fn witness_key(pool: &IpNet, host: &HostId) -> String {
+    format!("witness/{host}/{pool}")
+}

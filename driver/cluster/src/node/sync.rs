@@ -1,0 +1,399 @@
+//! Finding out what was missed: two hosts compare in short what they know, and exchange what differs.
+//!
+//! Every few seconds a host tells another one its digest in a datagram; while all is equal, nothing else happens. Where
+//! digests differ, the host that notices calls the other one: buckets first, then the heads of those that differ, then
+//! rows. It goes on at a quick pace until all is equal. Who is there and what was decided are compared on the way.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tombolo_ipam::HostId;
+
+use super::{Node, Output};
+use crate::table::{Content, Cover, Delta, Head, Merged, Version};
+use crate::time::Tick;
+use crate::wire::{Answer, Digest, Frame, ROWS, Request, decode, encode};
+
+/// How often a host tells its digest while all is quiet.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How often while something has changed not long ago.
+const BUSY: Duration = Duration::from_millis(500);
+
+/// How long a change counts as not long ago.
+const BUSY_FOR: Duration = Duration::from_secs(3);
+
+/// How soon after a sign of something missed a host is compared with.
+const SOON: Duration = Duration::from_millis(30);
+
+/// How long after a comparison the same host isn't compared with again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How often the list of members is fetched while somebody is neither known to be there nor not.
+const MEMBERS: Duration = Duration::from_secs(2);
+
+/// What a call is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Nothing: there is no answer to speak of.
+    Nothing,
+    /// To find out which rows differ.
+    Compare,
+    /// To get rows, and bring some.
+    Exchange,
+    /// To learn who is there.
+    Members,
+    /// To learn what was decided.
+    Charter,
+    /// To learn what others hold of our shares.
+    Shares,
+    /// To learn what others hold of anybody's shares.
+    AllShares,
+    /// To be known to somebody.
+    Hello,
+}
+
+/// What is going on.
+pub(super) struct State {
+    next: Tick,
+    changed: Option<Tick>,
+    /// Whom to compare with next, and when.
+    soon: BTreeMap<HostId, Tick>,
+    /// Who is being compared with.
+    with: Option<HostId>,
+    last: BTreeMap<HostId, Tick>,
+    members: Tick,
+    /// Comparisons begun, and rounds of exchange, for metrics.
+    pub compared: u64,
+    /// Rounds of exchange.
+    pub exchanged: u64,
+}
+
+impl State {
+    pub(super) fn new(now: Tick) -> Self {
+        Self {
+            next: now + SOON,
+            changed: None,
+            soon: BTreeMap::new(),
+            with: None,
+            last: BTreeMap::new(),
+            members: now,
+            compared: 0,
+            exchanged: 0,
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn sync_due(&self) -> Tick {
+        let soon = match self.sync.with {
+            None => self.sync.soon.values().min().copied(),
+            Some(_) => None,
+        };
+        let members = self.incomplete().then_some(self.sync.members);
+        [Some(self.sync.next), soon, members].into_iter().flatten().min().unwrap_or(self.sync.next)
+    }
+
+    /// Something has changed: comparisons are more frequent for a while.
+    pub(super) fn sync_changed(&mut self) {
+        self.sync.changed = Some(self.now);
+        self.sync.next = self.sync.next.min(self.now + BUSY);
+    }
+
+    /// Compare with this host soon: it may know something.
+    pub(super) fn sync_soon(&mut self, host: HostId) {
+        let last = self.sync.last.get(&host).map_or(Tick(0), |last| *last + PAUSE);
+        let at = (self.now + SOON).max(last);
+        let entry = self.sync.soon.entry(host).or_insert(at);
+        *entry = (*entry).min(at);
+    }
+
+    /// Tell our digest to somebody right away.
+    pub(super) fn sync_now(&mut self) {
+        self.sync.next = self.now;
+        self.sync_changed();
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        Digest {
+            table: self.table.digest(),
+            index: self.charter().index,
+            shares: self.space.sum(self.me),
+            sent: self.now.0,
+            wall: self.wall,
+        }
+    }
+
+    /// Another host's digest against ours.
+    pub(super) fn compare(&mut self, from: HostId, theirs: Digest) {
+        let ours = self.digest();
+        if theirs.index > ours.index {
+            self.fetch_charter(from);
+        }
+        if theirs.table != ours.table {
+            self.sync_soon(from);
+        }
+        if theirs.shares == ours.shares {
+            self.read_shares(from, theirs.index);
+        } else {
+            self.fetch_shares(from);
+        }
+    }
+
+    /// What an echo tells of the way to a host and of its clock.
+    pub(super) fn measure(&mut self, from: HostId, sent: u64, digest: Digest) {
+        let rtt = self.now.since(Tick(sent));
+        let half = i64::try_from(rtt.as_millis() / 2).unwrap_or(0);
+        let there = i64::try_from(digest.wall).unwrap_or(0).saturating_add(half);
+        let here = i64::try_from(self.wall).unwrap_or(0);
+        let heard = self.heard.entry(from).or_default();
+        heard.rtt = Some(rtt);
+        heard.clock_ms = Some(there.saturating_sub(here));
+    }
+
+    /// Whether somebody is neither known to be there nor known not to be.
+    fn incomplete(&self) -> bool {
+        let others = self.charter().hosts.len().saturating_sub(1);
+        let alive = self.membership.alive_count();
+        alive > 0 && alive + self.down.len() < others
+    }
+
+    pub(super) fn sync_tick(&mut self) {
+        if self.sync.next <= self.now {
+            let busy = self.sync.changed.is_some_and(|at| self.now.since(at) < BUSY_FOR);
+            self.sync.next = self.now + if busy { BUSY } else { QUIET };
+            if let Some(host) = self.somebody() {
+                let digest = self.digest();
+                self.send(host, Frame::Digest(digest));
+            }
+        }
+        if self.sync.members <= self.now && self.incomplete() {
+            self.sync.members = self.now + MEMBERS;
+            if let Some(host) = self.somebody() {
+                let list = self.membership.list();
+                self.call(host, &Request::Members(list), Purpose::Members);
+            }
+        }
+        if self.sync.with.is_none() {
+            let due = self.sync.soon.iter().filter(|(_, at)| **at <= self.now).min_by_key(|(_, at)| **at);
+            if let Some(host) = due.map(|(host, _)| *host) {
+                self.sync.soon.remove(&host);
+                self.begin_compare(host);
+            }
+        }
+    }
+
+    fn begin_compare(&mut self, host: HostId) {
+        if !self.is_member(&host) {
+            return;
+        }
+        self.sync.last.insert(host, self.now);
+        let request = Request::Compare {
+            buckets: self.table.buckets().to_vec(),
+            index: self.charter().index,
+        };
+        if self.call(host, &request, Purpose::Compare) {
+            self.sync.compared += 1;
+            self.sync.with = Some(host);
+        }
+    }
+
+    /// Gets what was decided from another host.
+    pub(super) fn fetch_charter(&mut self, from: HostId) {
+        let fetching = self.calls.values().filter(|call| call.what == Purpose::Charter).count();
+        // One may be slow or gone; asking everybody at once helps nobody.
+        if fetching < 2 {
+            self.call(from, &Request::Charter, Purpose::Charter);
+        }
+    }
+
+    /// A call of another host.
+    pub(super) fn request(&mut self, call: u64, from: HostId, bytes: &[u8]) {
+        if !self.is_member(&from) {
+            let charter = Box::new(self.charter().clone());
+            return self.answer(call, &Answer::Gone(charter));
+        }
+        let Some(request) = decode::<Request>(bytes) else {
+            *self.strange.entry(from).or_default() += 1;
+            return self.answer(call, &Answer::Strange);
+        };
+        let answer = match request {
+            Request::Compare { buckets, index } => {
+                if index > self.charter().index {
+                    self.fetch_charter(from);
+                }
+                self.differing(&buckets)
+            }
+            Request::Exchange { want, deltas } => {
+                self.merge(from, deltas);
+                Answer::Deltas(self.deltas(&want))
+            }
+            Request::Members(list) => {
+                self.membership.take_in(self.now, list);
+                Answer::Members(self.membership.list())
+            }
+            Request::Charter => Answer::Charter(Box::new(self.charter().clone())),
+            Request::Council(word) => {
+                self.hear_word(from, word);
+                Answer::Done
+            }
+            Request::Frame(frame) => {
+                if let Some(address) = self.address(&from) {
+                    self.frame(from, address, *frame);
+                }
+                Answer::Done
+            }
+            Request::Shares => Answer::Shares(self.shares_of(&from)),
+            Request::AllShares => Answer::AllShares(self.charter().index, self.all_shares()),
+            Request::Hello { seat, index } => {
+                if seat.host == from {
+                    self.seats.insert(from, seat.clone());
+                    self.membership.announce(self.now, seat);
+                }
+                match index < self.charter().index {
+                    true => Answer::Charter(Box::new(self.charter().clone())),
+                    false => Answer::Done,
+                }
+            }
+        };
+        self.answer(call, &answer);
+    }
+
+    fn differing(&self, theirs: &[u64]) -> Answer {
+        let ours = self.table.buckets();
+        let mut buckets = 0;
+        for (at, own) in ours.iter().enumerate() {
+            if theirs.get(at) != Some(own) {
+                buckets |= 1_u64 << at;
+            }
+        }
+        Answer::Heads { buckets, heads: self.table.heads(buckets) }
+    }
+
+    /// What is wanted of our rows, as much as fits.
+    fn deltas(&self, want: &[Head]) -> Vec<Delta> {
+        let mut deltas = Vec::new();
+        let mut room = ROWS;
+        for head in want {
+            if room == 0 {
+                break;
+            }
+            if let Some(delta) = self.table.delta(self.now, head, room) {
+                let body = |content: &Content| match content {
+                    Content::Body(body) => body.len(),
+                    Content::Removed { .. } => 0,
+                };
+                let sizes = delta.rows.iter().map(|(key, _, content)| body(content) + key.as_str().len() + 8);
+                let size: usize = sizes.sum();
+                room = room.saturating_sub(size + 64);
+                deltas.push(delta);
+            }
+        }
+        deltas
+    }
+
+    /// Takes rows of others. Gives whether any were news.
+    fn merge(&mut self, from: HostId, deltas: Vec<Delta>) -> bool {
+        let mut news = false;
+        for delta in deltas {
+            match self.table.merge(self.now, delta) {
+                Merged::New { .. } | Merged::More(_) => news = true,
+                Merged::OwnFromFuture(version) => self.rows_from_future(from, version),
+                Merged::Known | Merged::Unfitting | Merged::Refused(_) => {}
+            }
+        }
+        if news {
+            self.sync_changed();
+        }
+        news
+    }
+
+    /// Others know rows of ours that we never wrote: our disk was set back. All are stated anew, under an epoch above.
+    pub(super) fn rows_from_future(&mut self, from: HostId, version: Version) {
+        let epoch = version.epoch.saturating_add(1);
+        if self.table.restate(epoch).is_ok() {
+            self.epoch = self.epoch.max(epoch);
+            let record = encode(&epoch);
+            self.out.push_back(Output::Keep(vec![("epoch".to_owned(), Some(record))]));
+            self.set_back(format!("host {} knows rows of a later start of this host", self.name(&from)));
+            self.sync_now();
+        }
+    }
+
+    /// How a call of ours went.
+    pub(super) fn answered(&mut self, call: u64, bytes: Option<Vec<u8>>) {
+        let Some(calling) = self.calls.remove(&call) else { return };
+        let answer = bytes.as_deref().and_then(decode::<Answer>);
+        if bytes.is_some() && answer.is_none() {
+            *self.strange.entry(calling.to).or_default() += 1;
+        }
+        if let Some(Answer::Gone(charter)) = answer {
+            return self.gone(calling.to, *charter);
+        }
+        match (calling.what, answer) {
+            (Purpose::Compare, Some(Answer::Heads { buckets, heads })) => self.exchange(calling.to, buckets, &heads),
+            (Purpose::Exchange, Some(Answer::Deltas(deltas))) => {
+                let news = self.merge(calling.to, deltas);
+                self.sync.with = None;
+                if news {
+                    // More may be there than fits into one exchange.
+                    self.sync.soon.insert(calling.to, self.now + SOON);
+                }
+            }
+            (Purpose::Compare | Purpose::Exchange, _) => self.sync.with = None,
+            (Purpose::Members, Some(Answer::Members(list))) => self.membership.take_in(self.now, list),
+            (Purpose::Charter | Purpose::Hello, Some(Answer::Charter(charter))) => {
+                let acts = self.with_council(|council, now, ctx| council.adopt(now, *charter, ctx));
+                self.act(acts);
+            }
+            (Purpose::AllShares, Some(Answer::AllShares(index, shares))) => {
+                self.take_shares(calling.to, index, shares);
+            }
+            (Purpose::Shares, Some(Answer::Shares(shares))) => self.shares_elsewhere(shares),
+            (Purpose::Hello, answer) => self.hello_answered(calling.to, answer.is_some()),
+            _ => {}
+        }
+    }
+
+    fn exchange(&mut self, with: HostId, buckets: u64, heads: &[Head]) {
+        let missing = self.table.missing(buckets, heads);
+        if let Some(version) = missing.own_from_future {
+            self.rows_from_future(with, version);
+        }
+        let nothing = |origin| Head { origin, cover: Cover::default(), swept: Version::default() };
+        let theirs = |origin: HostId| heads.iter().find(|head| head.origin == origin).cloned();
+        let have: Vec<Head> = missing.have.into_iter().map(|host| theirs(host).unwrap_or_else(|| nothing(host))).collect();
+        let deltas = self.deltas(&have);
+        let want = missing.want;
+        if want.is_empty() && deltas.is_empty() {
+            self.sync.with = None;
+            return;
+        }
+        self.sync.exchanged += 1;
+        let brought = !deltas.is_empty();
+        if !self.call(with, &Request::Exchange { want, deltas }, Purpose::Exchange) {
+            self.sync.with = None;
+        } else if brought {
+            self.sync_changed();
+        }
+    }
+
+    /// Whom we would announce ourselves to, if we had to.
+    pub(super) fn hello(&mut self, to: HostId) {
+        let request = Request::Hello {
+            seat: self.membership.me().clone(),
+            index: self.charter().index,
+        };
+        self.call(to, &request, Purpose::Hello);
+    }
+
+    /// Takes an address that a host is reached at, from the user or from who let us in.
+    pub fn learn(&mut self, seat: crate::membership::Seat) {
+        if seat.host != self.me && self.is_member(&seat.host) {
+            self.seats.insert(seat.host, seat);
+            let seeds = self.seats.values().cloned().collect();
+            self.membership.seed(self.now, seeds);
+        }
+    }
+
+}
