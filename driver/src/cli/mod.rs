@@ -16,6 +16,7 @@ mod endpoints;
 mod events;
 mod failure;
 mod manual;
+mod names;
 mod networks;
 mod output;
 mod pools;
