@@ -3,7 +3,7 @@
 //! ```text
 //!   serve                                    -> config -> the daemon, here
 //!   status networks endpoints ports          -> config -> client -> control socket -> table or JSON
-//!   pools state cluster                      -> config -> client -> control socket -> table or JSON
+//!   pools state peers cluster                -> config -> client -> control socket -> table or JSON
 //!   events                                   -> config -> client -> control socket -> a line each as it comes
 //!   doctor trace                             -> config -> client, Docker, kernel -> what is wrong, what would happen
 //!   version completions manual               -> need nobody
@@ -20,6 +20,7 @@ mod manual;
 mod names;
 mod networks;
 mod output;
+mod peers;
 mod pools;
 mod ports;
 mod serve;
@@ -91,6 +92,8 @@ enum Command {
     Events(events::Flags),
     /// List the address pools and who holds their addresses
     Pools(pools::Flags),
+    /// List the endpoints of all hosts of the cluster
+    Peers(peers::Flags),
     /// Begin a cluster of hosts, join it, see how it stands, leave it
     Cluster(cluster::Flags),
     /// Save or restore all that the daemon remembers
@@ -161,6 +164,7 @@ fn run(cli: &Cli, out: &mut Vec<u8>) -> Result<(), Failure> {
         Command::Ports(flags) => flags.run(&common.client()?, out),
         Command::Events(flags) => flags.run(&common.client()?),
         Command::Pools(flags) => flags.run(&common.client()?, out),
+        Command::Peers(flags) => flags.run(&common.client()?, out),
         Command::Cluster(flags) => flags.run(common, out),
         Command::State(flags) => flags.run(&common.client()?, out),
         Command::Doctor(flags) => flags.run(common, out),
