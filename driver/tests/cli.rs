@@ -3,110 +3,14 @@
 // A test's helpers are tests too, though clippy's own exception covers the test functions only.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
+mod cli_common;
 
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::process::Stdio;
+
+use cli_common::{Daemon, command, err, out, tombolo};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A daemon that gives one answer to whatever comes, and keeps what came.
-struct Daemon {
-    directory: TempDir,
-    requests: Receiver<String>,
-}
-
-impl Daemon {
-    /// Answers with this status line and body. An empty status line means that it never answers.
-    fn answering(status: &'static str, body: impl Into<String>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(directory.path().join("control.sock")).unwrap();
-        let (sender, requests) = channel();
-        let body = body.into();
-        thread::spawn(move || {
-            let mut silent = Vec::new();
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let request = read_request(&mut stream);
-                if status.is_empty() {
-                    silent.push(stream);
-                } else {
-                    let length = body.len();
-                    write!(
-                        stream,
-                        "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}"
-                    )
-                    .unwrap();
-                }
-                sender.send(request).unwrap();
-            }
-        });
-        Self { directory, requests }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("control.sock")
-    }
-
-    fn ask(&self, args: &[&str]) -> Output {
-        tombolo(&self.socket(), args)
-    }
-
-    /// The one request that came since the last look: its first line, a blank, its body.
-    fn request(&self) -> String {
-        self.requests.recv().unwrap()
-    }
-}
-
-fn read_request(stream: &mut UnixStream) -> String {
-    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
-    loop {
-        let text = String::from_utf8(bytes.clone()).unwrap();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| {
-                line.to_ascii_lowercase()
-                    .strip_prefix("content-length: ")?
-                    .parse()
-                    .ok()
-            });
-            if body.len() >= length.unwrap_or(0) {
-                return format!("{} {body}", head.lines().next().unwrap());
-            }
-        }
-        let count = stream.read(&mut buffer).unwrap();
-        assert!(count > 0, "the request ended early: {text}");
-        bytes.extend_from_slice(&buffer[..count]);
-    }
-}
-
-/// The binary with no settings but its control socket.
-fn tombolo(socket: &Path, args: &[&str]) -> Output {
-    command(args)
-        .env("TOMBOLO_CONTROL_SOCKET", socket)
-        .output()
-        .unwrap()
-}
-
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tombolo"));
-    command
-        .env_clear()
-        .env("TOMBOLO_CONFIG", "/dev/null")
-        .args(args)
-        .stdin(Stdio::null());
-    command
-}
-
-fn out(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
 
 #[test]
 fn each_list_asks_for_its_document_and_prints_it_as_it_is() {

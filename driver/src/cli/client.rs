@@ -18,8 +18,9 @@ use super::failure::Failure;
 
 /// How long the daemon may take to show something.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long it may take to put a whole saved state in the place of its own.
-const PATIENCE_IMPORT: Duration = Duration::from_secs(60);
+/// How long it may take to change something: to put a whole saved state in the place of its own, or to agree with other
+/// hosts.
+const PATIENCE_CHANGE: Duration = Duration::from_secs(60);
 /// The largest answer that is read, in bytes: many times what 100,000 endpoints take.
 const ANSWER_MAX: usize = 256 << 20;
 
@@ -51,7 +52,7 @@ impl Client {
 
     /// Puts `body` at `path`.
     pub fn put(&self, path: &'static str, body: Vec<u8>) -> Result<Bytes, Failure> {
-        self.ask(Method::PUT, path, body.into(), PATIENCE_IMPORT)
+        self.ask(Method::PUT, path, body.into(), PATIENCE_CHANGE)
     }
 
     /// Hands each line at `path` to `take` as it comes, until `take` wants no more or `until` is ready.
@@ -120,9 +121,10 @@ impl Client {
         runtime()?.block_on(self.patiently(PATIENCE, upgraded))
     }
 
-    /// Has the daemon do what `path` stands for, and gives its document about it.
-    pub fn post_json(&self, path: &'static str) -> Result<Value, Failure> {
-        let bytes = self.ask(Method::POST, path, Bytes::new(), PATIENCE_IMPORT)?;
+    /// Has the daemon do what `path` stands for with `body`, and gives its document about it.
+    pub fn post_json(&self, path: &'static str, body: &Value) -> Result<Value, Failure> {
+        let body = body.to_string().into_bytes();
+        let bytes = self.ask(Method::POST, path, body.into(), PATIENCE_CHANGE)?;
         serde_json::from_slice(&bytes).map_err(|source| Failure::NoJson { path, source })
     }
 

@@ -74,6 +74,14 @@ pub enum Failure {
         /// Where it stops being JSON.
         source: serde_json::Error,
     },
+    /// The daemon's answer lacks what this command is for. What was asked for was done.
+    #[error("the daemon's answer to {path} has no {key} that can be used")]
+    Lacking {
+        /// What it was asked for.
+        path: &'static str,
+        /// What its answer should have.
+        key: &'static str,
+    },
     /// A file to be restored that is no JSON. Nothing was changed.
     #[error("{} is no saved state: it is not JSON", .file.display())]
     NoState {

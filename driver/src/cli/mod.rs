@@ -3,21 +3,24 @@
 //! ```text
 //!   serve                                    -> config -> the daemon, here
 //!   status networks endpoints ports          -> config -> client -> control socket -> table or JSON
-//!   pools state                              -> config -> client -> control socket -> table or JSON
+//!   pools state peers cluster                -> config -> client -> control socket -> table or JSON
 //!   events                                   -> config -> client -> control socket -> a line each as it comes
 //!   doctor trace                             -> config -> client, Docker, kernel -> what is wrong, what would happen
 //!   version completions manual               -> need nobody
 //! ```
 
 mod client;
+mod cluster;
 mod completions;
 mod doctor;
 mod endpoints;
 mod events;
 mod failure;
 mod manual;
+mod names;
 mod networks;
 mod output;
+mod peers;
 mod pools;
 mod ports;
 mod serve;
@@ -46,6 +49,7 @@ Examples:
   tombolo serve                          serve this host's Docker engine, in the foreground
   tombolo status                         is it well, and what does it look after?
   tombolo endpoints --output json | jq   who has which address, for a script
+  tombolo cluster init                   begin a cluster of hosts with this one
   docker network create -d tombolo --ipam-driver tombolo demo
 
 Settings come from flags, then the environment (TOMBOLO_…), then /etc/tombolo/tombolo.toml, then defaults.
@@ -88,6 +92,10 @@ enum Command {
     Events(events::Flags),
     /// List the address pools and who holds their addresses
     Pools(pools::Flags),
+    /// List the endpoints of all hosts of the cluster
+    Peers(peers::Flags),
+    /// Begin a cluster of hosts, join it, see how it stands, leave it
+    Cluster(cluster::Flags),
     /// Save or restore all that the daemon remembers
     State(state::Flags),
     /// Look for what is wrong on this host, and say what to do about it
@@ -156,6 +164,8 @@ fn run(cli: &Cli, out: &mut Vec<u8>) -> Result<(), Failure> {
         Command::Ports(flags) => flags.run(&common.client()?, out),
         Command::Events(flags) => flags.run(&common.client()?),
         Command::Pools(flags) => flags.run(&common.client()?, out),
+        Command::Peers(flags) => flags.run(&common.client()?, out),
+        Command::Cluster(flags) => flags.run(common, out),
         Command::State(flags) => flags.run(&common.client()?, out),
         Command::Doctor(flags) => flags.run(common, out),
         Command::Trace(flags) => flags.run(common, out),

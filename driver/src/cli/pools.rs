@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::client::Client;
+use super::cluster::render_shares;
 use super::failure::Failure;
 use super::output::{Output, cell, items, name_or_id, table};
 
@@ -11,9 +12,12 @@ const HELP: &str = "\
 Examples:
   tombolo pools
   tombolo pools --leases                 one line an address
+  tombolo pools --shares                 which host of the cluster has which pieces
   tombolo pools --output json | jq '.[] | {pool, free}'
 
-A freed address is COOLING for a while before somebody else may get it.";
+A freed address is COOLING for a while before somebody else may get it. A host gives addresses out of its own PIECES \
+of a cluster's pool only; NEXT is the host that is asked next for some when they run low. With --shares the JSON document \
+is that of `tombolo cluster status`.";
 
 /// The flags of `tombolo pools`.
 #[derive(Debug, Args)]
@@ -24,11 +28,18 @@ pub struct Flags {
     /// List the addresses in use instead of the pools (the JSON document always holds both)
     #[arg(long)]
     leases: bool,
+    /// List the pools of the cluster and what each host has of them
+    #[arg(long, conflicts_with = "leases")]
+    shares: bool,
 }
 
 impl Flags {
     /// Lists the pools.
     pub fn run(&self, client: &Client, out: &mut Vec<u8>) -> Result<(), Failure> {
+        if self.shares {
+            let cluster = client.get_json("/v1/cluster")?;
+            return self.output.show(&cluster, render_shares, out);
+        }
         let render = if self.leases { render_leases } else { render_pools };
         self.output.show(&client.get_json("/v1/pools")?, render, out)
     }

@@ -1,13 +1,12 @@
 //! `tombolo ports`: which port of this host leads to which container. `docker ps` can't show them: Docker gives a network
 //! plug-in no way to tell it.
 
-use std::collections::BTreeSet;
-
 use clap::Args;
 use serde_json::Value;
 
 use super::client::Client;
 use super::failure::Failure;
+use super::names::{is_called, known};
 use super::output::{Output, cell, items, name_or_id, socket, table};
 
 const HELP: &str = "\
@@ -77,31 +76,6 @@ impl Flags {
     }
 }
 
-/// Whether something has a name, or an identifier that begins with it.
-fn is_called(wanted: &str, what: &Value, (name, id): (&str, &str)) -> bool {
-    let id = what[id].as_str().unwrap_or_default();
-    what[name] == wanted || (!wanted.is_empty() && id.starts_with(wanted))
-}
-
-fn known(sort: &str, wanted: &str, keys: (&str, &str), document: &Value) -> Result<(), Failure> {
-    let all = items(document);
-    if all.iter().any(|one| is_called(wanted, one, keys)) {
-        return Ok(());
-    }
-    let names: BTreeSet<String> = all
-        .iter()
-        .map(|one| name_or_id(&one[keys.0], &one[keys.1]))
-        .collect();
-    let there = match names.is_empty() {
-        true => "there is none".to_owned(),
-        false => format!("there are: {}", names.into_iter().collect::<Vec<_>>().join(", ")),
-    };
-    let wanted = tombolo_core::model::cut(wanted);
-    Err(Failure::Refused {
-        message: format!("no {sort} is called '{wanted}'; {there}"),
-    })
-}
-
 fn render(document: &Value) -> String {
     let row = |port: &Value| {
         [
@@ -161,20 +135,5 @@ HOST                 PROTOCOL   CONTAINER      CONTAINER PORT   NETWORK
         assert_eq!(count(&["--container", "web", "--network", "demo"]), 1);
         assert_eq!(count(&["--container", "web", "--network", "dddd"]), 0);
         assert_eq!(count(&["--container", ""]), 0);
-    }
-
-    #[test]
-    fn a_name_that_nothing_has_is_refused_with_those_that_there_are() {
-        let keys = ("network_name", "network_id");
-        assert!(known("network", "demo", keys, &document()).is_ok());
-        assert!(known("network", "dddd", keys, &document()).is_ok());
-        let refused = known("network", "dem", keys, &document()).unwrap_err();
-        assert_eq!(refused.exit_code(), 1);
-        assert_eq!(
-            refused.chain(),
-            "no network is called 'dem'; there are: dddddddddddd, demo"
-        );
-        let refused = known("network", "dem", keys, &json!([])).unwrap_err();
-        assert_eq!(refused.chain(), "no network is called 'dem'; there is none");
     }
 }

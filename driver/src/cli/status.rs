@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::output::{Output, cell, items, table};
+use super::output::{Output, cell, duration, items, table};
 
 const HELP: &str = "\
 Examples:
@@ -67,18 +67,6 @@ fn render(status: &Value) -> String {
         ]
     });
     format!("{text}\n{}", table(["SETTING", "VALUE", "FROM"], rows))
-}
-
-/// Seconds as a person says them: the two largest units.
-fn duration(seconds: f64) -> String {
-    let whole = seconds.max(0.0) as u64;
-    let (days, hours, minutes) = (whole / 86_400, whole / 3_600 % 24, whole / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{whole} s"),
-        (0, 0, _) => format!("{minutes} min {} s", whole % 60),
-        (0, _, _) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
 }
 
 fn repairs(repairs: &Value) -> String {

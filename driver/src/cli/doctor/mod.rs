@@ -186,7 +186,7 @@ impl Flags {
         }
         let client = Client::new(config.control_socket.clone());
         let repaired = match self.repair {
-            true => Some(client.post_json("/v1/settle")?),
+            true => Some(client.post_json("/v1/settle", &json!({}))?),
             false => None,
         };
         let findings = examine(&gather::all(&config, &client));
