@@ -13,6 +13,7 @@
 //! Time and random bits are handed in, but for TLS itself, which draws its own.
 
 pub mod private;
+pub mod seal;
 pub mod secret;
 
 /// The cryptographic library failed at what cannot fail with the sizes given, such as for lack of memory.
