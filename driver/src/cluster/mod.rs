@@ -12,9 +12,11 @@
 //! tells members apart, on connections; so what must come from one certain member goes over a connection.
 //! Time and random bits are handed in, but for TLS itself, which draws its own.
 
+pub mod certs;
 pub mod private;
 pub mod seal;
 pub mod secret;
+pub mod token;
 
 /// The cryptographic library failed at what cannot fail with the sizes given, such as for lack of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
