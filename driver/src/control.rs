@@ -2,11 +2,12 @@
 //! only.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRef, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRef, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,6 +15,7 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::cluster::handle::Cluster;
 use crate::engine::events::{Events, What};
 use crate::engine::views::{Comparison, Difference, Show};
 use crate::engine::{Ask, Error};
@@ -43,6 +45,8 @@ pub struct Control {
     pub told: watch::Receiver<Told>,
     /// Who may be asked to hand the sockets over.
     pub giver: Giver,
+    /// The cluster.
+    pub cluster: Cluster,
     /// Has sockets made anew whose names were taken away.
     pub mends: mpsc::Sender<oneshot::Sender<Mended>>,
 }
@@ -85,6 +89,9 @@ pub fn control(control: Control) -> Router {
             get(async |State(asks): Asks| compared(compare(asks, false).await)),
         )
         .route("/v1/settle", post(settle))
+        .route("/v1/cluster", get(cluster_status))
+        .route("/v1/peers", get(peers))
+        .route("/v1/cluster/{what}", post(cluster))
         .fallback(|| async {
             error(
                 StatusCode::NOT_FOUND,
@@ -134,6 +141,54 @@ async fn show(asks: mpsc::Sender<Ask>, what: Show) -> Response {
     match (sent, answered.await) {
         (Ok(()), Ok(document)) => crate::http::json(&document),
         _ => error(StatusCode::SERVICE_UNAVAILABLE, &chain(&Error::Gone)),
+    }
+}
+
+async fn cluster_status(State(control): State<Control>) -> Response {
+    crate::http::json(&control.cluster.status().await)
+}
+
+async fn peers(State(control): State<Control>) -> Response {
+    crate::http::json(&control.cluster.peers().await)
+}
+
+/// What is asked of the cluster; of each sort of request a part.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct OfCluster {
+    ttl_s: Option<u64>,
+    address: Option<SocketAddr>,
+    token: Option<String>,
+    hosts: Vec<String>,
+    key: Option<String>,
+}
+
+/// The longest that a token is good for, in seconds.
+const TOKEN_MAX_S: u64 = 365 * 24 * 3600;
+
+async fn cluster(State(control): State<Control>, Path(what): Path<String>, body: Bytes) -> Response {
+    let asked: OfCluster = match serde_json::from_slice(if body.is_empty() { b"{}" } else { &body }) {
+        Ok(asked) => asked,
+        // What was wrong may be a secret, so it isn't repeated.
+        Err(why) => return error(StatusCode::BAD_REQUEST, &format!("body: not what '{what}' takes (line {})", why.line())),
+    };
+    let cluster = control.cluster;
+    let done = match (what.as_str(), asked.address, &asked.token) {
+        ("init", ..) => cluster.init().await,
+        ("token", ..) => match asked.ttl_s {
+            Some(ttl_s @ 1..=TOKEN_MAX_S) => cluster.token(ttl_s).await,
+            other => Err(format!("ttl_s: {other:?}; 1 to {TOKEN_MAX_S} seconds are allowed")),
+        },
+        ("join", Some(address), Some(token)) => cluster.join(address, token).await,
+        ("join", ..) => Err("join: address and token are needed".to_owned()),
+        ("leave", ..) => cluster.leave().await,
+        ("forget", ..) => cluster.forget(asked.hosts).await,
+        ("rotate-key", ..) => cluster.rotate(asked.key.as_deref()).await,
+        _ => return error(StatusCode::NOT_FOUND, "no such path; this daemon may be older than the command"),
+    };
+    match done {
+        Ok(document) => crate::http::json(&document),
+        Err(why) => error(StatusCode::CONFLICT, &why),
     }
 }
 

@@ -140,10 +140,8 @@ const ROUTE_LEAST: u8 = 4;
 ///
 /// # Errors
 /// When netlink can't be read.
-pub async fn avoid() -> Result<Vec<IpNet>, String> {
-    let mut avoid = crate::kernel::routes::destinations()
-        .await
-        .map_err(|error| error.to_string())?;
+pub async fn avoid() -> Result<Vec<IpNet>, crate::kernel::Error> {
+    let mut avoid = crate::kernel::routes::destinations().await?;
     avoid.retain(|net| net.prefix_len() >= ROUTE_LEAST);
     avoid.extend(name_servers());
     avoid.sort();

@@ -25,17 +25,21 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
-use tombolo_core::state::{Command, Reply};
+use tombolo_cluster::node::Wish;
+use tombolo_core::state::{Command, Refusal, Reply};
 use tombolo_core::wire::{self, Call};
-use tombolo_ipam::Want;
+use tombolo_ipam::{self as ipam, Want};
 
-use crate::engine::{Ask, Error, Looked};
+use crate::cluster::handle::{Cluster, OUTSIDE, called, clear_of, clear_of_routes};
+use crate::engine::{Ask, Error, Looked, Outside};
 use crate::kernel::routes;
 use crate::metrics::{Metrics, Outcome};
 
 /// How long a request of Docker's may take; then it is refused and what it began is taken back. Docker itself would wait
 /// for ever, holding the container's lock.
 pub const DEADLINE: Duration = Duration::from_secs(2);
+/// What remains of the deadline for the engine after somebody else was waited for.
+const LAST_TRY: Duration = Duration::from_millis(200);
 /// The largest body that is read. Docker's largest, with hundreds of ports, are some tens of KiB.
 pub const BODY_MAX: usize = 1 << 20;
 /// How long the head of a request may take.
@@ -54,6 +58,10 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 pub struct Plugin {
     /// The engine's queue.
     pub asks: mpsc::Sender<Ask>,
+    /// The cluster, if this host is in one.
+    pub cluster: Cluster,
+    /// Why this host may not give addresses of the cluster's pools.
+    pub outside: Outside,
     /// Where answers are counted.
     pub metrics: Arc<Metrics>,
     /// Told of each call: whoever looks for Docker's engine learns that it is there.
@@ -89,7 +97,7 @@ async fn call(
             (Err(why), Outcome::Refused)
         }
         (Ok(Call::Fixed(answer)), None) => (Ok(answer), Outcome::Granted),
-        (Ok(Call::Do(command)), None) => match carry_out(&plugin.asks, command).await {
+        (Ok(Call::Do(command)), None) => match carry_out(&plugin, command).await {
             Ok(reply) => (Ok(wire::answer(&reply)), Outcome::Granted),
             Err((outcome, why)) => (Err(why), outcome),
         },
@@ -103,43 +111,137 @@ async fn call(
     }))
 }
 
-/// Has the engine carry a command out, within the deadline.
-async fn carry_out(asks: &mpsc::Sender<Ask>, command: Command) -> Result<Reply, (Outcome, String)> {
-    let deadline = Instant::now() + DEADLINE;
-    let failed = |error: Error| {
-        let outcome = match error {
-            Error::Refused(_) => Outcome::Refused,
-            Error::Kernel(_) | Error::Store(_) | Error::Gone => Outcome::Failed,
-            Error::Late(_) => Outcome::Late,
-        };
-        (outcome, chain(&error))
+/// Has a command carried out, within the deadline.
+async fn carry_out(plugin: &Plugin, command: Command) -> Result<Reply, Failed> {
+    let late = |_| failed(Error::Late(DEADLINE));
+    // When time is up the receiving end is dropped, by which the engine knows to take back what it granted. On the heap,
+    // as what concerns the cluster is rare and large.
+    let granted = Box::pin(with_cluster(plugin, command, Instant::now() + DEADLINE));
+    tokio::time::timeout(DEADLINE, granted).await.map_err(late)?
+}
+
+/// Why a request was not granted.
+type Failed = (Outcome, String);
+
+fn failed(error: Error) -> Failed {
+    let outcome = match error {
+        Error::Refused(_) => Outcome::Refused,
+        Error::Kernel(_) | Error::Store(_) | Error::Gone => Outcome::Failed,
+        Error::Late(_) => Outcome::Late,
     };
-    let granted = async {
-        let looked = look(&command).await.map_err(|why| (Outcome::Failed, why))?;
-        let (answer, answered) = oneshot::channel();
-        let ask = Ask::Do {
-            command,
-            looked,
-            deadline,
-            answer,
-        };
-        asks.send(ask).await.map_err(|_| failed(Error::Gone))?;
-        answered.await.map_err(|_| failed(Error::Gone))?.map_err(failed)
+    (outcome, chain(&error))
+}
+
+/// Has the cluster do its part first, where a command concerns it: the engine waits for nobody.
+async fn with_cluster(plugin: &Plugin, command: Command, deadline: Instant) -> Result<Reply, Failed> {
+    let refused = |why: String| (Outcome::Refused, why);
+    let (cluster, shown) = (&plugin.cluster, plugin.cluster.shown());
+    let ask = |command: Command| ask_engine(plugin, command, deadline);
+    match command {
+        Command::RequestNetPool(mut request, net) => {
+            if !shown.member {
+                return Err(refused(format!("net: {net}: {OUTSIDE}")));
+            }
+            if !matches!(request.want, Want::Exactly(_))
+                && let Some(pool) = called(&shown, &net, request.v6)
+            {
+                request.want = Want::Exactly(pool);
+            }
+            let Want::Exactly(pool) = request.want else {
+                // One of our choice: it is this host's own until the cluster has it.
+                let reply = ask(Command::RequestPool(request)).await.map_err(failed)?;
+                let Reply::Pool(id) = reply else { return Ok(reply) };
+                if let Err(why) = cluster.share_pool(id.cidr(), &net).await {
+                    ask(Command::ReleasePool(id)).await.map_err(failed)?;
+                    return Err(refused(why));
+                }
+                return Ok(reply);
+            };
+            clear_of(&shown, pool).map_err(refused)?;
+            if !shown.pools.contains_key(&pool) {
+                clear_of_routes(&shown, pool).map_err(refused)?;
+            }
+            cluster.share_pool(pool, &net).await.map_err(refused)?;
+            ask(Command::RequestPool(request)).await.map_err(failed)
+        }
+        Command::RequestPool(request) => {
+            if let Want::Exactly(pool) = request.want {
+                clear_of(&shown, pool).map_err(refused)?;
+            }
+            ask(Command::RequestPool(request)).await.map_err(failed)
+        }
+        Command::CreateNetwork(mut network) => {
+            let shared = network.subnets.iter().filter(|subnet| subnet.ours);
+            match network.spec.net() {
+                Some(_) if !shown.member => return Err(refused(format!("net: {OUTSIDE}"))),
+                Some(_) => {
+                    for subnet in shared {
+                        clear_of(&shown, subnet.pool).map_err(refused)?;
+                        if !shown.pools.contains_key(&subnet.pool) {
+                            clear_of_routes(&shown, subnet.pool).map_err(refused)?;
+                        }
+                    }
+                    cluster.share(&mut network).await.map_err(refused)?;
+                }
+                None => {
+                    if let Some(subnet) = shared.into_iter().find(|subnet| shown.pools.contains_key(&subnet.pool)) {
+                        return Err(failed(Error::Refused(Refusal::OfCluster(subnet.pool))));
+                    }
+                }
+            }
+            ask(Command::CreateNetwork(network)).await.map_err(failed)
+        }
+        command @ Command::RequestAddress { .. } => request_address(plugin, command, deadline).await,
+        command => ask(command).await.map_err(failed),
+    }
+}
+
+/// Asks for an address; where this host's share has none, the other hosts are asked for some first.
+async fn request_address(plugin: &Plugin, command: Command, deadline: Instant) -> Result<Reply, Failed> {
+    let refused = |why: String| (Outcome::Refused, why);
+    let pool = match &command {
+        Command::RequestAddress { pool, .. } => *pool,
+        _ => return ask_engine(plugin, command, deadline).await.map_err(failed),
     };
-    // When time is up the receiving end is dropped, by which the engine knows to take back what it granted.
-    tokio::time::timeout(DEADLINE, granted)
-        .await
-        .map_err(|_| failed(Error::Late(DEADLINE)))?
+    let first = match ask_engine(plugin, command.clone(), deadline).await {
+        Err(Error::Refused(Refusal::MayNotLease { .. })) if plugin.cluster.shown().member => {
+            // Just after a start the others' word takes a moment.
+            let patience = deadline.saturating_duration_since(Instant::now()).saturating_sub(LAST_TRY);
+            drop(tokio::time::timeout(patience, plugin.outside.lifted()).await);
+            ask_engine(plugin, command.clone(), deadline).await
+        }
+        first => first,
+    };
+    let within = pool.range().unwrap_or(pool.cidr());
+    let wish = match &first {
+        Err(Error::Refused(Refusal::Ipam(ipam::Error::ShareExhausted { .. }))) => Wish::Space { pool: pool.cidr(), within },
+        Err(Error::Refused(Refusal::Ipam(ipam::Error::Foreign { address, .. }))) => Wish::Address(pool.cidr(), *address),
+        _ => return first.map_err(failed),
+    };
+    plugin.cluster.wish(wish).await.map_err(refused)?;
+    ask_engine(plugin, command, deadline).await.map_err(failed)
+}
+
+/// Has the engine carry a command out.
+async fn ask_engine(plugin: &Plugin, command: Command, deadline: Instant) -> Result<Reply, Error> {
+    let looked = look(plugin, &command).await?;
+    let (answer, answered) = oneshot::channel();
+    let ask = Ask::Do { command, looked, deadline, answer };
+    plugin.asks.send(ask).await.map_err(|_| Error::Gone)?;
+    answered.await.map_err(|_| Error::Gone)?
 }
 
 /// Looks up on the host what a command depends on.
-async fn look(command: &Command) -> Result<Looked, String> {
-    let why = |error: crate::kernel::Error| chain(&error);
+async fn look(plugin: &Plugin, command: &Command) -> Result<Looked, Error> {
+    let why = Error::Kernel;
     match command {
-        Command::RequestPool(request) if !matches!(request.want, Want::Exactly(_)) => Ok(Looked {
-            avoid: crate::host::avoid().await?,
-            ..Looked::default()
-        }),
+        Command::RequestPool(request) if !matches!(request.want, Want::Exactly(_)) => {
+            let mut avoid = crate::host::avoid().await.map_err(Error::Kernel)?;
+            // What other hosts of the cluster have stands in the way as well.
+            let shown = plugin.cluster.shown();
+            avoid.extend(shown.pools.keys().chain(shown.routes.iter().map(|(net, _)| net)));
+            Ok(Looked { avoid, ..Looked::default() })
+        }
         Command::CreateNetwork(network) => Ok(Looked {
             path_mtu: match network.internal {
                 true => None,

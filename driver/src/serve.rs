@@ -35,6 +35,10 @@ use crate::claim::Claim;
 use crate::config::{Config, DockerHost, MetricsAddr, Setting};
 use crate::control::{Control, Mended};
 use crate::door::Door;
+use crate::cluster::handle::{Cluster, OUTSIDE};
+use crate::cluster::keep::Files;
+use crate::cluster::part::{Around, Shown};
+use crate::cluster;
 use crate::engine::events::Events;
 use crate::engine::{self, Ask, Edge, Engine, Journal, Outside, Setup};
 use crate::hand_over::{Giver, Offer, Taken, Told, Waiting};
@@ -273,8 +277,11 @@ async fn serve_once(
             .collect(),
         ignored: config.ignored.clone(),
         recovered: loaded.recovered.clone(),
-        outside: Outside::because("this host is in no cluster; see 'tombolo cluster --help'"),
+        outside: Outside::because(OUTSIDE),
+        wake: Arc::default(),
     };
+    let (outside, wake) = (setup.outside.clone(), setup.wake.clone());
+    let kept = loaded.cluster.clone();
 
     let driver = setup.driver.clone();
     let metrics = Arc::new(Metrics::new());
@@ -310,11 +317,32 @@ async fn serve_once(
         sockets.control.take_name(&config.control_socket);
         giver.serves();
     }
+    let around = Around {
+        asks: asks.clone(),
+        events: events.clone(),
+        outside: outside.clone(),
+        shown: Shown::default(),
+        wake,
+        files: Files::below(&config.state_dir),
+        name: host_name(),
+        port: config.cluster_port,
+        advertise: cluster::handle::advertise,
+        advertised: config.advertise.clone(),
+        alone: match config.cluster_alone {
+            crate::config::Alone::Lease => tombolo_cluster::node::Alone::Lease,
+            crate::config::Alone::Wait => tombolo_cluster::node::Alone::Wait,
+        },
+    };
+    let (cluster, task) = Cluster::new(config, around, kept);
+    let (end_cluster, cluster_ends) = oneshot::channel();
+    let clustered = tokio::spawn(task.run(cluster_ends));
     let (giver, mut offers) = Giver::new(config, sockets.are_ours(), tell.clone());
     let (mends, mut mend) = mpsc::channel::<oneshot::Sender<Mended>>(1);
     let called = Arc::new(Notify::new());
     let plugin = http::plugin(Plugin {
         asks: asks.clone(),
+        cluster: cluster.clone(),
+        outside,
         metrics: metrics.clone(),
         called: called.clone(),
     });
@@ -323,6 +351,7 @@ async fn serve_once(
         events,
         told: told.clone(),
         giver,
+        cluster,
         mends,
     });
     let door = |socket, path: &Path, app| {
@@ -376,6 +405,9 @@ async fn serve_once(
         None => None,
     };
     others.shutdown().await;
+    // The engine outlives it: what is kept last goes through it.
+    end_cluster.send(()).ok();
+    clustered.await.ok();
     tokio::task::spawn_blocking(move || engine.join()).await.ok();
     drop(claim);
     let offer = offers
@@ -676,6 +708,12 @@ fn end_on_signal(tell: watch::Sender<Told>) -> Result<(), Error> {
         }
     });
     Ok(())
+}
+
+/// This host's name, as it calls itself.
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "host".to_owned())
 }
 
 async fn end(mut told: watch::Receiver<Told>) {

@@ -240,6 +240,11 @@ impl Founded {
     /// Where a wish differs: the field, what was founded and what is wished. What the wish leaves open agrees.
     pub fn conflict(&self, wish: &Definition) -> Option<(&'static str, String, String)> {
         let theirs = &self.definition;
+        // One that was founded, or is wished for, by a name and nothing else is open for any kind.
+        if theirs.kind.is_empty() || wish.kind.is_empty() {
+            let both = theirs.net.clone().zip(wish.net.clone());
+            return both.filter(|(one, two)| one != two).map(|(one, two)| ("net", one, two));
+        }
         let open = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
         let differ = |field, theirs: Option<String>, ours: Option<String>| {
             (ours.is_some() && ours != theirs).then(|| (field, open(theirs), open(ours)))

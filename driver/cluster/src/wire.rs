@@ -181,8 +181,6 @@ pub enum Answer {
     Shares(BTreeMap<IpNet, Share>),
     /// All shares as they are known, by a host that knows of so many decrees.
     AllShares(u64, Vec<(IpNet, HostId, Share)>),
-    /// The asker is no member any more: what was decided says since when.
-    Gone(Box<Charter>),
     /// The request was not understood.
     Strange,
 }

@@ -12,7 +12,12 @@
 //! tells members apart, on connections; so what must come from one certain member goes over a connection.
 //! Time and random bits are handed in, but for TLS itself, which draws its own.
 
+pub mod calls;
 pub mod certs;
+pub mod handle;
+pub mod joining;
+pub mod keep;
+pub mod part;
 pub mod private;
 pub mod seal;
 pub mod secret;

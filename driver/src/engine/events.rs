@@ -145,6 +145,19 @@ pub enum What {
         /// What became of them.
         action: &'static str,
     },
+    /// A host of the cluster: `up`, `down`, `joined`, `left`, `forgotten` or `cloned`; or this host's own standing in it:
+    /// `standing`.
+    Host {
+        /// What became of it.
+        action: &'static str,
+        /// Its identifier.
+        host: String,
+        /// Its name.
+        name: String,
+        /// More about it, in words.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
     /// This daemon: `following` (the first event of each reader) or `ending` (the last one).
     Daemon {
         /// What became of it.
@@ -420,7 +433,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     }
 
     /// Tells the names that Docker has told since the last look.
-    pub(super) fn tell_names(&self, before: &super::reconcile::Names) {
+    pub(super) fn tell_names(&mut self, before: &super::reconcile::Names) {
         let news = |network: &&Network| {
             let name = self.docker.network_name(&network.id);
             name.is_some() && name != before.networks.get(&network.id).map(String::as_str)
@@ -432,8 +445,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             let name = self.docker.container_name(&endpoint.id);
             name.is_some() && name != before.containers.get(&endpoint.id).map(String::as_str)
         };
-        for endpoint in self.state.endpoints().filter(news) {
-            self.tell_endpoint("named", endpoint);
+        let named: Vec<EndpointId> = self.state.endpoints().filter(news).map(|e| e.id.clone()).collect();
+        for id in named {
+            self.touched.named(&id);
+            if let Some(endpoint) = self.state.endpoint(&id) {
+                self.tell_endpoint("named", endpoint);
+            }
         }
     }
 }

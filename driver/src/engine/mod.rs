@@ -16,16 +16,17 @@
 
 pub mod events;
 pub mod reconcile;
+pub mod shared;
 pub mod tally;
 pub mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tombolo_core::kinds::bridge::MTU_V6_LEAST;
 use tombolo_core::kinds::{Found, Theirs};
 use tombolo_core::model::{EndpointId, Proto};
@@ -136,6 +137,13 @@ pub enum Ask {
     },
     /// What the Docker engine has just said of itself, or why it can't be asked.
     Docker(Result<View, String>),
+    /// Say what the cluster is to know: what has changed since it was asked last, or everything.
+    Cluster {
+        /// Everything.
+        everything: bool,
+        /// Where the answer goes.
+        answer: oneshot::Sender<shared::Told>,
+    },
     /// Keep records of this host's part in the cluster: keys and texts, none for what is to be forgotten.
     Keep(Vec<(String, Option<String>)>, oneshot::Sender<Result<(), String>>),
     /// Put other records in place of all there are.
@@ -184,26 +192,34 @@ pub struct Setup {
     pub recovered: Option<String>,
     /// Why this host may not give addresses of the cluster's pools, if so: set by its part in the cluster.
     pub outside: Outside,
+    /// Woken when something has changed that the cluster is to know.
+    pub wake: Arc<Notify>,
 }
 
 /// Why this host may not give addresses of the cluster's pools now; none if it may. Shared with who knows.
 #[derive(Debug, Clone, Default)]
-pub struct Outside(Arc<RwLock<Option<String>>>);
+pub struct Outside(watch::Sender<Option<String>>);
 
 impl Outside {
     /// With a reason to begin with.
     pub fn because(why: &str) -> Self {
-        Self(Arc::new(RwLock::new(Some(why.to_owned()))))
+        Self(watch::Sender::new(Some(why.to_owned())))
     }
 
     /// Says how it is now.
     pub fn set(&self, why: Option<String>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = why;
+        self.0.send_replace(why);
     }
 
     /// How it is now.
     pub fn why(&self) -> Option<String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.borrow().clone()
+    }
+
+    /// Waits until this host may give addresses.
+    pub async fn lifted(&self) {
+        // We hold the sender ourselves, so it can't be gone.
+        self.0.subscribe().wait_for(Option::is_none).await.ok();
     }
 }
 
@@ -213,6 +229,8 @@ pub struct Engine<K, J> {
     meta: BTreeMap<String, String>,
     /// What the cluster's part of this daemon keeps.
     cluster: BTreeMap<String, String>,
+    /// What has changed that the cluster is to know.
+    touched: shared::Touched,
     believed: World,
     kernel: K,
     journal: J,
@@ -247,6 +265,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             state,
             meta,
             cluster: BTreeMap::new(),
+            touched: shared::Touched::waking(setup.wake.clone()),
             believed: World::new(),
             kernel,
             journal,
@@ -306,6 +325,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     answer.send(compared).ok();
                 }
                 Ask::Docker(view) => self.heard_from_docker(view, Instant::now()).await,
+                Ask::Cluster { everything, answer } => drop(answer.send(self.told_cluster(everything))),
                 Ask::Keep(records, answer) => drop(answer.send(self.keep(records))),
                 Ask::Import(records, answer) => {
                     let imported = self.import(records).await;
@@ -464,6 +484,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             world
         };
         let before = facts(&self.state);
+        edits.iter().for_each(|edit| self.touched.note(edit));
         let mut taken: Vec<Edit> = edits.into_iter().map(|edit| self.state.apply(edit)).collect();
         taken.reverse();
         let after = facts(&self.state);

@@ -165,6 +165,7 @@ fn start(kernel: &Mortal, disk: &Disk, lost: bool) -> Engine<Mortal, Disk> {
         ignored: Vec::new(),
         recovered: None,
         outside: Default::default(),
+        wake: Default::default(),
     };
     Engine::new(state, meta, lost, kernel.clone(), disk.clone(), setup)
 }

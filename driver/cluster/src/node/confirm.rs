@@ -13,7 +13,6 @@ use tombolo_ipam::HostId;
 use tombolo_ipam::share::{Deal, Share};
 
 use super::{Alone, News, Node, Output};
-use crate::charter::Charter;
 use crate::table::Version;
 use crate::time::Tick;
 use crate::wire::{Confirm, Frame, Request};
@@ -54,6 +53,8 @@ pub(super) struct State {
     got: BTreeSet<HostId>,
     /// Others hold later shares of ours: they are being fetched.
     later: BTreeSet<HostId>,
+    /// Who doesn't let us in.
+    refused: BTreeSet<HostId>,
 }
 
 impl State {
@@ -66,6 +67,7 @@ impl State {
             hello: now,
             got: BTreeSet::new(),
             later: BTreeSet::new(),
+            refused: BTreeSet::new(),
         }
     }
 }
@@ -97,6 +99,9 @@ impl Node {
 
     /// What was decided has changed.
     pub(super) fn confirm_charter(&mut self) {
+        if matches!(self.confirm.standing, Standing::Gone(_)) {
+            return;
+        }
         let charter = self.council.charter();
         if !charter.hosts.contains_key(&self.me) && charter.index > 0 {
             let why = match charter.gone.get(&self.me) {
@@ -115,9 +120,12 @@ impl Node {
         if self.membership.alive_count() == 0 && self.charter().hosts.len() > 1 && self.confirm.hello <= self.now {
             self.confirm.hello = self.now + HELLO;
             // Datagrams may fail for a reason that a call tells: the key was rotated, or we are out.
-            let count = self.seats.len();
-            let at = usize::try_from(self.chance() % count.max(1) as u64).unwrap_or(0);
-            if let Some(host) = self.seats.keys().nth(at).copied() {
+            let unasked: Vec<HostId> =
+                self.seats.keys().copied().filter(|host| !self.confirm.refused.contains(host)).collect();
+            let at = usize::try_from(self.chance() % unasked.len().max(1) as u64).unwrap_or(0);
+            // Who was refused once asks several, to know where it stands.
+            let several = if self.confirm.refused.is_empty() { 1 } else { 5 };
+            for host in unasked.into_iter().cycle().skip(at).take(several) {
                 self.hello(host);
             }
         }
@@ -212,13 +220,23 @@ impl Node {
         self.out.push_back(Output::Tell(News::SetBack(how)));
     }
 
-    /// Another host answers that we are no member any more.
-    pub(super) fn gone(&mut self, from: HostId, charter: Charter) {
-        // Only somebody who was a member when we last knew can say so.
-        if self.is_member(&from) {
-            let acts = self.with_council(|council, now, ctx| council.adopt(now, charter, ctx));
-            self.act(acts);
+    /// Another host doesn't let us in. It may not know yet that we joined; if a majority says so, we are out.
+    pub(super) fn refused(&mut self, by: HostId) {
+        let news = self.confirm.refused.insert(by);
+        let hosts = &self.council.charter().hosts;
+        let refused = self.confirm.refused.iter().filter(|host| hosts.contains_key(host)).count();
+        if refused + 1 > hosts.len() / 2 {
+            let names: Vec<String> = self.confirm.refused.iter().map(|host| self.name(host)).collect();
+            self.stand(Standing::Gone(format!("forgotten: {} let it in no more", names.join(", "))));
+        } else if news {
+            // The others are asked at once.
+            self.confirm.hello = self.now;
         }
+    }
+
+    /// Another host lets us in.
+    pub(super) fn let_in(&mut self, by: &HostId) {
+        self.confirm.refused.remove(by);
     }
 
     pub(super) fn hello_answered(&mut self, from: HostId, answered: bool) {

@@ -110,8 +110,8 @@ pub enum Input {
     Answered {
         /// As it was given out.
         call: u64,
-        /// The answer, if there is one.
-        answer: Option<Vec<u8>>,
+        /// How.
+        answer: Called,
     },
     /// Rows of ours that are set, or removed.
     Rows(Vec<(String, Option<Vec<u8>>)>),
@@ -119,12 +119,10 @@ pub enum Input {
     Shared {
         /// The pool.
         pool: IpNet,
-        /// Our share of it now.
-        share: Option<Share>,
         /// As it was given out.
         ticket: u64,
-        /// Why it was not done, if so.
-        refused: Option<String>,
+        /// Our share of it now, or why nothing was done.
+        share: Result<Option<Share>, String>,
     },
     /// Which pools this host has networks on, and how full its shares are.
     Pools(BTreeMap<IpNet, Fill>),
@@ -148,6 +146,17 @@ pub enum Input {
         /// Where the other is.
         other: SocketAddr,
     },
+}
+
+/// How a call went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Called {
+    /// It was answered.
+    Answer(Vec<u8>),
+    /// It was not, or not in time.
+    Failed,
+    /// The host that was called has proved who it is, and doesn't let us in: we are no member to it.
+    Refused,
 }
 
 /// How full a share is, as its owner counts.
@@ -442,7 +451,7 @@ impl Node {
             Input::Request { call, from, bytes } => self.request(call, from, &bytes),
             Input::Answered { call, answer } => self.answered(call, answer),
             Input::Rows(rows) => self.set_rows(rows),
-            Input::Shared { pool, share, ticket, refused } => self.shared(pool, share, ticket, refused),
+            Input::Shared { pool, ticket, share } => self.shared(pool, ticket, share),
             Input::Pools(pools) => self.pools(pools),
             Input::Routes(routes) => self.routes = routes,
             Input::Wish { ticket, wish } => self.wish(ticket, wish),
@@ -470,7 +479,7 @@ impl Node {
         self.confirm_tick();
         let late: Vec<u64> = self.calls.iter().filter(|(_, c)| c.until <= self.now).map(|(id, _)| *id).collect();
         for call in late {
-            self.answered(call, None);
+            self.answered(call, Called::Failed);
         }
         let late: Vec<u64> = self.wishes.iter().filter(|(_, w)| w.until <= self.now).map(|(id, _)| *id).collect();
         for ticket in late {

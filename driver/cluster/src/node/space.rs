@@ -295,8 +295,17 @@ impl Node {
     }
 
     /// The owner of the shares has done something, or refused.
-    pub(super) fn shared(&mut self, pool: IpNet, share: Option<Share>, ticket: u64, refused: Option<String>) {
+    pub(super) fn shared(&mut self, pool: IpNet, ticket: u64, share: Result<Option<Share>, String>) {
         self.space.dealing.remove(&ticket);
+        let share = match share {
+            Ok(share) => share,
+            Err(why) => {
+                if let Some((to, theirs)) = self.space.gives.remove(&ticket) {
+                    self.send(to, Frame::Told { ticket: theirs, pool, given: Err(why) });
+                }
+                return;
+            }
+        };
         let row = share.as_ref().map(json);
         match &share {
             Some(share) => drop(self.space.own.insert(pool, share.clone())),
@@ -304,11 +313,7 @@ impl Node {
         }
         self.set_row(&share_key(&pool), row.as_deref());
         if let Some((to, theirs)) = self.space.gives.remove(&ticket) {
-            let given = match (refused, &share) {
-                (None, Some(share)) => Ok(share.clone()),
-                (Some(why), _) => Err(why),
-                (None, None) => Err("this host has no share of it".to_owned()),
-            };
+            let given = share.clone().ok_or_else(|| "this host has no share of it".to_owned());
             self.send(to, Frame::Told { ticket: theirs, pool, given });
         }
         self.space.claims.retain(|(of, net), claim| {

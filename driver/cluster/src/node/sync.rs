@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tombolo_ipam::HostId;
 
-use super::{Node, Output};
+use super::{Called, Node, Output};
 use crate::table::{Content, Cover, Delta, Head, Merged, Version};
 use crate::time::Tick;
 use crate::wire::{Answer, Digest, Frame, ROWS, Request, decode, encode};
@@ -210,8 +210,7 @@ impl Node {
     /// A call of another host.
     pub(super) fn request(&mut self, call: u64, from: HostId, bytes: &[u8]) {
         if !self.is_member(&from) {
-            let charter = Box::new(self.charter().clone());
-            return self.answer(call, &Answer::Gone(charter));
+            return;
         }
         let Some(request) = decode::<Request>(bytes) else {
             *self.strange.entry(from).or_default() += 1;
@@ -321,15 +320,23 @@ impl Node {
     }
 
     /// How a call of ours went.
-    pub(super) fn answered(&mut self, call: u64, bytes: Option<Vec<u8>>) {
+    pub(super) fn answered(&mut self, call: u64, called: Called) {
         let Some(calling) = self.calls.remove(&call) else { return };
-        let answer = bytes.as_deref().and_then(decode::<Answer>);
-        if bytes.is_some() && answer.is_none() {
-            *self.strange.entry(calling.to).or_default() += 1;
-        }
-        if let Some(Answer::Gone(charter)) = answer {
-            return self.gone(calling.to, *charter);
-        }
+        let answer = match called {
+            Called::Answer(bytes) => {
+                let answer = decode::<Answer>(&bytes);
+                if answer.is_none() {
+                    *self.strange.entry(calling.to).or_default() += 1;
+                }
+                self.let_in(&calling.to);
+                answer
+            }
+            Called::Failed => None,
+            Called::Refused => {
+                self.refused(calling.to);
+                None
+            }
+        };
         match (calling.what, answer) {
             (Purpose::Compare, Some(Answer::Heads { buckets, heads })) => self.exchange(calling.to, buckets, &heads),
             (Purpose::Exchange, Some(Answer::Deltas(deltas))) => {

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use tombolo_cluster::charter::{Charter, Decree, Definition};
 use tombolo_cluster::membership::Seat;
-use tombolo_cluster::node::{Alone, Fill, Input, News, Node, Output, Setup, Wish};
+use tombolo_cluster::node::{Alone, Called, Fill, Input, News, Node, Output, Setup, Wish};
 use tombolo_cluster::table::Limits;
 use tombolo_cluster::time::Tick;
 use tombolo_cluster::wire::decode;
@@ -64,7 +64,7 @@ pub struct Host {
 enum Parcel {
     Datagram { from: At, to: At, bytes: Vec<u8> },
     Request { from: At, to: At, call: u64, bytes: Vec<u8> },
-    Answer { from: At, to: At, call: u64, bytes: Option<Vec<u8>> },
+    Answer { from: At, to: At, call: u64, called: Called },
     Wake(At),
 }
 
@@ -330,7 +330,7 @@ impl World {
                 let after = self.travel();
                 match to.filter(|to| !self.cut(at, *to)) {
                     Some(to) => self.post(after, Parcel::Request { from: at, to, call, bytes }),
-                    None => self.post(Duration::from_secs(2), Parcel::Answer { from: at, to: at, call, bytes: None }),
+                    None => self.post(Duration::from_secs(2), Parcel::Answer { from: at, to: at, call, called: Called::Failed }),
                 }
             }
             // An answer's way back is in the number that it bears.
@@ -339,13 +339,15 @@ impl World {
                 let (to, call) = ((call >> 40) as At, call & ((1 << 40) - 1));
                 let after = self.travel();
                 if !self.cut(at, to) {
-                    self.post(after, Parcel::Answer { from: at, to, call, bytes: Some(bytes) });
+                    self.post(after, Parcel::Answer { from: at, to, call, called: Called::Answer(bytes) });
                 }
             }
             Output::Share { pool, ticket, deal } => {
-                let refused = self.deal(at, pool, deal);
-                let share = self.hosts[at].disk.ipam.shares().get(&pool).cloned();
-                inputs.push_back(Input::Shared { pool, share, ticket, refused });
+                let share = match self.deal(at, pool, deal) {
+                    None => Ok(self.hosts[at].disk.ipam.shares().get(&pool).cloned()),
+                    Some(why) => Err(why),
+                };
+                inputs.push_back(Input::Shared { pool, ticket, share });
                 self.hosts[at].fills_dirty = true;
             }
             Output::Done { ticket, outcome } => drop(self.hosts[at].outcomes.insert(ticket, outcome)),
@@ -499,17 +501,21 @@ impl World {
                 }
             }
             Parcel::Request { from, to, call, bytes } => {
-                if self.hosts[to].node.is_none() {
-                    self.post(Duration::from_millis(1), Parcel::Answer { from: to, to: from, call, bytes: None });
+                let id = self.hosts[from].id;
+                let lets_in = self.hosts[to].node.as_ref().map(|node| node.charter().hosts.contains_key(&id));
+                let refuse = |called| Parcel::Answer { from: to, to: from, call, called };
+                if lets_in.is_none() {
+                    self.post(Duration::from_millis(1), refuse(Called::Failed));
+                } else if lets_in == Some(false) {
+                    self.post(Duration::from_millis(1), refuse(Called::Refused));
                 } else if !self.cut(from, to) {
-                    let id = self.hosts[from].id;
                     let call = ((from as u64) << 40) | call;
                     self.input(to, Input::Request { call, from: id, bytes });
                 }
             }
-            Parcel::Answer { from, to, call, bytes } => {
+            Parcel::Answer { from, to, call, called } => {
                 if from == to || !self.cut(from, to) {
-                    self.input(to, Input::Answered { call, answer: bytes });
+                    self.input(to, Input::Answered { call, answer: called });
                 }
             }
         }

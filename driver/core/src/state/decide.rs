@@ -8,7 +8,7 @@ use tombolo_ipam::{Edit as IpamEdit, Pool, PoolId, PoolRequest, Slot, Space, Use
 
 use super::{Command, Edit, Owner, Refusal, Reply, State, Surroundings};
 use crate::kinds::{Found, Theirs};
-use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish};
+use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish, Subnet};
 use crate::world::ADOPTED_GROUP;
 
 /// What a command comes to.
@@ -140,6 +140,7 @@ impl State {
         edits.dedup();
         self.links_free(network, &edits)?;
         edits.extend(self.mark_aux(network));
+        edits.extend(self.keep_aux(network));
         edits.push(Edit::Network(network.id.clone(), Some(network.clone())));
         Ok((edits, Reply::Done))
     }
@@ -164,6 +165,33 @@ impl State {
         of_ours.filter_map(mark).collect()
     }
 
+    /// The leases of aux addresses that other hosts named: in a pool of the cluster they are kept on all hosts.
+    fn keep_aux(&self, network: &Network) -> Vec<Edit> {
+        let shared = network.subnets.iter().filter(|s| s.ours && self.ipam.share(s.pool).is_some());
+        let keep = |subnet: &Subnet| {
+            let pool = self.pool_on(subnet.pool);
+            let free = |address: &&IpAddr| {
+                !matches!(self.ipam.slot(Space::Local, **address), Some(Slot::Leased { .. }))
+            };
+            let lease = move |(pool, address): (PoolId, IpAddr)| {
+                let slot = Slot::Leased { pool, usage: Use::Aux };
+                Edit::Ipam(IpamEdit::Slot(Space::Local, address, Some(slot)))
+            };
+            let free: Vec<IpAddr> = subnet.aux.iter().filter(free).copied().collect();
+            pool.into_iter()
+                .flat_map(move |pool| free.clone().into_iter().map(move |address| lease((pool, address))))
+                .collect::<Vec<_>>()
+        };
+        shared.flat_map(keep).collect()
+    }
+
+    /// A pool on a subnet: the first one, where several have a range each.
+    fn pool_on(&self, subnet: IpNet) -> Option<PoolId> {
+        let least = PoolId::new(Space::Local, subnet, None).ok()?;
+        let (pool, _) = self.ipam.pools().range(least..).next()?;
+        (pool.cidr() == subnet).then_some(*pool)
+    }
+
     /// The leases that an endpoint's addresses must have and, after a loss or a hasty clean-up, may lack.
     fn mend_leases(&self, network: &Network, addresses: &[IpNet]) -> Vec<Edit> {
         let lack = |address: &&IpNet| {
@@ -174,15 +202,8 @@ impl State {
         };
         let mend = |address: &IpNet| {
             let subnet = network.subnet(address.addr().is_ipv6()).filter(|s| s.ours)?;
-            let least = PoolId::new(Space::Local, subnet.pool, None).ok()?;
-            let (pool, _) = self
-                .ipam
-                .pools()
-                .range(least..)
-                .next()
-                .filter(|(id, _)| id.cidr() == subnet.pool)?;
             let slot = Slot::Leased {
-                pool: *pool,
+                pool: self.pool_on(subnet.pool)?,
                 usage: Use::Endpoint { name: None },
             };
             Some(Edit::Ipam(IpamEdit::Slot(
@@ -490,8 +511,21 @@ impl State {
 
     /// Whether this host may give endpoints addresses of a pool.
     fn may_lease(&self, pool: &PoolId, usage: &Use, around: &Surroundings<'_>) -> Result<(), Refusal> {
-        let shared = self.ipam.share(pool.cidr()).is_some() && matches!(usage, Use::Endpoint { .. });
-        match around.outside.filter(|_| shared) {
+        if !matches!(usage, Use::Endpoint { .. }) {
+            return Ok(());
+        }
+        let share = self.ipam.share(pool.cidr());
+        let bound = self.subnets.get(&pool.cidr().network());
+        let network = bound
+            .filter(|(cidr, _)| *cidr == pool.cidr())
+            .and_then(|(_, id)| self.networks.get(id));
+        let lost = "its records of the cluster were lost: leave and join again (see 'tombolo cluster --help')";
+        let why = match share {
+            Some(_) => around.outside,
+            // Whoever shares and has no share has lost it, and must not give what is others'.
+            None => network.and_then(|network| network.spec.net()).map(|_| lost),
+        };
+        match why {
             Some(why) => Err(Refusal::MayNotLease {
                 pool: pool.cidr(),
                 why: why.to_owned(),

@@ -1,0 +1,270 @@
+//! What this host's part in the cluster keeps: records through the engine, which owns the store, and files for what is
+//! secret.
+//!
+//! | where | what |
+//! |---|---|
+//! | record `host` | this host's identifier, as long as it is in the cluster |
+//! | record `epoch` | how often it was started; raised before anything is said |
+//! | records `charter.N`, `acceptor.N`, `witness/…` | what the node must not forget |
+//! | record `heard.N` | how far each sender was heard, so that nothing is taken twice |
+//! | file `cluster/secret` | the cluster's secret, mode 0600 |
+//! | file `cluster/secret.next` | the next one, while it is being rotated |
+//! | file `cluster/host-key` | this host's own key, mode 0600 |
+//! | file `cluster/peers` | the rows of others and where they were reached, written now and then; may be missing |
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::{mpsc, oneshot};
+use tombolo_cluster::membership::Seat;
+use tombolo_cluster::wire::{decode, encode};
+
+use super::secret::Secret;
+use crate::engine::Ask;
+
+/// How many bytes a record holds: twice as many hexadecimal digits stay below what the store takes.
+const PART: usize = 24 * 1024;
+
+/// Why something was not kept.
+#[derive(Debug, thiserror::Error)]
+#[error("the cluster's records could not be stored: {0}")]
+pub struct NotKept(String);
+
+/// The records, in memory as they are in the store.
+pub struct Keeper {
+    asks: mpsc::Sender<Ask>,
+    records: BTreeMap<String, String>,
+}
+
+impl Keeper {
+    /// With what was found in the store.
+    pub fn new(asks: mpsc::Sender<Ask>, records: BTreeMap<String, String>) -> Self {
+        Self { asks, records }
+    }
+
+    /// The records as they are in the store.
+    pub fn saved(&self) -> BTreeMap<String, String> {
+        self.records.clone()
+    }
+
+    /// A record's bytes, put together again.
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for part in 0.. {
+            match self.records.get(&format!("{key}.{part}")) {
+                Some(text) => bytes.extend(unhex(text)?),
+                None if part == 0 => return None,
+                None => break,
+            }
+        }
+        Some(bytes)
+    }
+
+    /// What a record says, if it can be read.
+    pub fn read<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
+        self.get(key).as_deref().and_then(decode)
+    }
+
+    /// The records whose keys begin so, without that beginning.
+    pub fn below(&self, head: &str) -> Vec<(String, Vec<u8>)> {
+        let keys = self.records.keys().filter_map(|key| key.strip_suffix(".0"));
+        let keys = keys.filter(|key| key.starts_with(head));
+        keys.filter_map(|key| Some((key.strip_prefix(head)?.to_owned(), self.get(key)?)))
+            .collect()
+    }
+
+    /// Keeps records; when it returns they survive a power cut.
+    ///
+    /// # Errors
+    /// If they may not; none of them was written then.
+    pub async fn keep(&mut self, records: Vec<(String, Option<Vec<u8>>)>) -> Result<(), NotKept> {
+        let mut puts = Vec::new();
+        for (key, value) in records {
+            let parts = value.as_ref().map_or(0, |value| value.len().div_ceil(PART).max(1));
+            for part in 0.. {
+                let name = format!("{key}.{part}");
+                let text = value.as_ref().filter(|_| part < parts).map(|value| {
+                    let from = part * PART;
+                    hex(value.get(from..value.len().min(from + PART)).unwrap_or_default())
+                });
+                if text.is_none() && !self.records.contains_key(&name) {
+                    break;
+                }
+                puts.push((name, text));
+            }
+        }
+        let (answer, answered) = oneshot::channel();
+        let sent = self.asks.send(Ask::Keep(puts.clone(), answer)).await;
+        match (sent, answered.await) {
+            (Ok(()), Ok(Ok(()))) => {}
+            (Ok(()), Ok(Err(why))) => return Err(NotKept(why)),
+            _ => return Err(NotKept("tombolo is shutting down".to_owned())),
+        }
+        for (name, text) in puts {
+            match text {
+                Some(text) => self.records.insert(name, text),
+                None => self.records.remove(&name),
+            };
+        }
+        Ok(())
+    }
+
+    /// Forgets everything.
+    ///
+    /// # Errors
+    /// As for [`keep`](Self::keep).
+    pub async fn clear(&mut self) -> Result<(), NotKept> {
+        let keys = self.records.keys().filter_map(|key| key.rsplit_once('.'));
+        let mut keys: Vec<String> = keys.map(|(key, _)| key.to_owned()).collect();
+        keys.dedup();
+        self.keep(keys.into_iter().map(|key| (key, None)).collect()).await
+    }
+}
+
+/// The files.
+#[derive(Debug, Clone)]
+pub struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    /// Below the state directory.
+    pub fn below(state: &Path) -> Self {
+        Self {
+            dir: state.join("cluster"),
+        }
+    }
+
+    /// Makes their directory.
+    ///
+    /// # Errors
+    /// If it can't be made.
+    pub fn make(&self) -> std::io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
+    }
+
+    /// The cluster's secret.
+    pub fn secret(&self) -> PathBuf {
+        self.dir.join("secret")
+    }
+
+    /// The secret that comes next.
+    pub fn next_secret(&self) -> PathBuf {
+        self.dir.join("secret.next")
+    }
+
+    /// This host's own key.
+    pub fn host_key(&self) -> PathBuf {
+        self.dir.join("host-key")
+    }
+
+    fn peers(&self) -> PathBuf {
+        self.dir.join("peers")
+    }
+
+    /// What is known of others, to begin with after a restart.
+    pub fn read_peers(&self) -> Peers {
+        // Without it all comes again from the others.
+        let bytes = std::fs::read(self.peers()).unwrap_or_default();
+        decode(&bytes).unwrap_or_default()
+    }
+
+    /// Writes what is known of others.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn write_peers(&self, peers: &Peers) -> Result<(), super::private::Error> {
+        super::private::write(&self.peers(), &encode(peers))
+    }
+
+    /// Takes the next secret for the present one.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn turn_over(&self, secret: &Secret) -> Result<(), super::secret::Error> {
+        secret.write(&self.secret())?;
+        // What remains of it is of no use, and harmless.
+        std::fs::remove_file(self.next_secret()).ok();
+        Ok(())
+    }
+
+    /// Removes them all.
+    ///
+    /// # Errors
+    /// If one can't be removed.
+    pub fn remove(&self) -> std::io::Result<()> {
+        match std::fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+}
+
+/// What is known of other hosts.
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+pub struct Peers {
+    /// Where they were reached.
+    pub seats: Vec<Seat>,
+    /// Their rows.
+    pub rows: Vec<Vec<u8>>,
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a text can't fail.
+        write!(text, "{byte:02x}").ok();
+        text
+    })
+}
+
+/// Hexadecimal digits as bytes.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || text.len() % 2 == 1 {
+        return None;
+    }
+    let digits = (0..text.len()).step_by(2);
+    digits
+        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn records_of_any_size_are_put_together_again_and_forgotten_whole() {
+        let (asks, mut queue) = mpsc::channel(8);
+        tokio::spawn(async move {
+            while let Some(ask) = queue.recv().await {
+                if let Ask::Keep(puts, answer) = ask {
+                    let fits = puts.iter().all(|(_, text)| text.as_ref().is_none_or(|text| text.len() < 60_000));
+                    assert!(fits, "a record fits into the store");
+                    answer.send(Ok(())).ok();
+                }
+            }
+        });
+        let mut keeper = Keeper::new(asks, BTreeMap::new());
+        for size in [0, 1, PART - 1, PART, PART + 1, 5 * PART + 7, 3] {
+            let value: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            keeper.keep(vec![("charter".to_owned(), Some(value.clone()))]).await.unwrap();
+            assert_eq!(keeper.get("charter"), Some(value));
+        }
+        assert_eq!(keeper.records.len(), 1);
+        keeper.keep(vec![("witness/a".to_owned(), Some(vec![1]))]).await.unwrap();
+        assert_eq!(keeper.below("witness/"), [("a".to_owned(), vec![1])]);
+        keeper.clear().await.unwrap();
+        assert!(keeper.records.is_empty());
+    }
+
+    #[test]
+    fn digits_read_back_and_nothing_else_is_read() {
+        assert_eq!(unhex(&hex(&[0, 255, 16])), Some(vec![0, 255, 16]));
+        for strange in ["0", "0g", "ü0", "+1"] {
+            assert_eq!(unhex(strange), None, "{strange}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What the cluster is told of this host: how full its shares are, and its endpoints on networks of the cluster.
+//!
+//! A change only notes what it touched; whoever speaks with the cluster is woken, and asks. So a change costs the same
+//! however many endpoints there are, and many at once are told together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tokio::sync::Notify;
+use tombolo_cluster::node::Fill;
+use tombolo_core::model::{EndpointId, Network};
+use tombolo_core::peers::EndpointRow;
+use tombolo_core::state::Edit;
+use tombolo_ipam::share::Share;
+use tombolo_ipam::{PoolId, Space};
+
+use super::{Engine, Journal};
+use crate::kernel::Kernel;
+
+/// What has changed.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    endpoints: BTreeSet<EndpointId>,
+    wake: Arc<Notify>,
+}
+
+impl Touched {
+    /// Wakes `wake` with each change.
+    pub fn waking(wake: Arc<Notify>) -> Self {
+        Self {
+            endpoints: BTreeSet::new(),
+            wake,
+        }
+    }
+
+    /// Notes what an edit touches.
+    pub fn note(&mut self, edit: &Edit) {
+        if let Edit::Endpoint(id, _) = edit {
+            self.endpoints.insert(id.clone());
+        }
+        self.wake.notify_one();
+    }
+
+    /// Notes that an endpoint has a name now.
+    pub fn named(&mut self, id: &EndpointId) {
+        self.endpoints.insert(id.clone());
+        self.wake.notify_one();
+    }
+}
+
+/// What the cluster is told.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// How full each pool is that has a share, or a network of the cluster on it.
+    pub fills: BTreeMap<IpNet, Fill>,
+    /// The shares themselves.
+    pub shares: BTreeMap<IpNet, Share>,
+    /// Endpoints that were touched: what they are now, or that they are gone.
+    pub endpoints: Vec<(EndpointId, Option<EndpointRow>)>,
+}
+
+impl<K: Kernel, J: Journal> Engine<K, J> {
+    /// What has changed since this was asked last; or everything.
+    pub(super) fn told_cluster(&mut self, everything: bool) -> Told {
+        let touched = std::mem::take(&mut self.touched.endpoints);
+        let ids: BTreeSet<EndpointId> = match everything {
+            true => self.state.endpoints().map(|endpoint| endpoint.id.clone()).collect(),
+            false => touched,
+        };
+        let row = |id: &EndpointId| {
+            let endpoint = self.state.endpoint(id)?;
+            let network = self.state.network(&endpoint.network).filter(|network| is_shared(network))?;
+            Some(EndpointRow::of(network, endpoint, self.docker.container_name(id)))
+        };
+        let ipam = self.state.ipam();
+        let fill = |(pool, _): (&IpNet, &Share)| {
+            let sums = ipam.summary(*pool).unwrap_or_default();
+            let least = PoolId::new(Space::Local, *pool, None);
+            let used = least.is_ok_and(|least| {
+                let found = ipam.pools().range(least..).next();
+                found.is_some_and(|(id, _)| id.cidr() == *pool)
+            });
+            let (free, leased) = (sums.free, sums.leased);
+            (*pool, Fill { free, leased, used })
+        };
+        Told {
+            fills: ipam.shares().iter().map(fill).collect(),
+            shares: ipam.shares().clone(),
+            endpoints: ids.iter().map(|id| (id.clone(), row(id))).collect(),
+        }
+    }
+}
+
+/// Whether a network is one of the cluster's.
+fn is_shared(network: &Network) -> bool {
+    network.spec.net().is_some()
+}
