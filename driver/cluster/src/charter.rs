@@ -11,6 +11,7 @@
 //! its pool is dissolved, when its host is gone, and when its host was seen to have applied it; a pool's floor has at
 //! most one entry for each prefix that was ever granted, and loses those that lie within a later one.
 
+mod fold;
 mod inherit;
 mod limits;
 mod void;
@@ -22,6 +23,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tombolo_ipam::HostId;
 
+pub(crate) use inherit::later;
 pub use limits::{CHARTER_MAX, DECREE_MAX, GONE_MAX, HELD_MAX, HOSTS_MAX, NoCharter, POOLS_MAX, TooMuch};
 pub(crate) use limits::{check_shares, most, size};
 pub use void::Void;
@@ -73,7 +75,10 @@ pub enum How {
     /// By its own wish, with empty hands.
     Left,
     /// It was lost: what it owned is another's now.
-    Forgotten,
+    Forgotten {
+        /// Whose.
+        heir: HostId,
+    },
 }
 
 /// A pool that spans hosts.
@@ -157,8 +162,8 @@ pub enum Decree {
         hosts: Vec<HostId>,
         /// Who inherits.
         heir: HostId,
-        /// The shares of the lost hosts as witnessed, by host and pool; of the heir's only what it has applied counts.
-        /// Empty in a wish: the council fills it in.
+        /// The shares of the lost hosts as witnessed, by host and pool. Of others what speaks against them: pieces with
+        /// numbers higher by two or more, and what the heir has applied. Empty in a wish: the council fills it in.
         shares: BTreeMap<HostId, BTreeMap<IpNet, Held>>,
     },
     /// A pool spans hosts from now on.
@@ -308,16 +313,22 @@ impl Charter {
             .unwrap_or(0)
     }
 
-    /// Of how many members, itself included, a host must know the shares so that it knows whatever a majority of the
-    /// members had witnessed before the last change of members: a majority of the present ones meets any majority of those
-    /// before if one joined or went; if several went at once it takes all.
-    pub fn readings(&self) -> usize {
+    /// Whether a host that has read the shares of these members, its own among them, knows whatever a majority of the
+    /// members had witnessed before the last change of members, so far as a decree depends on it.
+    ///
+    /// A majority of the present members meets each majority of those before, if one joined or went; if several went at
+    /// once it takes all. Where hosts are to be forgotten, all the others are enough: what none of them knows was
+    /// between lost ones, or went through hosts that are gone, and then the number of who has it now is higher by two.
+    pub fn read_enough(&self, read: &BTreeSet<HostId>, decree: &Decree) -> bool {
         let last = self.members_since();
         let went = self.gone.values().filter(|gone| gone.at == last).count();
-        match went > 1 {
-            true => self.hosts.len(),
-            false => self.hosts.len() / 2 + 1,
-        }
+        let known = self.hosts.keys().filter(|host| read.contains(host)).count();
+        let lost = decree.lost();
+        let all = self
+            .hosts
+            .keys()
+            .all(|host| read.contains(host) || lost.contains(host));
+        all || (went <= 1 && known > self.hosts.len() / 2)
     }
 
     /// The grants to a host that it has still to apply, having applied those of the pool up to `applied`.
@@ -327,25 +338,6 @@ impl Charter {
             .filter(move |grant| grant.to == host && grant.pool == pool && grant.at > applied)
     }
 
-    /// Folds in the next decree. The index rises in any case; with an error nothing else changes.
-    pub fn apply(&mut self, decree: &Decree) -> Result<(), Void> {
-        self.index = self.slot();
-        decree.check()?;
-        match decree {
-            Decree::Nothing => Ok(()),
-            Decree::Join { host, name, key } => self.join(*host, name, *key),
-            Decree::Leave { host } => self.leave(*host),
-            Decree::Forget { heir, shares, .. } => self.forget(&decree.lost(), *heir, shares),
-            Decree::Found {
-                pool,
-                founder,
-                definition,
-            } => self.found(*pool, *founder, definition),
-            Decree::Dissolve { pool, by } => self.dissolve(*pool, *by),
-            Decree::Secret { number, check } => self.renew(*number, *check),
-        }
-    }
-
     /// Since which decree that which the wish asks for holds already, so that nothing needs to be decided.
     pub fn holds(&self, wish: &Decree) -> Option<u64> {
         match wish {
@@ -353,16 +345,15 @@ impl Charter {
                 let member = self.hosts.get(host)?;
                 (member.name == *name && member.key == *key).then_some(member.since)
             }
-            Decree::Leave { host } => Some(self.gone.get(host)?.at),
-            Decree::Forget { .. } => {
-                let lost = wish.lost();
-                let gone = lost.iter().map(|host| {
-                    self.gone
-                        .get(host)
-                        .filter(|gone| gone.how == How::Forgotten)
-                        .map(|gone| gone.at)
-                });
-                gone.collect::<Option<Vec<u64>>>()?.into_iter().max()
+            Decree::Leave { host } => {
+                let gone = self.gone.get(host)?;
+                (gone.how == How::Left).then_some(gone.at)
+            }
+            Decree::Forget { heir, .. } => {
+                let how = How::Forgotten { heir: *heir };
+                let gone = |host| self.gone.get(&host).filter(|gone| gone.how == how);
+                let at = wish.lost().into_iter().map(|host| gone(host).map(|gone| gone.at));
+                at.collect::<Option<Vec<u64>>>()?.into_iter().max()
             }
             Decree::Found {
                 pool,
@@ -389,249 +380,6 @@ impl Charter {
         match name.or_else(|| self.gone.get(&host).map(|gone| &gone.name)) {
             Some(name) => format!("{name} ({host})"),
             None => host.to_string(),
-        }
-    }
-
-    fn member(&self, host: HostId) -> Result<&Member, Void> {
-        if let Some(gone) = self.gone.get(&host) {
-            return Err(Void::Gone {
-                host: self.called(host),
-                how: gone.how,
-                at: gone.at,
-            });
-        }
-        self.hosts.get(&host).ok_or(Void::NoMember { host })
-    }
-
-    fn join(&mut self, host: HostId, name: &str, key: [u8; 32]) -> Result<(), Void> {
-        if let Some(gone) = self.gone.get(&host) {
-            return Err(Void::Gone {
-                host: self.called(host),
-                how: gone.how,
-                at: gone.at,
-            });
-        }
-        if let Some((other, _)) = self
-            .hosts
-            .iter()
-            .find(|(id, member)| **id != host && member.key == key)
-        {
-            return Err(Void::KeyTaken {
-                host,
-                name: name.to_owned(),
-                other: self.called(*other),
-            });
-        }
-        let known = self.called(host);
-        if let Some(member) = self.hosts.get_mut(&host) {
-            if member.key != key {
-                return Err(Void::OtherKey {
-                    host: known,
-                    theirs: Void::key(&member.key),
-                    ours: Void::key(&key),
-                });
-            }
-            name.clone_into(&mut member.name);
-            return Ok(());
-        }
-        if self.hosts.len() >= HOSTS_MAX {
-            return Err(TooMuch {
-                what: "hosts of the cluster",
-                got: HOSTS_MAX + 1,
-                most: HOSTS_MAX,
-            }
-            .into());
-        }
-        self.hosts.insert(
-            host,
-            Member {
-                name: name.to_owned(),
-                key,
-                since: self.index,
-            },
-        );
-        Ok(())
-    }
-
-    fn leave(&mut self, host: HostId) -> Result<(), Void> {
-        self.member(host)?;
-        if self.hosts.len() == 1 {
-            return Err(Void::LastHost {
-                host: self.called(host),
-            });
-        }
-        self.grants.retain(|grant| grant.to != host);
-        self.bury(host, How::Left);
-        Ok(())
-    }
-
-    fn forget(
-        &mut self,
-        lost: &BTreeSet<HostId>,
-        heir: HostId,
-        shares: &BTreeMap<HostId, BTreeMap<IpNet, Held>>,
-    ) -> Result<(), Void> {
-        if lost.is_empty() {
-            return Err(Void::Nobody);
-        }
-        for host in lost {
-            self.member(*host)?;
-        }
-        self.member(heir)?;
-        if lost.contains(&heir) {
-            return Err(Void::LostHeir {
-                heir: self.called(heir),
-            });
-        }
-        let grants = inherit::grants(self, lost, heir, shares);
-        let applied = |pool: &IpNet| {
-            shares
-                .get(&heir)
-                .and_then(|held| held.get(pool))
-                .map_or(0, |held| held.applied)
-        };
-        self.grants.retain(|grant| match grant.to {
-            to if to == heir => grant.at > applied(&grant.pool),
-            to => !lost.contains(&to),
-        });
-        for grant in &grants {
-            if let Some(founded) = self.pools.get_mut(&grant.pool) {
-                inherit::raise(&mut founded.floor, &grant.pieces);
-            }
-        }
-        self.grants.extend(grants);
-        for host in lost {
-            self.bury(*host, How::Forgotten);
-        }
-        Ok(())
-    }
-
-    fn found(&mut self, pool: IpNet, founder: HostId, definition: &Definition) -> Result<(), Void> {
-        self.member(founder)?;
-        if pool != pool.trunc() {
-            return Err(Void::NotMasked {
-                got: pool,
-                masked: pool.trunc(),
-            });
-        }
-        let outside = |field, address: &IpAddr| match pool.contains(address) {
-            true => Ok(()),
-            false => Err(Void::Outside {
-                field,
-                address: *address,
-                pool,
-            }),
-        };
-        definition
-            .gateway
-            .iter()
-            .try_for_each(|address| outside("gateway", address))?;
-        definition
-            .aux
-            .iter()
-            .try_for_each(|address| outside("aux address", address))?;
-        for (existing, founded) in &self.pools {
-            let by = || format!("{} at decree {}", self.called(founded.founder), founded.at);
-            if existing.contains(&pool) || pool.contains(existing) {
-                return Err(Void::Overlap {
-                    wanted: pool,
-                    existing: *existing,
-                    by: by(),
-                });
-            }
-            let theirs = &founded.definition;
-            if let Some(net) = definition
-                .net
-                .as_ref()
-                .filter(|net| theirs.net.as_ref() == Some(net))
-            {
-                return Err(Void::NetTaken {
-                    net: net.clone(),
-                    wanted: pool,
-                    existing: *existing,
-                    by: by(),
-                });
-            }
-            if let Some(vni) = definition.vni.filter(|vni| theirs.vni == Some(*vni)) {
-                return Err(Void::VniTaken {
-                    vni,
-                    wanted: pool,
-                    existing: *existing,
-                    by: by(),
-                });
-            }
-        }
-        if self.pools.len() >= POOLS_MAX {
-            return Err(TooMuch {
-                what: "pools of the cluster",
-                got: POOLS_MAX + 1,
-                most: POOLS_MAX,
-            }
-            .into());
-        }
-        let (at, definition, floor) = (self.index, definition.clone(), BTreeMap::from([(pool, 1)]));
-        self.pools.insert(
-            pool,
-            Founded {
-                at,
-                founder,
-                definition,
-                floor,
-            },
-        );
-        self.grants.push(Grant {
-            at,
-            to: founder,
-            pool,
-            pieces: vec![(pool, 1)],
-            gifts: Vec::new(),
-        });
-        Ok(())
-    }
-
-    fn dissolve(&mut self, pool: IpNet, by: HostId) -> Result<(), Void> {
-        self.member(by)?;
-        self.pools.remove(&pool).ok_or(Void::NoPool { pool })?;
-        self.grants.retain(|grant| grant.pool != pool);
-        Ok(())
-    }
-
-    fn renew(&mut self, number: u32, check: [u8; 32]) -> Result<(), Void> {
-        let allowed = self.secret.number.saturating_add(1);
-        if number != allowed {
-            return Err(Void::Number {
-                got: number,
-                inforce: self.secret.number,
-                allowed,
-            });
-        }
-        self.secret = Secret { number, check };
-        Ok(())
-    }
-
-    fn bury(&mut self, host: HostId, how: How) {
-        let Some(member) = self.hosts.remove(&host) else {
-            return;
-        };
-        self.gone.insert(
-            host,
-            Gone {
-                name: member.name,
-                how,
-                at: self.index,
-            },
-        );
-        while self.gone.len() > GONE_MAX {
-            // The same on every host: the oldest, and among those of one decree the lowest identifier.
-            let Some(oldest) = self
-                .gone
-                .iter()
-                .min_by_key(|(id, gone)| (gone.at, **id))
-                .map(|(id, _)| *id)
-            else {
-                return;
-            };
-            self.gone.remove(&oldest);
         }
     }
 }

@@ -30,8 +30,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use tombolo_ipam::HostId;
 
 use crate::charter::{Charter, Decree, Held, Void};
@@ -72,11 +70,10 @@ pub trait Witness {
     /// that a host which wants to leave owns something.
     fn objections(&self, decree: &Decree, charter: &Charter) -> Vec<String>;
 
-    /// Whether this host has read the shares of [`Charter::readings`] members, itself among them, since the members
-    /// changed last ([`Charter::members_since`]), each told by a host that knew of that change. Until then it takes no
-    /// part in changing the members again: what a majority of the earlier members had witnessed must be known to a
-    /// majority of the present ones.
-    fn ready(&self, charter: &Charter) -> bool;
+    /// The members whose shares this host has read since the members changed last ([`Charter::members_since`]), each
+    /// told by that member itself after it knew of that change, with all that it had witnessed of others; as durable as
+    /// what they told, since rows that are frozen cannot be read again after a restart. Until these are enough ([`Charter::read_enough`]) this host takes no part in changing the members again.
+    fn read(&self, charter: &Charter) -> BTreeSet<HostId>;
 }
 
 /// What is handed in with each call.
@@ -151,7 +148,7 @@ pub enum Outcome {
     },
     /// The time ran out without a quorum. It will not happen.
     NoMajority {
-        /// How many hosts answered.
+        /// How many hosts answered; or, where members are to change, how many shares were read since they last did.
         reached: usize,
         /// Of how many whose votes count.
         of: usize,
@@ -197,7 +194,8 @@ pub struct Council {
     /// No fetch before this time.
     fetch: Tick,
     woken: Option<Tick>,
-    rng: StdRng,
+    /// The state of the random numbers.
+    seed: u64,
 }
 
 /// What somebody here wants to be decided.
@@ -242,7 +240,7 @@ impl Council {
             ask: None,
             fetch: Tick(0),
             woken: None,
-            rng: StdRng::seed_from_u64(seed),
+            seed,
         }
     }
 
@@ -363,17 +361,37 @@ impl Council {
         self.acceptor.slot == self.charter.slot() && self.charter.hosts.contains_key(&self.me)
     }
 
-    /// Whether this host may take part in deciding this: if it changes the members, it has to be ready for that.
+    /// Whether this host may take part in deciding this: if it changes the members, it has to know enough. Not so where
+    /// it has accepted something: then that or another accepted decree is what comes of the slot.
     fn may_vote(&self, decree: &Decree, ctx: Context<'_>) -> bool {
-        !decree.changes_members() || ctx.witness.ready(&self.charter)
+        if !decree.changes_members() || self.acceptor.accepted.is_some() {
+            return true;
+        }
+        self.charter.read_enough(&self.read(ctx), decree)
+    }
+
+    /// The members whose shares this host knows, its own among them.
+    fn read(&self, ctx: Context<'_>) -> BTreeSet<HostId> {
+        let mut read = ctx.witness.read(&self.charter);
+        read.retain(|host| self.charter.hosts.contains_key(host));
+        read.insert(self.me);
+        read
     }
 
     fn others(&self) -> impl Iterator<Item = HostId> {
         self.charter.hosts.keys().copied().filter(|host| *host != self.me)
     }
 
-    /// Up to `most` by chance, in milliseconds.
+    /// Up to `most` milliseconds by chance.
     fn chance(&mut self, most: u64) -> Duration {
-        Duration::from_millis(self.rng.random_range(0..=most))
+        Duration::from_millis(self.random() % most.saturating_add(1).max(1))
+    }
+
+    /// The next random number: the generator SplitMix64, good enough to keep hosts out of each other's way.
+    fn random(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
     }
 }

@@ -26,6 +26,11 @@ pub(super) fn grants(
 ) -> Vec<Grant> {
     let mut grants = Vec::new();
     for (pool, founded) in &charter.pools {
+        let living = shares.iter().filter(|(host, _)| !lost.contains(host));
+        let held = living
+            .filter_map(|(_, share)| share.get(pool))
+            .flat_map(|held| &held.pieces);
+        let living = highest(held.copied());
         let mut said: Vec<Said> = Vec::new();
         for host in lost {
             let held = shares.get(host).and_then(|share| share.get(pool));
@@ -53,23 +58,26 @@ pub(super) fn grants(
         let mut taken: Pieces<Option<HostId>> = Pieces::new();
         let (mut pieces, mut gifts) = (Vec::new(), Vec::new());
         for word in said {
-            // What a decree gave out with a higher number isn't this host's any more, whatever its row says.
-            let older = |floor: u64| floor > word.seq;
+            // What a decree gave out with a higher number isn't this host's any more, whatever its row says; nor is
+            // what another host has by two transfers more. By one it may be a claim that nobody knows the gift of.
+            let (older, passed) = (|floor: &u64| *floor > word.seq, |seq: &u64| later(word.seq, *seq));
             match word.to {
                 None => {
-                    let mut free = Vec::new();
+                    let (mut free, mut ours, mut left) = (Vec::new(), Vec::new(), Vec::new());
                     uncovered(&taken, word.net, &|_| true, &mut free);
-                    for net in free {
-                        let mut ours = Vec::new();
-                        uncovered(&founded.floor, net, &|floor| older(*floor), &mut ours);
-                        taken.extend(ours.iter().map(|net| (*net, None)));
-                        pieces.extend(ours.into_iter().map(|net| (net, word.seq.saturating_add(2))));
-                    }
+                    free.into_iter()
+                        .for_each(|net| uncovered(&founded.floor, net, &older, &mut ours));
+                    ours.into_iter()
+                        .for_each(|net| uncovered(&living, net, &passed, &mut left));
+                    taken.extend(left.iter().map(|net| (*net, None)));
+                    pieces.extend(left.into_iter().map(|net| (net, word.seq.saturating_add(2))));
                 }
                 // A gift is claimed whole: if anybody has any of it with a number as high, it was brought to an end.
                 Some(to) => {
                     let free = !overlaps(&taken, word.net, &|_| true);
-                    if free && !overlaps(&founded.floor, word.net, &|floor| older(*floor)) {
+                    let done = overlaps(&founded.floor, word.net, &older)
+                        || overlaps(&living, word.net, &|seq| *seq > word.seq);
+                    if free && !done {
                         taken.insert(word.net, Some(to));
                         gifts.push((word.net, word.seq, to));
                     }
@@ -91,7 +99,21 @@ pub(super) fn grants(
     grants
 }
 
-/// Notes that a decree gave out these pieces, with numbers above all that were given out there before.
+/// Whether a piece with the second number has been passed on since it had the first one, by a host that had settled it.
+pub(crate) fn later(seq: u64, other: u64) -> bool {
+    other >= seq.saturating_add(2)
+}
+
+/// Disjoint pieces with the highest number that any of these has there.
+fn highest(pieces: impl Iterator<Item = (IpNet, u64)>) -> Pieces<u64> {
+    let mut pieces: Vec<(IpNet, u64)> = pieces.map(|(net, seq)| (net.trunc(), seq)).collect();
+    pieces.sort_by_key(|(net, seq)| (*seq, *net));
+    let mut highest = Pieces::new();
+    raise(&mut highest, &pieces);
+    highest
+}
+
+/// Notes that a decree gave out these pieces, with numbers no lower than all that were given out there before.
 pub(super) fn raise(floor: &mut Pieces<u64>, pieces: &[(IpNet, u64)]) {
     for (net, seq) in pieces {
         // An older piece around the new one is cut; older ones within it are gone.

@@ -70,7 +70,7 @@ impl Decree {
             Self::Found { definition, .. } => definition.check(),
             Self::Forget { hosts, shares, .. } => {
                 most("hosts to forget at once", hosts.len(), LOST_MAX)?;
-                most("hosts with shares", shares.len(), LOST_MAX + 1)?;
+                most("hosts with shares", shares.len(), HOSTS_MAX)?;
                 check_shares(shares.values())?;
                 most("bytes of a decree", size(self), DECREE_MAX)
             }

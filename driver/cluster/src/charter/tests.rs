@@ -241,7 +241,7 @@ fn an_heir_gets_pieces_with_higher_numbers_and_the_gifts_as_they_are() {
         charter.gone[&host(1)],
         Gone {
             name: "h1".into(),
-            how: How::Forgotten,
+            how: How::Forgotten { heir: host(2) },
             at: 5
         }
     );
@@ -299,6 +299,39 @@ fn of_lost_hosts_that_both_name_a_piece_the_higher_number_counts_and_a_claimed_g
     assert!(grant.gifts.is_empty(), "{grant:?}");
     let pieces = [("10.1.0.0/25", 3), ("10.1.0.128/26", 4), ("10.1.0.192/26", 3)];
     assert_eq!(grant.pieces, pieces.map(|(text, seq)| (net(text), seq)));
+}
+
+#[test]
+fn a_piece_that_went_on_through_a_host_that_left_stays_whose_it_is() {
+    let mut charter = four();
+    // Host 1 gave the lower half to one that has left, which gave it on to host 3; host 1's row is an old one.
+    let stale = held(1, 4, &[("10.1.0.0/24", 1)], &[("10.1.0.64/26", 2, 4)]);
+    let living = held(6, 0, &[("10.1.0.0/25", 3)], &[]);
+    charter
+        .apply(&forget(&[1], 2, vec![(1, stale.clone()), (3, living)]))
+        .unwrap();
+    assert_eq!(charter.grants[0].pieces, [(net("10.1.0.128/25"), 3)]);
+    assert_eq!(charter.grants[0].gifts, []);
+    // A claim on what host 1 began to give and nobody knows of is no such thing.
+    let mut charter = four();
+    let claim = held(6, 0, &[("10.1.0.0/25", 2)], &[]);
+    charter
+        .apply(&forget(
+            &[1],
+            2,
+            vec![
+                (
+                    1,
+                    Held {
+                        gifts: vec![],
+                        ..stale
+                    },
+                ),
+                (3, claim),
+            ],
+        ))
+        .unwrap();
+    assert_eq!(charter.grants[0].pieces, [(net("10.1.0.0/24"), 3)]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub enum Void {
     /// A host that was a member.
     #[error(
         "host {host} {} the cluster at decree {at}: its identifier never comes back, a new one has to be drawn",
-        match how { How::Left => "left", How::Forgotten => "was lost to" }
+        match how { How::Left => "left", How::Forgotten { .. } => "was lost to" }
     )]
     Gone {
         /// The host.

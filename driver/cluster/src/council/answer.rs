@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tombolo_ipam::HostId;
 
 use super::word::cut;
 use super::{Act, BACK_OFF, Ballot, Context, Council, FETCHING, Kept, Shares, Word};
-use crate::charter::{Decree, HELD_MAX, Held, check_shares, most, size};
+use crate::charter::{Decree, HELD_MAX, Held, check_shares, later, most, size};
 use crate::time::Tick;
 
 impl Council {
@@ -233,17 +234,18 @@ impl Council {
                 why.insert(0, "this host is alive".to_owned());
             }
             held.extend(lost.iter().map(|host| (*host, ctx.witness.held(*host))));
-            let applied = |held: Held| Held {
-                pieces: Vec::new(),
-                gifts: Vec::new(),
-                ..held
-            };
-            let heirs = ctx
-                .witness
-                .held(*heir)
-                .into_iter()
-                .map(|(pool, held)| (pool, applied(held)));
-            held.insert(*heir, heirs.collect());
+            for other in self.charter.hosts.keys().filter(|host| !lost.contains(host)) {
+                let mut share = ctx.witness.held(*other);
+                for (pool, theirs) in &mut share {
+                    theirs.gifts.clear();
+                    theirs
+                        .pieces
+                        .retain(|piece| lost.iter().any(|host| speaks_against(piece, pool, host, &held)));
+                }
+                // Of the heir what it has applied counts as well.
+                share.retain(|_, theirs| other == heir || !theirs.pieces.is_empty());
+                held.insert(*other, share);
+            }
             held.retain(|_, share| !share.is_empty());
             let size = most(
                 "bytes of the shares of hosts to forget at once",
@@ -275,13 +277,34 @@ impl Council {
     }
 }
 
-/// Takes over what is newer, by host and pool.
+/// Whether a piece of somebody's says that a lost host's row is older than it should be.
+fn speaks_against(piece: &(IpNet, u64), pool: &IpNet, lost: &HostId, held: &Shares) -> bool {
+    let meets = |net: &IpNet| net.contains(&piece.0) || piece.0.contains(net);
+    let Some(theirs) = held.get(lost).and_then(|share| share.get(pool)) else {
+        return false;
+    };
+    let owned = theirs
+        .pieces
+        .iter()
+        .any(|(net, seq)| meets(net) && later(*seq, piece.1));
+    owned
+        || theirs
+            .gifts
+            .iter()
+            .any(|(net, seq, _)| meets(net) && piece.1 > *seq)
+}
+
+/// Takes over what is newer, by host and pool. Of one row two hosts may have told different parts.
 pub(super) fn newest(all: &mut Shares, told: Shares) {
     for (host, share) in told {
         let known: &mut BTreeMap<_, Held> = all.entry(host).or_default();
-        for (pool, held) in share {
-            match known.get(&pool) {
-                Some(older) if older.version >= held.version => {}
+        for (pool, mut held) in share {
+            match known.get_mut(&pool) {
+                Some(older) if older.version > held.version => {}
+                Some(same) if same.version == held.version => {
+                    held.pieces.retain(|piece| !same.pieces.contains(piece));
+                    same.pieces.append(&mut held.pieces);
+                }
                 _ => {
                     known.insert(pool, held);
                 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rand::RngExt;
 use tombolo_ipam::HostId;
 
 use super::answer::newest;
@@ -11,7 +10,7 @@ use super::{
     AGAIN, ASKING, Act, BACK_OFF, Ballot, Context, Council, GRACE, Outcome, PATIENCE, Quorum, RECENT, Shares,
     Telling, Word,
 };
-use crate::charter::{Decree, Void};
+use crate::charter::Decree;
 use crate::time::Tick;
 
 /// How long an attempt to bring a slot to an end goes on, in ms, and how long the pause between two grows at most.
@@ -67,6 +66,29 @@ impl Attempt {
     pub(super) fn accepted(&mut self, from: HostId) {
         if matches!(self.phase, Phase::Offering(_)) && self.quorum.voters().contains(&from) {
             self.votes.insert(from);
+        }
+    }
+
+    /// Whether that host has yet to answer.
+    fn awaits(&self, host: HostId) -> bool {
+        let asking = matches!(self.phase, Phase::Asking { .. });
+        (asking || self.quorum.voters().contains(&host)) && !self.votes.contains(&host)
+    }
+
+    /// What this attempt has to say in its phase.
+    fn word(&self, slot: u64) -> Word {
+        let ballot = self.ballot;
+        match &self.phase {
+            Phase::Asking { .. } => Word::Prepare {
+                slot,
+                ballot,
+                intent: self.intent.clone(),
+            },
+            Phase::Offering(decree) => Word::Accept {
+                slot,
+                ballot,
+                decree: decree.clone(),
+            },
         }
     }
 
@@ -175,27 +197,30 @@ impl Council {
         let Some(wish) = self.wishes.front().filter(|_| !ending) else {
             return ending && self.end_slot(now, acts);
         };
+        let member = self.charter.hosts.contains_key(&self.me);
+        if member && (!self.takes_part() || now < self.rest) {
+            return false;
+        }
         let settled = match self.charter.holds(&wish.decree) {
             Some(index) => Some(Outcome::Decided { index }),
-            None if !self.charter.hosts.contains_key(&self.me) => Some(Outcome::Void {
-                why: Void::NoMember { host: self.me },
-            }),
-            None => self
-                .charter
-                .clone()
-                .apply(&wish.decree)
-                .err()
-                .map(|why| Outcome::Void { why }),
+            None => {
+                let member = self.charter.member(self.me).map(|_| ());
+                let applied = member.and_then(|()| self.charter.clone().apply(&wish.decree));
+                applied.err().map(|why| Outcome::Void { why })
+            }
         };
         if let Some(outcome) = settled {
             self.finish(0, outcome, acts);
             return true;
         }
-        if !self.takes_part() || now < self.rest {
-            return false;
-        }
         if !self.may_vote(&wish.decree, ctx) {
+            // Whoever waits for it should hear that hosts are missing.
+            let hosts = self.charter.hosts.len();
+            let read = self.read(ctx).len();
             self.rest = now + Duration::from_millis(AGAIN.0);
+            if let Some(wish) = self.wishes.front_mut() {
+                wish.reached = wish.reached.max(Some((read, hosts, read.max(hosts / 2) + 1)));
+            }
             return false;
         }
         let (ticket, offered, intent) = (wish.ticket, wish.offered, wish.decree.clone());
@@ -327,6 +352,11 @@ impl Council {
             self.recent.pop_front();
         }
         self.turn(now, acts);
+        acts.push(Act::Changed {
+            decree: Some(decree.clone()),
+            index,
+            void: void.clone(),
+        });
         let mut i = 0;
         while let Some(wish) = self.wishes.get(i) {
             if !wish.decree.same_wish(&decree) {
@@ -391,39 +421,18 @@ impl Council {
 
     /// Says again what was not answered.
     fn repeat(&mut self, now: Tick, ctx: Context<'_>, acts: &mut Vec<Act>) {
-        let (me, slot) = (self.me, self.charter.slot());
+        let (me, slot, jitter) = (self.me, self.charter.slot(), self.random() % 256);
         if let Some(attempt) = self.attempt.as_mut().filter(|attempt| now >= attempt.again) {
-            let silent = |host: &HostId| *host != me && !attempt.votes.contains(host);
-            let (to, word): (Vec<HostId>, _) = match &attempt.phase {
-                // The hosts to forget are asked as well: whoever of them answers is not lost.
-                Phase::Asking { .. } => {
-                    let to = self.charter.hosts.keys().copied().filter(silent).collect();
-                    (
-                        to,
-                        Word::Prepare {
-                            slot,
-                            ballot: attempt.ballot,
-                            intent: attempt.intent.clone(),
-                        },
-                    )
-                }
-                Phase::Offering(decree) => {
-                    let to = attempt.quorum.voters().iter().copied().filter(silent).collect();
-                    (
-                        to,
-                        Word::Accept {
-                            slot,
-                            ballot: attempt.ballot,
-                            decree: decree.clone(),
-                        },
-                    )
-                }
-            };
             let pause = AGAIN.0.saturating_mul(1 << attempt.tries.min(8)).min(AGAIN.1);
-            attempt.again = now + Duration::from_millis(pause + self.rng.random_range(0..=pause / 4));
+            attempt.again = now + Duration::from_millis(pause + pause.saturating_mul(jitter) / 1024);
             attempt.tries = attempt.tries.saturating_add(1);
+            // The hosts to forget are asked as well: whoever of them answers is not lost.
+            let hosts = self.charter.hosts.keys().copied();
+            let to: Vec<HostId> = hosts
+                .filter(|host| *host != me && attempt.awaits(*host))
+                .collect();
             if !to.is_empty() {
-                acts.push(Act::Say(to, word));
+                acts.push(Act::Say(to, attempt.word(slot)));
             }
         }
         let due = |telling: &Telling| now >= telling.again || telling.untold.is_empty();
@@ -438,14 +447,8 @@ impl Council {
             .find(|(slot, _)| *slot == telling.slot)
             .map(|(_, decree)| decree.clone());
         if let (Some(decree), false, true) = (decree, telling.untold.is_empty(), telling.tries < TELLINGS) {
-            let to = telling.untold.iter().copied().collect();
-            acts.push(Act::Say(
-                to,
-                Word::Decided {
-                    slot: telling.slot,
-                    decree,
-                },
-            ));
+            let (to, slot) = (telling.untold.iter().copied().collect(), telling.slot);
+            acts.push(Act::Say(to, Word::Decided { slot, decree }));
             telling.again = now + Duration::from_millis(AGAIN.1);
             telling.tries += 1;
             self.telling = Some(telling);
@@ -462,8 +465,8 @@ impl Council {
         if others.is_empty() || self.charter.gone.contains_key(&self.me) {
             return;
         }
-        let chosen = self.rng.random_range(0..others.len());
-        if let Some(host) = others.get(chosen) {
+        let chosen = self.random() % others.len() as u64;
+        if let Some(host) = usize::try_from(chosen).ok().and_then(|chosen| others.get(chosen)) {
             acts.push(Act::Say(
                 vec![*host],
                 Word::Behind {

@@ -40,7 +40,7 @@ pub enum Word {
         /// What I have accepted in this slot before.
         accepted: Option<(Ballot, Decree)>,
         /// The shares of the hosts that the intent would forget, as I have witnessed them; I witness nothing newer of
-        /// them until the slot is decided. Of the heir's share only what it has applied.
+        /// them until the slot is decided. Of others what a decree needs besides.
         held: Shares,
     },
     /// I have something against the intent. I have promised nothing.
