@@ -1,5 +1,10 @@
 //! Shares of cluster pools: what is leased, what is given away, and what becomes of a piece on its way.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what a test says is well-formed, or the test fails"
+)]
+
 mod common;
 
 use std::collections::BTreeMap;
