@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tombolo_ipam::prefix::{common, sibling, size};
+use tombolo_ipam::prefix::size;
 use tombolo_ipam::range::after;
-use tombolo_ipam::share::{mended, resolve};
 use tombolo_ipam::{Ask, Error, Ipam, NoGift, Slot, Space, Use};
 
 use crate::Step;
@@ -468,66 +467,5 @@ impl World {
                 false => self.mail.push((host, Mail::Learn { index })),
             }
         }
-    }
-
-    /// What must hold after every step.
-    pub fn check(&self) {
-        let living = || self.hosts.iter().filter(|host| host.alive);
-        let mut leased: BTreeMap<IpAddr, usize> = BTreeMap::new();
-        for host in living() {
-            for address in host.endpoints() {
-                let other = leased.insert(address, host.me);
-                assert_eq!(other, None, "{address} is leased by host {} too", host.me);
-                assert!(
-                    host.share().leases(address),
-                    "{address} of host {} is stranded",
-                    host.me
-                );
-            }
-            let share = host.share();
-            assert_eq!(mended(self.cidr, share.clone()), (share.clone(), vec![]));
-            for (net, _) in share.settled() {
-                let other = sibling(net).and_then(|other| share.pieces.get(&other));
-                assert!(
-                    net == self.cidr || other.is_none_or(|other| !other.settled),
-                    "{net} has its other half"
-                );
-            }
-        }
-        let settled: Vec<(IpNet, usize)> = living()
-            .flat_map(|host| host.share().settled().map(|(net, _)| (net, host.me)))
-            .collect();
-        for (n, (net, host)) in settled.iter().enumerate() {
-            let twice = settled[n + 1..]
-                .iter()
-                .find(|(other, _)| common(*net, *other).is_some());
-            assert_eq!(twice, None, "{net} of host {host} is another's too");
-        }
-        // With the grants that were not taken up yet, every address is somebody's.
-        let mut rows: Vec<(usize, Ipam)> = living().map(|host| (host.me, host.ipam.clone())).collect();
-        for (host, ipam) in &mut rows {
-            for (index, decree) in (1..)
-                .zip(&self.decrees)
-                .filter(|(_, decree)| decree.heir == *host)
-            {
-                let edits = ipam.grant(self.cidr, index, &decree.pieces, &decree.gifts);
-                apply(ipam, edits);
-            }
-        }
-        let shares: Vec<_> = rows
-            .iter()
-            .map(|(host, ipam)| (id_of(*host), ipam.share(self.cidr).unwrap()))
-            .collect();
-        let ownership = resolve(self.cidr, shares.iter().copied());
-        assert_eq!(ownership.gaps, [], "nobody's");
-        assert!(
-            !ownership.conflicts.iter().any(|conflict| conflict.leasing),
-            "{:?}",
-            ownership.conflicts
-        );
-        assert_eq!(
-            ownership.owners.keys().filter(|net| **net != net.trunc()).count(),
-            0
-        );
     }
 }
