@@ -22,8 +22,9 @@
 //! - *Settle* a claim when a majority has made the gift and the claim durable, and knew of nothing newer there.
 //! - A *gift is done* when a majority has the recipient's settled record. Earlier, that record could be lost with the
 //!   recipient, and the piece would be nobody's.
-//! - *Regain* a gift, or the part of it that is not settled with anybody under a higher number, when a majority has
-//!   decided that its recipient is no more. If that decision gives the piece to an heir, the gift is done.
+//! - *Regain* a gift when a majority has decided that its recipient is no more, and none of a majority knows it to be
+//!   settled: with the recipient or its heir, or with somebody whom the recipient gave it to. Where some do know that,
+//!   the gift is done as above. Both may be so for a part of it.
 
 mod deal;
 mod deeds;
@@ -112,16 +113,16 @@ impl Share {
             .filter(|(first, last)| first <= last)
     }
 
-    /// Takes everything that `yields` (asked with its sequence number) out of a prefix, and returns what of the prefix
-    /// nothing that stays stands in.
-    fn clear(&mut self, net: IpNet, yields: impl Fn(u64) -> bool) -> Vec<IpNet> {
+    /// Takes everything that `yields` out of a prefix, and returns what of the prefix nothing that stays stands in. It is
+    /// asked with the sequence number, and whether it is a settled piece or a gift rather than a claim.
+    fn clear(&mut self, net: IpNet, yields: impl Fn(u64, bool) -> bool) -> Vec<IpNet> {
         let mut room = vec![net];
         let mut keep_out = |other: IpNet| {
             room = room.iter().flat_map(|part| subtract(*part, other)).collect();
         };
         let (pieces, gifts) = (self.meeting(net), self.gifts_meeting(net));
         for (other, piece) in pieces {
-            match yields(piece.seq) {
+            match yields(piece.seq, piece.settled) {
                 true => {
                     self.pieces.remove(&other);
                     let rest = subtract(other, net).into_iter();
@@ -131,7 +132,7 @@ impl Share {
             }
         }
         for (other, gift) in gifts {
-            match yields(gift.seq) {
+            match yields(gift.seq, true) {
                 true => self.split_gift(other, gift, net),
                 false => keep_out(other),
             }

@@ -41,10 +41,11 @@ impl Ipam {
         }
     }
 
-    /// Decides what a decree gives to this host: settled pieces, and gifts that a host gave which is no more. What this
-    /// host has under a higher sequence number stays; of gifts also what it has under the same one, which is this
-    /// very gift. A gift to this host itself is to be handed in as a piece. Nothing if the decree, or a later one, was
-    /// applied before.
+    /// Decides what a decree gives to this host: settled pieces, and the pending gifts of a host that is no more, of
+    /// which this host takes care now. What this host has under a higher sequence number stays. A gift also yields to
+    /// what is settled or given under its own number, but not to a claim of it: then this host was to get it, and has
+    /// it from itself now, which it [regains](Self::regain) as if its recipient were no more. Nothing if the decree, or a
+    /// later one, was applied before.
     pub fn grant(
         &self,
         cidr: IpNet,
@@ -58,12 +59,12 @@ impl Ipam {
             }
             share.applied = index;
             for &(net, seq) in pieces.iter().filter(|(net, _)| fits(pool, *net)) {
-                for part in share.clear(net, |held| held <= seq) {
+                for part in share.clear(net, |held, _| held <= seq) {
                     share.put(pool, part, Piece { seq, settled: true });
                 }
             }
             for &(net, seq, to) in gifts.iter().filter(|(net, ..)| fits(pool, *net)) {
-                for part in share.clear(net, |held| held < seq) {
+                for part in share.clear(net, |held, firm| held < seq || held == seq && !firm) {
                     share.gifts.insert(part, Gift { seq, to });
                 }
             }
@@ -75,7 +76,7 @@ impl Ipam {
     pub fn claim(&self, cidr: IpNet, net: IpNet, seq: u64) -> Vec<Edit> {
         self.change(cidr, |pool, share| {
             if fits(pool, net) {
-                for part in share.clear(net, |held| held < seq) {
+                for part in share.clear(net, |held, _| held < seq) {
                     share.pieces.insert(part, Piece { seq, settled: false });
                 }
             }

@@ -11,7 +11,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tombolo_ipam::{
-    Carve, Edit, Error, Ipam, Pool, PoolId, PoolRequest, Problem, Slot, Space, Use, Want, Wish,
+    Ask, Carve, Edit, Error, Gift, HostId, Ipam, NoGift, Piece, Pool, PoolId, PoolRequest, Problem, Slot,
+    Space, Use, Want, Wish,
 };
 
 pub fn ip(text: &str) -> IpAddr {
@@ -134,4 +135,56 @@ pub fn restarted(ipam: &Ipam) -> (Ipam, Vec<Problem>) {
     let shares = serde_json::to_vec(ipam.shares()).unwrap();
     let shares = serde_json::from_slice(&shares).unwrap();
     Ipam::restore(BTreeMap::from_iter(pools), BTreeMap::from_iter(slots), shares)
+}
+
+pub fn host(n: u8) -> HostId {
+    HostId::from_bytes([n; 16])
+}
+
+/// Does what was decided about shares, and makes sure that it can be undone and comes back from the store.
+pub fn done(ipam: &mut Ipam, edits: Vec<Edit>) {
+    let before = ipam.clone();
+    let undo = apply(ipam, edits.clone());
+    let mut back = ipam.clone();
+    apply(&mut back, undo);
+    assert_eq!(back, before, "the inverse edits of {edits:?} do not lead back");
+    assert_eq!(restarted(ipam), (ipam.clone(), vec![]));
+}
+
+/// A host that was granted these pieces, with networks on these pools.
+pub fn with_pieces(cidr: &str, pieces: &[&str], pools: &[&str]) -> Ipam {
+    let mut ipam = with(pools);
+    let pieces: Vec<(IpNet, u64)> = pieces.iter().map(|piece| (net(piece), 1)).collect();
+    let edits = ipam.grant(net(cidr), 1, &pieces, &[]);
+    done(&mut ipam, edits);
+    ipam
+}
+
+pub fn space(within: &str, want: u64) -> Ask {
+    Ask::Space {
+        within: net(within),
+        want,
+    }
+}
+
+/// What a host gives to host 2.
+pub fn give(ipam: &mut Ipam, cidr: &str, ask: Ask) -> Result<String, NoGift> {
+    let (given, edits) = ipam.give(net(cidr), host(2), &ask, 1000)?;
+    done(ipam, edits);
+    Ok(given.to_string())
+}
+
+/// Pieces and gifts as text: `=` settled, `?` claimed, `>` given.
+pub fn shown(ipam: &Ipam, cidr: &str) -> String {
+    let share = ipam.share(net(cidr)).unwrap();
+    let pieces = share.pieces.iter().map(|(net, Piece { seq, settled })| {
+        let sign = if *settled { '=' } else { '?' };
+        (*net, format!("{net}{sign}{seq}"))
+    });
+    let gifts = share
+        .gifts
+        .iter()
+        .map(|(net, Gift { seq, .. })| (*net, format!("{net}>{seq}")));
+    let all: BTreeMap<IpNet, String> = pieces.chain(gifts).collect();
+    all.into_values().collect::<Vec<_>>().join(" ")
 }
