@@ -174,6 +174,7 @@ impl Table {
             }
             match &origin.gather {
                 // What is under way goes on where it stands, with whoever has more of it.
+                Some(gather) if !gather.may_go_on_with(&head.cover) => {}
                 Some(gather) if head.cover.within(&gather.cover) => {}
                 Some(gather) => missing.want.push(gather.head(head.origin)),
                 None => missing.want.push(origin.head(head.origin)),
@@ -276,7 +277,7 @@ impl Table {
         let goes_on = origin
             .gather
             .as_ref()
-            .is_some_and(|gather| fits(&gather.cover, gather.swept));
+            .is_some_and(|gather| gather.may_go_on_with(whole) && fits(&gather.cover, gather.swept));
         let begins = delta.base.is_none() || fits(&origin.cover, Version::default());
         match (delta.whole.is_some(), goes_on, begins) {
             (false, _, true) => {
@@ -361,6 +362,12 @@ impl Table {
 }
 
 impl Gather {
+    /// Whether a sender that has this may go on with it: one that has not heard of removals which the first sender had
+    /// forgotten would bring their rows.
+    fn may_go_on_with(&self, whole: &Cover) -> bool {
+        self.swept <= self.cover.known().max(whole.known())
+    }
+
     /// Whether a whole state that begins with this piece would only begin once more what is under way.
     fn is_beyond(&self, delta: &Delta) -> bool {
         let swept = delta.swept <= self.cover.known().max(self.swept);

@@ -30,6 +30,15 @@ pub enum Garbled {
         #[source]
         source: postcard::Error,
     },
+    /// It cannot be written, which none of the types here gives cause for.
+    #[error("{what} cannot be encoded")]
+    Unwritable {
+        /// What it is.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: postcard::Error,
+    },
     /// They can be read, and more follows.
     #[error("{what} of {got} bytes ends {over} bytes before its end")]
     Trailing {
@@ -58,11 +67,10 @@ pub trait Wire: Serialize + DeserializeOwned {
     /// Its bytes.
     ///
     /// # Errors
-    /// None for the types here; whoever encodes still says so rather than panic.
+    /// [`Garbled::Unwritable`], rather than a panic.
     fn encode(&self) -> Result<Vec<u8>, Garbled> {
-        postcard::to_stdvec(self).map_err(|source| Garbled::Unreadable {
+        postcard::to_stdvec(self).map_err(|source| Garbled::Unwritable {
             what: Self::WHAT,
-            got: 0,
             source,
         })
     }

@@ -138,10 +138,60 @@ fn a_delta_is_begun_again_if_removals_are_forgotten_between_its_pieces() {
     let delta = one.delta(NOW, &next, 300).unwrap();
     assert_eq!(delta.base, None);
     let mut next = Some(next);
-    while let Some(head) = next {
-        next = piece(&mut two, &one, &head, 300);
+    for _ in 0..20 {
+        next = next.and_then(|head| piece(&mut two, &one, &head, 300));
     }
+    assert_eq!(next, None, "it has an end");
     assert_eq!(visible(&two), visible(&one));
+}
+
+#[test]
+fn what_began_after_a_removal_was_forgotten_does_not_go_on_with_who_missed_the_removal() {
+    let (mut one, mut two, mut three) = (table(1), table(2), table(3));
+    let mut changes = vec![set(&mut one, "a", "x"), set(&mut one, "b", "x")];
+    changes.extend([remove(&mut one, "b"), set(&mut one, "c", "x")]);
+    for at in [0, 1, 3] {
+        apply(&mut three, &changes[at]);
+    }
+    one.tick(much_later(NOW));
+    let head = wanted(&mut two, &one);
+    let next = piece(&mut two, &one, &head, 0).unwrap();
+    // The third host has what comes next, the removed row among it.
+    let missing = two.missing(u64::MAX, &three.heads(u64::MAX));
+    assert!(
+        missing.want.iter().all(|head| head.origin != host(1)),
+        "it is not asked"
+    );
+    let unwanted = three.delta(NOW, &next, 1000).unwrap();
+    assert_eq!(unwanted.rows.len(), 2);
+    assert_eq!(two.merge(NOW, unwanted), Merged::Unfitting, "nor listened to");
+    assert_eq!(piece(&mut two, &one, &next, 0), None);
+    assert_eq!(rows_of(&two, host(1)), rows(&[("a", "x"), ("c", "x")]));
+}
+
+#[test]
+fn a_late_piece_of_somebody_who_missed_a_removal_does_not_bring_the_row_back() {
+    let (mut one, mut two, mut three) = (table(1), table(2), table(3));
+    exchange(&mut one, &mut two);
+    let changes = ["a", "b", "c"].map(|k| set(&mut one, k, "x"));
+    apply(&mut three, &changes[0]);
+    apply(&mut three, &changes[2]);
+    let late = three.delta(NOW, &two.heads(u64::MAX)[0], 0).unwrap();
+    assert_eq!((late.rows.len(), late.rows[0].0.as_str()), (1, "a"));
+    remove(&mut one, "a");
+    set(&mut one, "c", "y");
+    set(&mut one, "d", "x");
+    one.tick(much_later(NOW));
+    // The whole state is under way and has come further than the late piece, which seems to belong to it.
+    let head = wanted(&mut two, &one);
+    let head = piece(&mut two, &one, &head, 0).unwrap();
+    let head = piece(&mut two, &one, &head, 0).unwrap();
+    assert_eq!(two.merge(NOW, late), Merged::More(head.clone()));
+    assert_eq!(piece(&mut two, &one, &head, 0), None);
+    assert_eq!(
+        rows_of(&two, host(1)),
+        rows(&[("b", "x"), ("c", "y"), ("d", "x")])
+    );
 }
 
 #[test]

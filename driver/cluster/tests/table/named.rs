@@ -51,6 +51,31 @@ fn who_missed_a_removal_that_all_others_have_forgotten_loses_the_row_still() {
 }
 
 #[test]
+fn a_row_that_was_sent_before_its_removal_and_comes_after_that_was_forgotten_stays_away() {
+    let (mut one, mut two, mut three) = (table(1), table(2), table(3));
+    let changes = [
+        set(&mut one, "a", "x"),
+        remove(&mut one, "a"),
+        set(&mut one, "b", "x"),
+    ];
+    // The sender missed the removal, and it is asked before the asker knew of any of this.
+    apply(&mut three, &changes[0]);
+    apply(&mut three, &changes[2]);
+    let nothing = Head {
+        origin: host(1),
+        cover: Cover::default(),
+        swept: v(0, 0),
+    };
+    let late = three.delta(NOW, &nothing, 1000).unwrap();
+    assert_eq!((late.base.clone(), late.rows.len()), (None, 2));
+    apply(&mut two, &changes[0]);
+    apply(&mut two, &changes[1]);
+    two.tick(much_later(NOW));
+    assert_eq!((two.rows(), two.merge(NOW, late)), (0, Merged::New { rows: 1 }));
+    assert_eq!(rows_of(&two, host(1)), rows(&[("b", "x")]));
+}
+
+#[test]
 fn a_removals_life_is_what_was_left_of_it_however_often_it_is_handed_on() {
     let (mut one, mut two, mut three) = (table(1), table(2), table(3));
     set(&mut one, "a", "x");
