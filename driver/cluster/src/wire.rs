@@ -79,6 +79,8 @@ pub enum Frame {
     Witnessed {
         /// As it came.
         round: u64,
+        /// The last decree that changed the members, as the answering host knows.
+        since: u64,
     },
     /// I have begun anew: is what I remember of myself the latest?
     Confirm(Confirm),

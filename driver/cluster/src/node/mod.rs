@@ -584,7 +584,7 @@ impl Node {
             Frame::Ask { ticket, pool, ask } => self.asked(from, ticket, pool, ask),
             Frame::Told { ticket, pool, given } => self.told(from, ticket, pool, given),
             Frame::Witness { round, pool, giver, gave, mine } => self.witness(from, round, pool, giver, gave, mine),
-            Frame::Witnessed { round } => self.witnessed(from, round),
+            Frame::Witnessed { round, since } => self.witnessed(from, round, since),
             Frame::Confirm(confirm) => self.asked_to_confirm(from, address, confirm),
             Frame::Confirmed { epoch, index, newer, heard } => self.confirmed(from, epoch, index, newer, heard),
         }
@@ -850,13 +850,15 @@ impl Node {
             self.heard.remove(host);
             self.out.push_back(Output::Tell(match how {
                 How::Left => News::Left(*host, name),
-                How::Forgotten => News::Forgotten(*host, name),
+                How::Forgotten { .. } => News::Forgotten(*host, name),
             }));
         }
         self.membership.resize(size);
         self.sync_changed();
         self.confirm_charter();
         self.space_charter();
+        // What was not to be learned while something was being decided.
+        self.learn_rows();
         self.out.push_back(Output::Charter);
     }
 
@@ -886,7 +888,7 @@ struct Eyes<'a> {
 }
 
 impl Witness for Eyes<'_> {
-    fn objections(&self, decree: &Decree, _: &Charter) -> Vec<String> {
+    fn objections(&self, decree: &Decree, charter: &Charter) -> Vec<String> {
         let mut objections = Vec::new();
         match decree {
             Decree::Forget { hosts, .. } => {
@@ -908,7 +910,8 @@ impl Witness for Eyes<'_> {
                 }
             }
             Decree::Leave { host } => {
-                if self.space.owns_something(host, self.me) {
+                let due = self.space.has_due(host, charter, self.me);
+                if due || self.space.owns_something(host, self.me) {
                     objections.push("it still owns pieces of pools, as is known there".to_owned());
                 }
             }
@@ -921,7 +924,7 @@ impl Witness for Eyes<'_> {
         self.space.held(&host, self.me)
     }
 
-    fn ready(&self, charter: &Charter) -> bool {
-        self.space.has_read(charter)
+    fn read(&self, charter: &Charter) -> BTreeSet<HostId> {
+        self.space.read_since(charter, self.me)
     }
 }

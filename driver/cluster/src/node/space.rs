@@ -90,6 +90,8 @@ pub(super) struct State {
     /// Of whom all shares were read, and how many decrees it knew of then.
     read: BTreeMap<HostId, u64>,
     reading: Tick,
+    /// The decree that changed the members last, as claims are counted by.
+    since: u64,
 }
 
 impl State {
@@ -113,6 +115,7 @@ impl State {
             gone: false,
             read: BTreeMap::new(),
             reading: Tick(0),
+            since: 0,
         }
     }
 
@@ -145,12 +148,29 @@ impl State {
         own.chain(known).filter(|(_, revision)| *revision > 0).map(part).fold(0, u64::wrapping_add)
     }
 
-    /// Whether the shares of enough hosts were read since the members changed.
-    pub(super) fn has_read(&self, charter: &Charter) -> bool {
+    /// The members whose shares were read since the members changed last.
+    pub(super) fn read_since(&self, charter: &Charter, me: HostId) -> BTreeSet<HostId> {
         // Without pools there is nothing that somebody could have witnessed.
+        if charter.pools.is_empty() {
+            return charter.hosts.keys().copied().collect();
+        }
         let since = charter.members_since();
-        let read = self.read.iter().filter(|(host, index)| **index >= since && charter.hosts.contains_key(host)).count();
-        charter.pools.is_empty() || read + 1 >= charter.readings()
+        let read = self.read.iter().filter(|(_, index)| **index >= since).map(|(host, _)| *host);
+        read.chain([me]).filter(|host| charter.hosts.contains_key(host)).collect()
+    }
+
+    /// Whether the shares of enough hosts were read for the next change of members, whoever it concerns.
+    pub(super) fn has_read(&self, charter: &Charter, me: HostId) -> bool {
+        charter.read_enough(&self.read_since(charter, me), &Decree::Leave { host: me })
+    }
+
+    /// Whether something was granted to a host that it has not taken yet, as far as is known here.
+    pub(super) fn has_due(&self, host: &HostId, charter: &Charter, me: HostId) -> bool {
+        charter.pools.keys().any(|pool| {
+            let share = if *host == me { self.own.get(pool) } else { self.known.get(&(*pool, *host)) };
+            let applied = share.map_or(0, |share| share.applied);
+            charter.due(*host, *pool, applied).next().is_some()
+        })
     }
 
     pub(super) fn own(&self) -> &BTreeMap<IpNet, Share> {
@@ -221,7 +241,7 @@ impl Node {
             (told != fill).then_some(*at + FILL)
         });
         let rest = self.space.rest.values().copied();
-        let unread = !self.charter().pools.is_empty() && !self.space.has_read(self.council.charter());
+        let unread = !self.space.has_read(self.council.charter(), self.me);
         let rest = rest.chain(unread.then_some(self.space.reading.max(self.now)));
         asks.chain(claims).chain(idle).chain(told).chain(rest).min()
     }
@@ -241,8 +261,27 @@ impl Node {
 
     /// Another host holds the same of everybody's shares, with so many decrees known to it.
     pub(super) fn read_shares(&mut self, from: HostId, index: u64) {
+        // What is read counts once it can't be forgotten any more.
+        self.keep_known();
         let read = self.space.read.entry(from).or_default();
         *read = (*read).max(index);
+    }
+
+    /// Keeps all that is known of others' shares.
+    fn keep_known(&mut self) {
+        let space = &self.space;
+        let fresh = space.known.iter().filter(|(key, share)| space.kept.get(key).is_none_or(|kept| *kept < share.revision));
+        let fresh: Vec<((IpNet, HostId), u64, Vec<u8>)> =
+            fresh.map(|(key, share)| (*key, share.revision, encode(share))).collect();
+        if fresh.is_empty() {
+            return;
+        }
+        let mut records = Vec::new();
+        for ((pool, host), revision, record) in fresh {
+            self.space.kept.insert((pool, host), revision);
+            records.push((witness_key(&pool, &host), Some(record)));
+        }
+        self.out.push_back(Output::Keep(records));
     }
 
     /// Gets what another host holds of everybody's shares.
@@ -256,8 +295,7 @@ impl Node {
     /// Takes what another host holds of everybody's shares.
     pub(super) fn take_shares(&mut self, from: HostId, index: u64, shares: Vec<(IpNet, HostId, Share)>) {
         for (pool, host, share) in shares {
-            let frozen = host != from && self.council.frozen(host);
-            if host != self.me && !frozen {
+            if host != self.me {
                 self.learn_share(pool, host, share);
             }
         }
@@ -267,7 +305,7 @@ impl Node {
     /// Reads the shares of others after the members have changed: before they change again, what a majority of the earlier
     /// ones had in mind must be known to a majority of the present ones.
     fn read_tick(&mut self) {
-        if self.space.reading > self.now || self.charter().pools.is_empty() || self.space.has_read(self.council.charter()) {
+        if self.space.reading > self.now || self.space.has_read(self.council.charter(), self.me) {
             return;
         }
         self.space.reading = self.now + READING;
@@ -376,8 +414,12 @@ impl Node {
         }
     }
 
-    /// Takes another host's share, if it is later than what is known of it.
+    /// Takes another host's share, if it is later than what is known of it. While it is being decided whether to forget
+    /// that host, nothing later is learned of it: the decision rests on what was told.
     fn learn_share(&mut self, pool: IpNet, host: HostId, share: Share) {
+        if self.council.frozen(host) {
+            return;
+        }
         let founded = self.charter().pools.get(&pool).map_or(u64::MAX, |founded| founded.at);
         let later = self.space.known.get(&(pool, host)).is_none_or(|known| known.revision < share.revision);
         if later && self.is_member(&host) && share.applied >= founded {
@@ -585,13 +627,11 @@ impl Node {
             }
             let known = self.space.known.get(&(pool, host)).map_or(0, |known| known.revision);
             if known < share.revision {
-                // What is being decided about a host is decided on what was known of it.
-                if self.council.frozen(host) || !self.is_member(&host) {
-                    return;
-                }
-                self.learn_share(pool, host, share);
+                self.learn_share(pool, host, share.clone());
             }
-            let Some(known) = self.space.known.get(&(pool, host)) else { return };
+            let Some(known) = self.space.known.get(&(pool, host)).filter(|known| known.revision >= share.revision) else {
+                return;
+            };
             if self.space.kept.get(&(pool, host)).is_none_or(|kept| *kept < known.revision) {
                 let record = encode(known);
                 self.space.kept.insert((pool, host), known.revision);
@@ -601,11 +641,16 @@ impl Node {
         if !keep.is_empty() {
             self.out.push_back(Output::Keep(keep));
         }
-        self.send(from, Frame::Witnessed { round });
+        let since = self.charter().members_since();
+        self.send(from, Frame::Witnessed { round, since });
     }
 
     /// Somebody keeps a claim of ours in mind.
-    pub(super) fn witnessed(&mut self, from: HostId, round: u64) {
+    pub(super) fn witnessed(&mut self, from: HostId, round: u64, since: u64) {
+        // Among other members another majority would count.
+        if since != self.charter().members_since() {
+            return;
+        }
         let needed = majority(self.charter().hosts.len());
         let Some((key, claim)) = self.space.claims.iter_mut().find(|(_, claim)| claim.round == round) else {
             return;
@@ -901,6 +946,13 @@ impl Node {
         self.space.told_fills.retain(|pool, _| charter.pools.contains_key(pool));
         if me_gone {
             return;
+        }
+        if self.space.since != charter.members_since() {
+            self.space.since = charter.members_since();
+            for claim in self.space.claims.values_mut() {
+                claim.got.clear();
+                claim.next = self.now;
+            }
         }
         let me = self.me;
         for grant in charter.grants.iter().filter(|grant| grant.to == me) {

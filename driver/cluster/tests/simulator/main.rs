@@ -258,8 +258,7 @@ impl Episode {
     /// Whoever has left is switched off.
     fn see_off(&mut self) {
         for (at, ticket) in self.leaving.clone() {
-            if self.world.hosts[at].outcomes.get(&ticket) == Some(&Ok(())) {
-                self.left.insert(at);
+            if self.world.hosts[at].outcomes.get(&ticket) == Some(&Ok(())) && self.left.insert(at) {
                 self.world.crash(at);
             }
         }
@@ -322,9 +321,13 @@ impl Episode {
             !matches!(node.standing(), Standing::Gone(_))
         });
         for at in self.running() {
-            let gone = matches!(self.world.hosts[at].node.as_ref().unwrap().standing(), Standing::Gone(_));
-            assert_eq!(gone, self.forgotten.contains(&at) || self.doomed.contains(&at) && gone, "host {at} knows whether it is out");
+            let node = self.world.hosts[at].node.as_ref().unwrap();
+            let gone = matches!(node.standing(), Standing::Gone(_));
+            let forgotten = self.forgotten.contains(&at) || self.doomed.contains(&at) && gone;
+            assert!(!forgotten || !node.may_lease(), "host {at} is forgotten and may lease");
+            assert!(forgotten || !gone, "host {at} is a member and takes itself for forgotten");
         }
+        members.retain(|at| !self.forgotten.contains(at));
         let Some(first) = members.first() else { return };
         let node = self.world.hosts[*first].node.as_ref().unwrap();
         let charter = node.charter();
