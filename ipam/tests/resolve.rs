@@ -175,6 +175,7 @@ fn a_share(v6: bool) -> impl Strategy<Value = Share> {
             pieces: pieces.into_iter().map(piece).collect(),
             gifts: gifts.into_iter().map(gift).collect(),
             applied,
+            revision: 0,
         }
     })
 }

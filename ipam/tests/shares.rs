@@ -262,6 +262,7 @@ fn a_share_is_told_in_numbers() {
 fn the_stored_form_of_a_share_is_fixed() {
     let mut share = Share {
         applied: 7,
+        revision: 0,
         ..Share::default()
     };
     share.pieces.insert(
@@ -278,7 +279,7 @@ fn the_stored_form_of_a_share_is_fixed() {
     assert_eq!(
         text,
         format!(
-            r#"{{"pieces":{{"10.1.0.0/25":{{"seq":1,"settled":true}}}},"gifts":{{"10.1.0.128/25":{{"seq":2,"to":"{}"}}}},"applied":7}}"#,
+            r#"{{"pieces":{{"10.1.0.0/25":{{"seq":1,"settled":true}}}},"gifts":{{"10.1.0.128/25":{{"seq":2,"to":"{}"}}}},"applied":7,"revision":0}}"#,
             host(2)
         )
     );
@@ -298,6 +299,7 @@ fn what_cannot_be_of_a_stored_share_is_left_out_and_told() {
         ]),
         gifts: BTreeMap::from([(net("10.1.0.192/27"), Gift { seq: 5, to: host(2) })]),
         applied: 3,
+        revision: 0,
     };
     let shares = BTreeMap::from([
         (net(C), share),

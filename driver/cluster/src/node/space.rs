@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
-use tombolo_ipam::share::{Ask, Deal, Share, Standing, claims, resolve};
+use tombolo_ipam::prefix::{common, subtract};
+use tombolo_ipam::share::{Ask, Deal, Gift, Share, Standing, claims, resolve};
 
 use super::{Fill, Node, Output, Wish};
 use crate::charter::{Charter, Decree, Definition, Held};
@@ -734,6 +735,7 @@ impl Node {
     pub(super) fn space_tick(&mut self) {
         self.claims_tick();
         self.read_tick();
+        self.orphans_tick();
         let late: Vec<IpNet> = self.space.asks.iter().filter(|(_, ask)| ask.until <= self.now).map(|(pool, _)| *pool).collect();
         for pool in late {
             self.ask_next(pool);
@@ -957,34 +959,49 @@ impl Node {
         let me = self.me;
         for grant in charter.grants.iter().filter(|grant| grant.to == me) {
             if self.space.own.get(&grant.pool).is_none_or(|share| share.applied < grant.at) {
-                let mut deal = (grant.pieces.clone(), Vec::new());
-                for (net, seq, to) in &grant.gifts {
-                    // A gift to us that we are to bring to an end is ours.
-                    match *to == self.me {
-                        true => deal.0.push((*net, *seq)),
-                        false => deal.1.push((*net, *seq, *to)),
-                    }
-                }
-                let (pieces, gifts) = deal;
-                self.deal_once(grant.pool, Deal::Grant { at: grant.at, pieces, gifts });
+                let deal = Deal::Grant { at: grant.at, pieces: grant.pieces.clone(), gifts: grant.gifts.clone() };
+                self.deal_once(grant.pool, deal);
             }
         }
         self.space.read.retain(|host, _| charter.hosts.contains_key(host));
-        let gifts: Vec<(IpNet, IpNet, u64, HostId)> = self
-            .space
-            .own
-            .iter()
-            .flat_map(|(pool, share)| share.gifts.iter().map(|(net, gift)| (*pool, *net, gift.seq, gift.to)))
-            .collect();
-        for (pool, net, seq, to) in gifts.into_iter().filter(|(.., to)| !charter.hosts.contains_key(to)) {
-            let inherited = charter
-                .grants
-                .iter()
-                .filter(|grant| grant.pool == pool && charter.gone.get(&to).is_some_and(|gone| gone.at == grant.at))
-                .flat_map(|grant| &grant.pieces)
-                .any(|(piece, granted)| *granted > seq && overlap(piece, &net));
-            self.deal_once(pool, if inherited { Deal::Done(net, seq) } else { Deal::Regain(net, seq) });
+    }
+
+    /// Gifts whose recipients are no more, or that we inherited and are to ourselves: whoever has the piece under a later
+    /// number has it; what nobody has is ours again. That is known once a majority was read since the members changed.
+    fn orphans_tick(&mut self) {
+        let charter = self.council.charter();
+        let me = self.me;
+        let orphan = |to: &HostId| *to == me || !charter.hosts.contains_key(to);
+        let gifts = self.space.own.iter().flat_map(|(pool, share)| share.gifts.iter().map(move |(net, gift)| (*pool, *net, *gift)));
+        let orphans: Vec<(IpNet, IpNet, Gift)> = gifts.filter(|(_, _, gift)| orphan(&gift.to)).collect();
+        if orphans.is_empty() || !self.space.has_read(charter, me) {
+            return;
         }
+        for (pool, net, gift) in orphans {
+            let mut left = vec![net];
+            for taken in self.later_than(&pool, &net, &gift) {
+                left = left.iter().flat_map(|part| subtract(*part, taken)).collect();
+                if let Some(part) = common(net, taken) {
+                    self.deal_once(pool, Deal::Done(part, gift.seq));
+                }
+            }
+            for part in left {
+                self.deal_once(pool, Deal::Regain(part, gift.seq));
+            }
+        }
+    }
+
+    /// What of a given piece somebody has under a later number, or settled under the same.
+    fn later_than(&self, pool: &IpNet, net: &IpNet, gift: &Gift) -> Vec<IpNet> {
+        let charter = self.council.charter();
+        let known = self.space.known.iter().filter(|((of, _), _)| of == pool).map(|((_, by), share)| (*by, share));
+        let own = self.space.own.get(pool).map(|share| (self.me, share));
+        let later = claims(known.chain(own), *net).filter(|claim| {
+            claim.seq > gift.seq || claim.seq == gift.seq && claim.standing == Standing::Settled
+        });
+        let floor = charter.pools.get(pool).into_iter().flat_map(|founded| &founded.floor);
+        let decreed = floor.filter(|(_, seq)| **seq > gift.seq).map(|(piece, _)| *piece);
+        later.map(|claim| claim.net).chain(decreed).filter(|piece| overlap(piece, net)).collect()
     }
 
     /// This host wants to leave: its shares go to others first.
