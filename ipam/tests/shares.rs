@@ -143,6 +143,21 @@ fn a_piece_changes_hands_in_four_steps_and_each_may_come_twice() {
 }
 
 #[test]
+fn a_gift_that_comes_back_is_claimed_when_the_gift_away_is_done() {
+    let mut donor = with_pieces(C, &[C], &[]);
+    give(&mut donor, C, Ask::Address(ip("10.1.0.4"))).unwrap();
+    let back = net("10.1.0.4/32");
+    assert_eq!(donor.claim(net(C), back, 3), []);
+    let edits = donor.gift_done(net(C), back, 2);
+    done(&mut donor, edits);
+    let edits = donor.claim(net(C), back, 3);
+    done(&mut donor, edits);
+    let edits = donor.settle(net(C), back, 3);
+    done(&mut donor, edits);
+    assert_eq!(shown(&donor, C), "10.1.0.0/24=3");
+}
+
+#[test]
 fn a_gift_that_nobody_takes_comes_back_whole_or_in_part() {
     let mut donor = with_pieces(C, &[C], &[P]);
     give(&mut donor, C, space(C, 100)).unwrap();

@@ -42,10 +42,11 @@ impl Ipam {
     }
 
     /// Decides what a decree gives to this host: settled pieces, and the pending gifts of a host that is no more, of
-    /// which this host takes care now. What this host has under a higher sequence number stays. A gift also yields to
-    /// what is settled or given under its own number, but not to a claim of it: then this host was to get it, and has
-    /// it from itself now, which it [regains](Self::regain) as if its recipient were no more. Nothing if the decree, or a
-    /// later one, was applied before.
+    /// which this host takes care now. Claims make way whatever their sequence number: they rest on a gift that the
+    /// decree did not know of, and are void, or are made again. What is settled or given under a higher number stays, and
+    /// under the same number it makes way for a piece only. A gift to this host itself is kept all the same; it is
+    /// [regained](Self::regain) like one to a host that is no more. Nothing if the decree, or a later one, was applied
+    /// before.
     pub fn grant(
         &self,
         cidr: IpNet,
@@ -59,24 +60,25 @@ impl Ipam {
             }
             share.applied = index;
             for &(net, seq) in pieces.iter().filter(|(net, _)| fits(pool, *net)) {
-                for part in share.clear(net, |held, _| held <= seq) {
+                for part in share.clear(net, |held, firm| !firm || held <= seq) {
                     share.put(pool, part, Piece { seq, settled: true });
                 }
             }
             for &(net, seq, to) in gifts.iter().filter(|(net, ..)| fits(pool, *net)) {
-                for part in share.clear(net, |held, firm| held < seq || held == seq && !firm) {
+                for part in share.clear(net, |held, firm| !firm || held < seq) {
                     share.gifts.insert(part, Gift { seq, to });
                 }
             }
         })
     }
 
-    /// Decides to note a gift to this host, as a piece that is not settled. Nothing for what this host owns or gave
-    /// away under this sequence number or a higher one.
+    /// Decides to note a gift to this host, as a piece that is not settled. Nothing for what this host has settled, or
+    /// has claimed under this sequence number or a higher one; nor, until that is done, for what it gives away itself:
+    /// the gift to it may yet be void, and then its own one is the only record of the piece.
     pub fn claim(&self, cidr: IpNet, net: IpNet, seq: u64) -> Vec<Edit> {
         self.change(cidr, |pool, share| {
             if fits(pool, net) {
-                for part in share.clear(net, |held, _| held < seq) {
+                for part in share.clear(net, |held, firm| !firm && held < seq) {
                     share.pieces.insert(part, Piece { seq, settled: false });
                 }
             }
