@@ -213,7 +213,6 @@ impl Cluster {
                 "wrong_key": counts.old_key + counts.new_key,
                 "replayed": counts.replay + counts.old_epoch,
                 "strangers": counts.sender,
-                "opened": counts.opened,
                 "clones": counts.clones + counts.still_alive,
             },
         })
