@@ -170,21 +170,33 @@ async fn cluster(State(control): State<Control>, Path(what): Path<String>, body:
     let asked: OfCluster = match serde_json::from_slice(if body.is_empty() { b"{}" } else { &body }) {
         Ok(asked) => asked,
         // What was wrong may be a secret, so it isn't repeated.
-        Err(why) => return error(StatusCode::BAD_REQUEST, &format!("body: not what '{what}' takes (line {})", why.line())),
+        Err(why) => {
+            return error(
+                StatusCode::BAD_REQUEST,
+                &format!("body: not what '{what}' takes (line {})", why.line()),
+            );
+        }
     };
     let cluster = control.cluster;
     let done = match (what.as_str(), asked.address, &asked.token) {
         ("init", ..) => cluster.init().await,
         ("token", ..) => match asked.ttl_s {
             Some(ttl_s @ 1..=TOKEN_MAX_S) => cluster.token(ttl_s).await,
-            other => Err(format!("ttl_s: {other:?}; 1 to {TOKEN_MAX_S} seconds are allowed")),
+            other => Err(format!(
+                "ttl_s: {other:?}; 1 to {TOKEN_MAX_S} seconds are allowed"
+            )),
         },
         ("join", Some(address), Some(token)) => cluster.join(address, token).await,
         ("join", ..) => Err("join: address and token are needed".to_owned()),
         ("leave", ..) => cluster.leave().await,
         ("forget", ..) => cluster.forget(asked.hosts).await,
         ("rotate-key", ..) => cluster.rotate(asked.key.as_deref()).await,
-        _ => return error(StatusCode::NOT_FOUND, "no such path; this daemon may be older than the command"),
+        _ => {
+            return error(
+                StatusCode::NOT_FOUND,
+                "no such path; this daemon may be older than the command",
+            );
+        }
     };
     match done {
         Ok(document) => crate::http::json(&document),

@@ -184,7 +184,10 @@ async fn with_cluster(plugin: &Plugin, command: Command, deadline: Instant) -> R
                     cluster.share(&mut network).await.map_err(refused)?;
                 }
                 None => {
-                    if let Some(subnet) = shared.into_iter().find(|subnet| shown.pools.contains_key(&subnet.pool)) {
+                    if let Some(subnet) = shared
+                        .into_iter()
+                        .find(|subnet| shown.pools.contains_key(&subnet.pool))
+                    {
                         return Err(failed(Error::Refused(Refusal::OfCluster(subnet.pool))));
                     }
                 }
@@ -206,7 +209,9 @@ async fn request_address(plugin: &Plugin, command: Command, deadline: Instant) -
     let first = match ask_engine(plugin, command.clone(), deadline).await {
         Err(Error::Refused(Refusal::MayNotLease { .. })) if plugin.cluster.shown().member => {
             // Just after a start the others' word takes a moment.
-            let patience = deadline.saturating_duration_since(Instant::now()).saturating_sub(LAST_TRY);
+            let patience = deadline
+                .saturating_duration_since(Instant::now())
+                .saturating_sub(LAST_TRY);
             drop(tokio::time::timeout(patience, plugin.outside.lifted()).await);
             ask_engine(plugin, command.clone(), deadline).await
         }
@@ -214,8 +219,13 @@ async fn request_address(plugin: &Plugin, command: Command, deadline: Instant) -
     };
     let within = pool.range().unwrap_or(pool.cidr());
     let wish = match &first {
-        Err(Error::Refused(Refusal::Ipam(ipam::Error::ShareExhausted { .. }))) => Wish::Space { pool: pool.cidr(), within },
-        Err(Error::Refused(Refusal::Ipam(ipam::Error::Foreign { address, .. }))) => Wish::Address(pool.cidr(), *address),
+        Err(Error::Refused(Refusal::Ipam(ipam::Error::ShareExhausted { .. }))) => Wish::Space {
+            pool: pool.cidr(),
+            within,
+        },
+        Err(Error::Refused(Refusal::Ipam(ipam::Error::Foreign { address, .. }))) => {
+            Wish::Address(pool.cidr(), *address)
+        }
         _ => return first.map_err(failed),
     };
     plugin.cluster.wish(wish).await.map_err(refused)?;
@@ -226,7 +236,12 @@ async fn request_address(plugin: &Plugin, command: Command, deadline: Instant) -
 async fn ask_engine(plugin: &Plugin, command: Command, deadline: Instant) -> Result<Reply, Error> {
     let looked = look(plugin, &command).await?;
     let (answer, answered) = oneshot::channel();
-    let ask = Ask::Do { command, looked, deadline, answer };
+    let ask = Ask::Do {
+        command,
+        looked,
+        deadline,
+        answer,
+    };
     plugin.asks.send(ask).await.map_err(|_| Error::Gone)?;
     answered.await.map_err(|_| Error::Gone)?
 }
@@ -240,7 +255,10 @@ async fn look(plugin: &Plugin, command: &Command) -> Result<Looked, Error> {
             // What other hosts of the cluster have stands in the way as well.
             let shown = plugin.cluster.shown();
             avoid.extend(shown.pools.keys().chain(shown.routes.iter().map(|(net, _)| net)));
-            Ok(Looked { avoid, ..Looked::default() })
+            Ok(Looked {
+                avoid,
+                ..Looked::default()
+            })
         }
         Command::CreateNetwork(network) => Ok(Looked {
             path_mtu: match network.internal {

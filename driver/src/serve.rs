@@ -32,13 +32,13 @@ use tombolo_core::state::State;
 use tombolo_ipam::Carve;
 
 use crate::claim::Claim;
-use crate::config::{Config, DockerHost, MetricsAddr, Setting};
-use crate::control::{Control, Mended};
-use crate::door::Door;
+use crate::cluster;
 use crate::cluster::handle::{Cluster, OUTSIDE};
 use crate::cluster::keep::Files;
 use crate::cluster::part::{Around, Shown};
-use crate::cluster;
+use crate::config::{Config, DockerHost, MetricsAddr, Setting};
+use crate::control::{Control, Mended};
+use crate::door::Door;
 use crate::engine::events::Events;
 use crate::engine::{self, Ask, Edge, Engine, Journal, Outside, Setup};
 use crate::hand_over::{Giver, Offer, Taken, Told, Waiting};
@@ -712,8 +712,11 @@ fn end_on_signal(tell: watch::Sender<Told>) -> Result<(), Error> {
 
 /// This host's name, as it calls itself.
 fn host_name() -> String {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "host".to_owned())
+    let name = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "host".to_owned())
 }
 
 async fn end(mut told: watch::Receiver<Told>) {

@@ -248,7 +248,9 @@ impl Founded {
         // One that was founded, or is wished for, by a name and nothing else is open for any kind.
         if theirs.kind.is_empty() || wish.kind.is_empty() {
             let both = theirs.net.clone().zip(wish.net.clone());
-            return both.filter(|(one, two)| one != two).map(|(one, two)| ("net", one, two));
+            return both
+                .filter(|(one, two)| one != two)
+                .map(|(one, two)| ("net", one, two));
         }
         let open = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
         let differ = |field, theirs: Option<String>, ours: Option<String>| {

@@ -11,7 +11,10 @@ use std::num::{NonZeroU8, NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use foca::{BroadcastHandler, Config, Foca, Identity, Invalidates, Member, Notification, PeriodicParams, PostcardCodec, Runtime, Timer};
+use foca::{
+    BroadcastHandler, Config, Foca, Identity, Invalidates, Member, Notification, PeriodicParams,
+    PostcardCodec, Runtime, Timer,
+};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
@@ -180,7 +183,8 @@ impl Membership {
     pub fn new(me: Seat, seed: u64) -> Self {
         let riders = Riders::default();
         let (came, next) = (riders.came.clone(), riders.next.clone());
-        let foca = Foca::with_custom_broadcast(me, config(1), StdRng::seed_from_u64(seed), PostcardCodec, riders);
+        let foca =
+            Foca::with_custom_broadcast(me, config(1), StdRng::seed_from_u64(seed), PostcardCodec, riders);
         Self {
             foca,
             came,
@@ -217,7 +221,10 @@ impl Membership {
         // Steps, so that each joining host doesn't change it anew.
         if size.next_power_of_two() != self.size.next_power_of_two() {
             let changed = self.foca.set_config(config(size));
-            debug_assert!(changed.is_ok(), "what may not change while foca runs follows from no size");
+            debug_assert!(
+                changed.is_ok(),
+                "what may not change while foca runs follows from no size"
+            );
         }
         self.size = size;
     }
@@ -245,7 +252,9 @@ impl Membership {
 
     /// Takes in what another host knows of members.
     pub fn take_in(&mut self, now: Tick, members: Vec<Member<Seat>>) {
-        self.with(now, |foca, wishes| foca.apply_many(members.into_iter(), false, wishes));
+        self.with(now, |foca, wishes| {
+            foca.apply_many(members.into_iter(), false, wishes)
+        });
     }
 
     /// Notes that a host is gone for good, whatever gossip says.
@@ -268,8 +277,14 @@ impl Membership {
 
     /// We have another address now.
     pub fn move_to(&mut self, now: Tick, address: SocketAddr) {
-        let seat = Seat { address, ..self.foca.identity().clone() };
-        if let Some(seat) = seat.renew().filter(|_| seat.address != self.foca.identity().address) {
+        let seat = Seat {
+            address,
+            ..self.foca.identity().clone()
+        };
+        if let Some(seat) = seat
+            .renew()
+            .filter(|_| seat.address != self.foca.identity().address)
+        {
             self.with(now, |foca, wishes| foca.change_identity(seat, wishes));
         }
     }
@@ -350,7 +365,10 @@ impl Membership {
         now: Tick,
         act: impl FnOnce(&mut Foca<Seat, PostcardCodec, StdRng, Riders>, &mut Wishes) -> Result<(), foca::Error>,
     ) {
-        let mut wishes = Wishes { now, ..Wishes::default() };
+        let mut wishes = Wishes {
+            now,
+            ..Wishes::default()
+        };
         if act(&mut self.foca, &mut wishes).is_err() {
             self.strange += 1;
         }
@@ -376,7 +394,10 @@ fn config(hosts: u32) -> Config {
         max_packet_size: some(PACKET),
         max_transmissions: lan.max_transmissions.max(NonZeroU8::MIN),
         // One that was taken for dead is asked again soon, so that a healed partition closes by itself.
-        periodic_announce_to_down_members: Some(PeriodicParams { frequency: Duration::from_secs(5), num_members: some(2) }),
+        periodic_announce_to_down_members: Some(PeriodicParams {
+            frequency: Duration::from_secs(5),
+            num_members: some(2),
+        }),
         notify_down_members: true,
         ..lan
     }
@@ -395,7 +416,12 @@ mod tests {
     }
 
     /// Hosts on a wire without delay, from `from` to `until`; a datagram for which `lost` says so doesn't arrive.
-    fn run(hosts: &mut [Membership], from: Tick, until: Tick, mut lost: impl FnMut(Tick, HostId, HostId) -> bool) {
+    fn run(
+        hosts: &mut [Membership],
+        from: Tick,
+        until: Tick,
+        mut lost: impl FnMut(Tick, HostId, HostId) -> bool,
+    ) {
         let mut now = from;
         loop {
             for at in 0..hosts.len() {
@@ -466,8 +492,13 @@ mod tests {
     #[test]
     fn more_changes_than_may_wait_are_left_to_the_anti_entropy() {
         let mut lone = Membership::new(seat(1), 1);
-        let rides = (0..1_000_u32).filter(|n| lone.spread(Tick(0), n.to_be_bytes().to_vec(), b"change")).count();
-        assert_eq!((rides, lone.left_over, lone.waiting()), (RIDERS, 1_000 - RIDERS as u64, RIDERS));
+        let rides = (0..1_000_u32)
+            .filter(|n| lone.spread(Tick(0), n.to_be_bytes().to_vec(), b"change"))
+            .count();
+        assert_eq!(
+            (rides, lone.left_over, lone.waiting()),
+            (RIDERS, 1_000 - RIDERS as u64, RIDERS)
+        );
         assert!(!lone.spread(Tick(0), vec![1], &[0; RIDER + 1]));
     }
 }

@@ -7,8 +7,8 @@
 
 use foca::Member;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tombolo_ipam::HostId;

@@ -81,7 +81,12 @@ mod tests {
                         "pools":["10.42.0.0/24"],"more":{"x":[1,2]}}"#;
         let row: EndpointRow = serde_json::from_str(later).unwrap();
         assert_eq!(row.ipv4, Some("10.42.0.2".parse().unwrap()));
-        for strange in ["{}", "[]", r#"{"kind":"bridge","mac":"ff:ff:ff:ff:ff:ff"}"#, r#"{"kind":1}"#] {
+        for strange in [
+            "{}",
+            "[]",
+            r#"{"kind":"bridge","mac":"ff:ff:ff:ff:ff:ff"}"#,
+            r#"{"kind":1}"#,
+        ] {
             assert!(serde_json::from_str::<EndpointRow>(strange).is_err(), "{strange}");
         }
     }

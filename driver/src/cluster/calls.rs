@@ -64,7 +64,13 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error`].
-pub async fn call(connector: &Connector, address: SocketAddr, host: HostId, kind: u8, question: &[u8]) -> Result<Vec<u8>, Error> {
+pub async fn call(
+    connector: &Connector,
+    address: SocketAddr,
+    host: HostId,
+    kind: u8,
+    question: &[u8],
+) -> Result<Vec<u8>, Error> {
     let stream = connect(address).await?;
     let shaken = connector.connect(stream, host).await;
     let (mut stream, _) = shaken.map_err(|source| match refused_us(&source) {
@@ -166,7 +172,9 @@ pub async fn read_kind<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(u8, 
 
 /// Whether the other end said, in the connection that it proved itself in, that our certificate doesn't do.
 fn is_alert(error: &io::Error) -> bool {
-    let told = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let told = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(
         told,
         Some(rustls::Error::AlertReceived(

@@ -69,7 +69,10 @@ impl Cluster {
     /// A handle and the task that must run behind it.
     pub fn new(config: &Config, around: Around, kept: BTreeMap<String, String>) -> (Self, Task) {
         let (asks, queue) = mpsc::channel(256);
-        let handle = Self { asks, shown: around.shown.clone() };
+        let handle = Self {
+            asks,
+            shown: around.shown.clone(),
+        };
         let task = Task {
             keeper: Keeper::new(around.asks.clone(), kept),
             told: around.outside.clone(),
@@ -118,12 +121,21 @@ impl Cluster {
                 vni: None,
                 mtu: None,
             };
-            self.wish(Wish::Pool(subnet.pool, definition)).await.map_err(|why| format!("net: {why}"))?;
+            self.wish(Wish::Pool(subnet.pool, definition))
+                .await
+                .map_err(|why| format!("net: {why}"))?;
         }
         let shown = self.shown();
         for subnet in network.subnets.iter_mut().filter(|subnet| subnet.ours) {
-            let kept = shown.pools.get(&subnet.pool).into_iter().flat_map(|definition| &definition.aux);
-            let more: Vec<IpAddr> = kept.copied().filter(|aux| !subnet.aux.contains(aux) && subnet.way_out != Some(*aux)).collect();
+            let kept = shown
+                .pools
+                .get(&subnet.pool)
+                .into_iter()
+                .flat_map(|definition| &definition.aux);
+            let more: Vec<IpAddr> = kept
+                .copied()
+                .filter(|aux| !subnet.aux.contains(aux) && subnet.way_out != Some(*aux))
+                .collect();
             subnet.aux.extend(more);
         }
         Ok(())
@@ -142,7 +154,9 @@ impl Cluster {
             vni: None,
             mtu: None,
         };
-        self.wish(Wish::Pool(pool, definition)).await.map_err(|why| format!("net: {why}"))
+        self.wish(Wish::Pool(pool, definition))
+            .await
+            .map_err(|why| format!("net: {why}"))
     }
 
     async fn see(&self) -> Option<Sight> {
@@ -163,7 +177,8 @@ impl Cluster {
         let view = &sight.view;
         let version = |host: &HostId| {
             let row = sight.rows.iter().find(|(of, key, _)| of == host && key == "host");
-            row.and_then(|(_, _, body)| serde_json::from_slice::<Value>(body).ok()).map(|row| row["version"].clone())
+            row.and_then(|(_, _, body)| serde_json::from_slice::<Value>(body).ok())
+                .map(|row| row["version"].clone())
         };
         let name = |host: &HostId| {
             let known = view.hosts.iter().find(|view| view.host == *host);
@@ -220,7 +235,9 @@ impl Cluster {
 
     /// The document behind `tombolo peers`: endpoints of all hosts, as far as these are there.
     pub async fn peers(&self) -> Value {
-        let Some(sight) = self.see().await else { return json!([]) };
+        let Some(sight) = self.see().await else {
+            return json!([]);
+        };
         let name = |host: &HostId| {
             let known = sight.view.hosts.iter().find(|view| view.host == *host);
             known.map_or_else(|| host.to_string(), |view| view.name.clone())
@@ -231,7 +248,12 @@ impl Cluster {
             let row: EndpointRow = serde_json::from_slice(body).ok()?;
             let network = match &row.net {
                 Some(net) => net.to_string(),
-                None => row.pools.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+                None => row
+                    .pools
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(","),
             };
             Some(json!({
                 "host": host, "host_name": name(host), "network": network, "kind": row.kind, "ipv4": row.ipv4, "ipv6": row.ipv6,
@@ -256,7 +278,9 @@ impl Cluster {
     /// # Errors
     /// Why not, in words.
     pub async fn token(&self, ttl_s: u64) -> Result<Value, String> {
-        let (address, token) = self.ask(|answer| Ask::Part(Request::Token(ttl_s, answer))).await?;
+        let (address, token) = self
+            .ask(|answer| Ask::Part(Request::Token(ttl_s, answer)))
+            .await?;
         Ok(json!({ "address": address, "token": token, "expires_s": ttl_s }))
     }
 
@@ -282,7 +306,9 @@ impl Cluster {
     /// # Errors
     /// Why not, in words.
     pub async fn forget(&self, hosts: Vec<String>) -> Result<Value, String> {
-        let forgotten = self.ask(|answer| Ask::Part(Request::Forget(hosts, answer))).await?;
+        let forgotten = self
+            .ask(|answer| Ask::Part(Request::Forget(hosts, answer)))
+            .await?;
         Ok(json!({ "forgotten": forgotten }))
     }
 
@@ -291,7 +317,9 @@ impl Cluster {
     /// # Errors
     /// Why not, in words.
     pub async fn rotate(&self, key: Option<&str>) -> Result<Value, String> {
-        let key = key.map(|text| text.trim().parse::<Secret>().map_err(|e| format!("key: {e}"))).transpose()?;
+        let key = key
+            .map(|text| text.trim().parse::<Secret>().map_err(|e| format!("key: {e}")))
+            .transpose()?;
         let (secret, hosts, without) = self.ask(|answer| Ask::Part(Request::Rotate(key, answer))).await?;
         Ok(json!({ "secret": secret, "hosts": hosts, "without": without }))
     }
@@ -351,7 +379,10 @@ impl Task {
 
     /// Has a part, and passes on what it is asked.
     async fn take_part(&mut self, end: &mut oneshot::Receiver<()>) -> End {
-        let keeper = std::mem::replace(&mut self.keeper, Keeper::new(self.around.asks.clone(), BTreeMap::new()));
+        let keeper = std::mem::replace(
+            &mut self.keeper,
+            Keeper::new(self.around.asks.clone(), BTreeMap::new()),
+        );
         let saved = keeper.saved();
         let (running, part) = match Part::begin(self.around.clone(), keeper).await {
             Ok(begun) => begun,
@@ -422,7 +453,14 @@ impl Task {
             tracing::error!(%error, "the files of the cluster are still there");
         }
         let (answer, answered) = oneshot::channel();
-        let sent = self.around.asks.send(crate::engine::Ask::Cluster { everything: false, answer }).await;
+        let sent = self
+            .around
+            .asks
+            .send(crate::engine::Ask::Cluster {
+                everything: false,
+                answer,
+            })
+            .await;
         if let (Ok(()), Ok(told)) = (sent, answered.await) {
             for pool in told.shares.into_keys() {
                 self.deal(pool, Deal::Void).await;
@@ -471,9 +509,16 @@ impl Task {
         let key = HostKey::draw().map_err(|e| e.to_string())?;
         let host = HostId::from_bytes(super::draw().map_err(text)?);
         let cluster = super::draw().map_err(text)?;
-        let mut charter = Charter::founded(cluster, host, self.around.name.clone(), *key.key_print().bytes(), secret.check());
+        let mut charter = Charter::founded(
+            cluster,
+            host,
+            self.around.name.clone(),
+            *key.key_print().bytes(),
+            secret.check(),
+        );
         charter.secret.number = secret.number();
-        self.become_member(host, &key, &secret, &charter, Vec::new()).await
+        self.become_member(host, &key, &secret, &charter, Vec::new())
+            .await
     }
 
     async fn join(&mut self, address: SocketAddr, token: &Token) -> Result<Value, String> {
@@ -499,12 +544,24 @@ impl Task {
                 host
             }
         };
-        let asking = Asking { host, name: self.around.name.clone(), key: *key.key_print().bytes(), token: token.text() };
+        let asking = Asking {
+            host,
+            name: self.around.name.clone(),
+            key: *key.key_print().bytes(),
+            token: token.text(),
+        };
         match joining::ask(address, token, &asking).await? {
             Answer::Refused(why) => Err(format!("{address} does not let this host in: {why}")),
-            Answer::Welcome { secret, charter, seats } => {
+            Answer::Welcome {
+                secret,
+                charter,
+                seats,
+            } => {
                 let secret = zeroize::Zeroizing::new(secret);
-                let secret: Secret = secret.trim().parse().map_err(|e| format!("{address} sent a key that can't be read: {e}"))?;
+                let secret: Secret = secret
+                    .trim()
+                    .parse()
+                    .map_err(|e| format!("{address} sent a key that can't be read: {e}"))?;
                 if secret.check() != charter.secret.check || !charter.hosts.contains_key(&host) {
                     return Err(format!("{address} sent what does not fit together; try again"));
                 }
@@ -516,13 +573,25 @@ impl Task {
     }
 
     /// Writes down what makes this host a member; its part begins after that.
-    async fn become_member(&mut self, host: HostId, key: &HostKey, secret: &Secret, charter: &Charter, seats: Vec<Seat>) -> Result<(), String> {
+    async fn become_member(
+        &mut self,
+        host: HostId,
+        key: &HostKey,
+        secret: &Secret,
+        charter: &Charter,
+        seats: Vec<Seat>,
+    ) -> Result<(), String> {
         let files = &self.around.files;
         let chain = |e: &dyn std::error::Error| crate::http::chain(e);
         files.make().map_err(|e| format!("the state directory: {e}"))?;
         key.write(&files.host_key()).map_err(|e| chain(&e))?;
         secret.write(&files.secret()).map_err(|e| chain(&e))?;
-        files.write_peers(&Peers { seats, rows: Vec::new() }).map_err(|e| chain(&e))?;
+        files
+            .write_peers(&Peers {
+                seats,
+                rows: Vec::new(),
+            })
+            .map_err(|e| chain(&e))?;
         let records = vec![
             ("charter".to_owned(), Some(encode(charter))),
             ("joining".to_owned(), None),
@@ -537,16 +606,29 @@ impl Task {
         let Some(file) = self.key_file.clone() else { return };
         let secret = match Secret::read(&file) {
             Ok(secret) => secret,
-            Err(error) => return tracing::error!(error = crate::http::chain(&error), "cluster_key_file can't be used"),
+            Err(error) => {
+                return tracing::error!(
+                    error = crate::http::chain(&error),
+                    "cluster_key_file can't be used"
+                );
+            }
         };
         let own = match (self.around.advertise)(&self.around.advertised) {
             Ok(own) => SocketAddr::new(own, self.around.port),
             Err(why) => return tracing::error!(%why, "advertise"),
         };
-        let token = super::certs::Authority::of(&secret).map_err(|e| e.to_string()).and_then(|authority| {
-            let nonce = super::draw().map_err(|e| e.to_string())?;
-            Ok(Token::issue(&secret, authority.print(), crate::host::now_s(), 3600, nonce))
-        });
+        let token = super::certs::Authority::of(&secret)
+            .map_err(|e| e.to_string())
+            .and_then(|authority| {
+                let nonce = super::draw().map_err(|e| e.to_string())?;
+                Ok(Token::issue(
+                    &secret,
+                    authority.print(),
+                    crate::host::now_s(),
+                    3600,
+                    nonce,
+                ))
+            });
         let token = match token {
             Ok(token) => token,
             Err(why) => return tracing::error!(%why, "no token could be made of cluster_key_file"),
@@ -578,7 +660,9 @@ pub fn advertise(advertise: &Advertise) -> Result<IpAddr, String> {
         Advertise::Address(address) => Ok(*address),
         Advertise::Interface(name) => {
             let all = nix::ifaddrs::getifaddrs().map_err(|e| format!("the interfaces can't be read: {e}"))?;
-            let of_link = all.filter(|one| one.interface_name == name.as_str()).filter_map(|one| one.address);
+            let of_link = all
+                .filter(|one| one.interface_name == name.as_str())
+                .filter_map(|one| one.address);
             let addresses: Vec<IpAddr> = of_link
                 .filter_map(|address| {
                     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
@@ -587,22 +671,28 @@ pub fn advertise(advertise: &Advertise) -> Result<IpAddr, String> {
                 .filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()))
                 .collect();
             let v4 = addresses.iter().find(|address| address.is_ipv4());
-            v4.or(addresses.first()).copied().ok_or_else(|| format!("interface {name} is not there, or has no address"))
+            v4.or(addresses.first())
+                .copied()
+                .ok_or_else(|| format!("interface {name} is not there, or has no address"))
         }
         // Connecting a socket of UDP sends nothing: it asks the kernel for the way, and the source address on it.
         Advertise::Auto => {
             let ways: [(SocketAddr, SocketAddr); 2] = [
                 (([0, 0, 0, 0], 0).into(), ([192, 0, 2, 1], 9).into()),
-                (([0_u16; 8], 0).into(), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into()),
+                (
+                    ([0_u16; 8], 0).into(),
+                    ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into(),
+                ),
             ];
             let source = |(any, far): (SocketAddr, SocketAddr)| {
                 let socket = UdpSocket::bind(any).ok()?;
                 socket.connect(far).ok()?;
                 socket.local_addr().ok().map(|address| address.ip())
             };
-            ways.into_iter()
-                .find_map(source)
-                .ok_or_else(|| "this host has no default route: name an address or an interface (TOMBOLO_ADVERTISE)".to_owned())
+            ways.into_iter().find_map(source).ok_or_else(|| {
+                "this host has no default route: name an address or an interface (TOMBOLO_ADVERTISE)"
+                    .to_owned()
+            })
         }
     }
 }
@@ -615,8 +705,14 @@ pub fn clear_of(shown: &ShownNow, pool: IpNet) -> Result<(), String> {
     let overlap = |net: &IpNet| net.contains(&pool) || pool.contains(net);
     match shown.pools.iter().find(|(net, _)| overlap(net) && **net != pool) {
         Some((net, definition)) => {
-            let name = definition.net.as_ref().map(|name| format!(" ({})", cut(name))).unwrap_or_default();
-            Err(format!("Pool: {pool} overlaps the cluster's pool {net}{name}: choose another subnet"))
+            let name = definition
+                .net
+                .as_ref()
+                .map(|name| format!(" ({})", cut(name)))
+                .unwrap_or_default();
+            Err(format!(
+                "Pool: {pool} overlaps the cluster's pool {net}{name}: choose another subnet"
+            ))
         }
         None => Ok(()),
     }
@@ -625,7 +721,10 @@ pub fn clear_of(shown: &ShownNow, pool: IpNet) -> Result<(), String> {
 /// The pool of a family that goes by a name in the cluster.
 pub fn called(shown: &ShownNow, net: &NetName, v6: bool) -> Option<IpNet> {
     let of_name = |definition: &Definition| definition.net.as_deref() == Some(net.as_str());
-    let mut pools = shown.pools.iter().filter(|(pool, definition)| pool.addr().is_ipv6() == v6 && of_name(definition));
+    let mut pools = shown
+        .pools
+        .iter()
+        .filter(|(pool, definition)| pool.addr().is_ipv6() == v6 && of_name(definition));
     pools.next().map(|(pool, _)| *pool)
 }
 
@@ -636,9 +735,10 @@ pub fn called(shown: &ShownNow, net: &NetName, v6: bool) -> Option<IpNet> {
 pub fn clear_of_routes(shown: &ShownNow, pool: IpNet) -> Result<(), String> {
     let overlap = |net: &IpNet| net.contains(&pool) || pool.contains(net);
     match shown.routes.iter().find(|(net, _)| overlap(net)) {
-        Some((net, host)) => {
-            Err(format!("Pool: {pool} overlaps {net}, a route or address of host {}: choose another subnet", cut(host)))
-        }
+        Some((net, host)) => Err(format!(
+            "Pool: {pool} overlaps {net}, a route or address of host {}: choose another subnet",
+            cut(host)
+        )),
         None => Ok(()),
     }
 }

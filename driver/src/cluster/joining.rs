@@ -51,6 +51,9 @@ pub async fn ask(address: SocketAddr, token: &Token, asking: &Asking) -> Result<
         calls::write(&mut stream, None, &encode(asking)).await?;
         calls::read(&mut stream).await
     };
-    let answer = calls::in_time(talk).await.map_err(|e| format!("{address}: {e}"))?;
-    decode(&answer).ok_or_else(|| format!("{address}: an answer that can't be read; is it of another version?"))
+    let answer = calls::in_time(talk)
+        .await
+        .map_err(|e| format!("{address}: {e}"))?;
+    decode(&answer)
+        .ok_or_else(|| format!("{address}: an answer that can't be read; is it of another version?"))
 }

@@ -80,7 +80,9 @@ impl Keeper {
     pub async fn keep(&mut self, records: Vec<(String, Option<Vec<u8>>)>) -> Result<(), NotKept> {
         let mut puts = Vec::new();
         for (key, value) in records {
-            let parts = value.as_ref().map_or(0, |value| value.len().div_ceil(PART).max(1));
+            let parts = value
+                .as_ref()
+                .map_or(0, |value| value.len().div_ceil(PART).max(1));
             for part in 0.. {
                 let name = format!("{key}.{part}");
                 let text = value.as_ref().filter(|_| part < parts).map(|value| {
@@ -141,7 +143,10 @@ impl Files {
     /// If it can't be made.
     pub fn make(&self) -> std::io::Result<()> {
         use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
     }
 
     /// The cluster's secret.
@@ -213,11 +218,13 @@ pub struct Peers {
 /// Bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a text can't fail.
-        write!(text, "{byte:02x}").ok();
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            // Writing to a text can't fail.
+            write!(text, "{byte:02x}").ok();
+            text
+        })
 }
 
 /// Hexadecimal digits as bytes.
@@ -241,7 +248,9 @@ mod tests {
         tokio::spawn(async move {
             while let Some(ask) = queue.recv().await {
                 if let Ask::Keep(puts, answer) = ask {
-                    let fits = puts.iter().all(|(_, text)| text.as_ref().is_none_or(|text| text.len() < 60_000));
+                    let fits = puts
+                        .iter()
+                        .all(|(_, text)| text.as_ref().is_none_or(|text| text.len() < 60_000));
                     assert!(fits, "a record fits into the store");
                     answer.send(Ok(())).ok();
                 }
@@ -250,11 +259,17 @@ mod tests {
         let mut keeper = Keeper::new(asks, BTreeMap::new());
         for size in [0, 1, PART - 1, PART, PART + 1, 5 * PART + 7, 3] {
             let value: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-            keeper.keep(vec![("charter".to_owned(), Some(value.clone()))]).await.unwrap();
+            keeper
+                .keep(vec![("charter".to_owned(), Some(value.clone()))])
+                .await
+                .unwrap();
             assert_eq!(keeper.get("charter"), Some(value));
         }
         assert_eq!(keeper.records.len(), 1);
-        keeper.keep(vec![("witness/a".to_owned(), Some(vec![1]))]).await.unwrap();
+        keeper
+            .keep(vec![("witness/a".to_owned(), Some(vec![1]))])
+            .await
+            .unwrap();
         assert_eq!(keeper.below("witness/"), [("a".to_owned(), vec![1])]);
         keeper.clear().await.unwrap();
         assert!(keeper.records.is_empty());

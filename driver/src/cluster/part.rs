@@ -120,7 +120,10 @@ pub enum Request {
     /// Make a token to join with, good for so many seconds.
     Token(u64, oneshot::Sender<Result<(SocketAddr, String), String>>),
     /// Have another secret in force.
-    Rotate(Option<Secret>, oneshot::Sender<Result<(u32, usize, Vec<String>), String>>),
+    Rotate(
+        Option<Secret>,
+        oneshot::Sender<Result<(u32, usize, Vec<String>), String>>,
+    ),
     /// Forget hosts, by name or identifier.
     Forget(Vec<String>, oneshot::Sender<Result<Vec<String>, String>>),
 }
@@ -140,8 +143,15 @@ pub struct Sight {
 /// What comes from tasks.
 enum Came {
     Called(u64, Called),
-    Asked { from: HostId, bytes: Vec<u8>, answer: oneshot::Sender<Vec<u8>> },
-    Secret { offered: Option<Vec<u8>>, answer: oneshot::Sender<Vec<u8>> },
+    Asked {
+        from: HostId,
+        bytes: Vec<u8>,
+        answer: oneshot::Sender<Vec<u8>>,
+    },
+    Secret {
+        offered: Option<Vec<u8>>,
+        answer: oneshot::Sender<Vec<u8>>,
+    },
     Join(joining::Asking, oneshot::Sender<joining::Answer>),
     GotSecret(Option<Vec<u8>>),
     Staged(HostId, bool),
@@ -218,20 +228,32 @@ impl Part {
     /// # Errors
     /// [`NoPart`].
     pub async fn begin(around: Around, mut keeper: Keeper) -> Result<(Running, Part), NoPart> {
-        let me: HostId = keeper.read("host").ok_or_else(|| NoPart("its identifier is missing".to_owned()))?;
-        let charter: Charter = keeper.read("charter").ok_or_else(|| NoPart("what was decided is missing".to_owned()))?;
-        let secret = Secret::read(&around.files.secret()).map_err(|e| no("the secret")(crate::http::chain(&e)))?;
+        let me: HostId = keeper
+            .read("host")
+            .ok_or_else(|| NoPart("its identifier is missing".to_owned()))?;
+        let charter: Charter = keeper
+            .read("charter")
+            .ok_or_else(|| NoPart("what was decided is missing".to_owned()))?;
+        let secret =
+            Secret::read(&around.files.secret()).map_err(|e| no("the secret")(crate::http::chain(&e)))?;
         let next = Secret::read(&around.files.next_secret()).ok();
-        let key = HostKey::read(&around.files.host_key()).map_err(|e| no("the host's key")(crate::http::chain(&e)))?;
+        let key = HostKey::read(&around.files.host_key())
+            .map_err(|e| no("the host's key")(crate::http::chain(&e)))?;
         let address = (around.advertise)(&around.advertised).map_err(no("advertise"))?;
         let address = SocketAddr::new(address, around.port);
         let epoch = keeper.read::<u32>("epoch").unwrap_or(0).saturating_add(1);
         keeper
-            .keep(vec![("epoch".to_owned(), Some(tombolo_cluster::wire::encode(&epoch)))])
+            .keep(vec![(
+                "epoch".to_owned(),
+                Some(tombolo_cluster::wire::encode(&epoch)),
+            )])
             .await
             .map_err(|e| NoPart(e.to_string()))?;
         let (udp, tcp) = sockets(address).await.map_err(|e| {
-            NoPart(format!("port {} of UDP and TCP: {e}; end what has it, or set cluster_port", address.port()))
+            NoPart(format!(
+                "port {} of UDP and TCP: {e}; end what has it, or set cluster_port",
+                address.port()
+            ))
         })?;
         let refused = |e: super::Refused| NoPart(e.to_string());
         let instance = Instance(draw().map_err(refused)?);
@@ -239,7 +261,9 @@ impl Part {
         let members: BTreeSet<HostId> = charter.hosts.keys().copied().collect();
         let last: BTreeMap<HostId, Last> = keeper.read("heard").unwrap_or_default();
         let opener = Opener::new(me, &secret, &members, &last);
-        let told = ask_engine(&around.asks, true).await.ok_or_else(|| NoPart("the engine has ended".to_owned()))?;
+        let told = ask_engine(&around.asks, true)
+            .await
+            .ok_or_else(|| NoPart("the engine has ended".to_owned()))?;
         let peers = around.files.read_peers();
         let seed = u64::from_be_bytes(draw().map_err(refused)?);
         let witnessed = keeper.below("witness/").into_iter().filter_map(|(key, bytes)| {
@@ -248,7 +272,11 @@ impl Part {
             Some(((pool.parse().ok()?, host.parse().ok()?), share))
         });
         let mut rows: Vec<(String, Vec<u8>)> = vec![("host".to_owned(), host_row(&around.name))];
-        rows.extend(endpoint_rows(&told, address.ip()).into_iter().filter_map(|(key, row)| Some((key, row?))));
+        rows.extend(
+            endpoint_rows(&told, address.ip())
+                .into_iter()
+                .filter_map(|(key, row)| Some((key, row?))),
+        );
         let setup = Setup {
             me,
             epoch,
@@ -265,8 +293,11 @@ impl Part {
             limits: Limits::default(),
         };
         let node = Node::new(Tick(0), setup).map_err(|e| NoPart(e.to_string()))?;
-        let trust = SharedTrust::new(trust(node.charter(), &secret, next.as_ref()).map_err(|e| NoPart(e.to_string()))?);
-        let (acceptor, connector) = doors(node.charter(), &secret, me, &key, &trust).map_err(|e| NoPart(e.to_string()))?;
+        let trust = SharedTrust::new(
+            trust(node.charter(), &secret, next.as_ref()).map_err(|e| NoPart(e.to_string()))?,
+        );
+        let (acceptor, connector) =
+            doors(node.charter(), &secret, me, &key, &trust).map_err(|e| NoPart(e.to_string()))?;
         let (came, coming) = mpsc::channel(1024);
         let acceptor = Arc::new(RwLock::new(acceptor));
         let serving = tokio::spawn(serve(tcp, acceptor.clone(), came.clone()));
@@ -298,11 +329,23 @@ impl Part {
             asking_secret: false,
         };
         let fills = Input::Pools(told.fills);
-        Ok((Running { coming, serving, fills: Some(fills) }, part))
+        Ok((
+            Running {
+                coming,
+                serving,
+                fills: Some(fills),
+            },
+            part,
+        ))
     }
 
     /// Takes part until told to end.
-    pub async fn run(mut self, mut running: Running, requests: &mut mpsc::Receiver<Request>, end: &mut oneshot::Receiver<()>) -> (End, Keeper) {
+    pub async fn run(
+        mut self,
+        mut running: Running,
+        requests: &mut mpsc::Receiver<Request>,
+        end: &mut oneshot::Receiver<()>,
+    ) -> (End, Keeper) {
         let ended = self.take_part(&mut running, requests, end).await;
         running.serving.abort();
         if !self.left {
@@ -311,7 +354,12 @@ impl Part {
         (ended, self.keeper)
     }
 
-    async fn take_part(&mut self, running: &mut Running, requests: &mut mpsc::Receiver<Request>, end: &mut oneshot::Receiver<()>) -> End {
+    async fn take_part(
+        &mut self,
+        running: &mut Running,
+        requests: &mut mpsc::Receiver<Request>,
+        end: &mut oneshot::Receiver<()>,
+    ) -> End {
         let mut buffer = vec![0; 2048];
         let mut remember = tokio::time::interval(REMEMBER);
         remember.tick().await;
@@ -381,11 +429,20 @@ impl Part {
         Ok(())
     }
 
-    async fn carry_out(&mut self, output: Output, inputs: &mut std::collections::VecDeque<Input>) -> Result<(), String> {
+    async fn carry_out(
+        &mut self,
+        output: Output,
+        inputs: &mut std::collections::VecDeque<Input>,
+    ) -> Result<(), String> {
         match output {
             Output::Keep(records) => self.keeper.keep(records).await.map_err(|e| e.to_string())?,
             Output::Send { to, address, bytes } => self.send(to, address, &bytes),
-            Output::Call { call, to, address, bytes } => {
+            Output::Call {
+                call,
+                to,
+                address,
+                bytes,
+            } => {
                 let (connector, came) = (self.connector.clone(), self.came.clone());
                 tokio::spawn(async move {
                     let outcome = calls::call(&connector, address, to, FOR_NODE, &bytes).await;
@@ -424,7 +481,12 @@ impl Part {
 
     async fn deal(&self, command: Command) -> Result<Option<Share>, String> {
         let (answer, answered) = oneshot::channel();
-        let ask = Ask::Do { command, looked: Looked::default(), deadline: Instant::now() + DEAL, answer };
+        let ask = Ask::Do {
+            command,
+            looked: Looked::default(),
+            deadline: Instant::now() + DEAL,
+            answer,
+        };
         let gone = |_| "the engine has ended".to_owned();
         self.around.asks.send(ask).await.map_err(|_| gone(()))?;
         match answered.await.map_err(|_| gone(()))? {
@@ -445,16 +507,24 @@ impl Part {
             };
             let from = SocketAddr::new(from.ip().to_canonical(), from.port());
             let now = self.now();
-            let Some(bytes) = buffer.get_mut(..length) else { continue };
+            let Some(bytes) = buffer.get_mut(..length) else {
+                continue;
+            };
             let input = match self.opener.open(now, from, bytes) {
                 Ok(opened) => {
                     self.keep_heard |= opened.first;
-                    Input::Datagram { from: opened.sender, address: from, bytes: opened.plain.to_vec() }
+                    Input::Datagram {
+                        from: opened.sender,
+                        address: from,
+                        bytes: opened.plain.to_vec(),
+                    }
                 }
-                Err(Why::Clone { sender, from, .. } | Why::StillAlive { sender, from, .. }) => match self.suspect(sender, from) {
-                    Some(input) => input,
-                    None => continue,
-                },
+                Err(Why::Clone { sender, from, .. } | Why::StillAlive { sender, from, .. }) => {
+                    match self.suspect(sender, from) {
+                        Some(input) => input,
+                        None => continue,
+                    }
+                }
                 Err(Why::NewKey) => {
                     self.ask_secret();
                     continue;
@@ -464,7 +534,10 @@ impl Part {
             self.step(input).await?;
             if std::mem::take(&mut self.keep_heard) {
                 let heard = tombolo_cluster::wire::encode(&self.opener.last());
-                self.keeper.keep(vec![("heard".to_owned(), Some(heard))]).await.map_err(|e| e.to_string())?;
+                self.keeper
+                    .keep(vec![("heard".to_owned(), Some(heard))])
+                    .await
+                    .map_err(|e| e.to_string())?;
             }
         }
         tokio::task::yield_now().await;
@@ -474,17 +547,33 @@ impl Part {
     /// Signs that a host runs twice: one may be a datagram that was held up, several over some time are proof.
     fn suspect(&mut self, host: HostId, from: SocketAddr) -> Option<Input> {
         let now = Instant::now();
-        let suspicion = self.clones.entry(host).or_insert(Suspicion { signs: 0, first: now, told: false });
+        let suspicion = self.clones.entry(host).or_insert(Suspicion {
+            signs: 0,
+            first: now,
+            told: false,
+        });
         if now.duration_since(suspicion.first) > Duration::from_secs(60) {
-            *suspicion = Suspicion { signs: 0, first: now, told: suspicion.told };
+            *suspicion = Suspicion {
+                signs: 0,
+                first: now,
+                told: suspicion.told,
+            };
         }
         suspicion.signs += 1;
         let proof = suspicion.signs >= 3 && now.duration_since(suspicion.first) > Duration::from_secs(1);
         if !proof || std::mem::replace(&mut suspicion.told, true) {
             return None;
         }
-        let other = self.node.seats().find(|seat| seat.host == host).map_or(from, |seat| seat.address);
-        Some(Input::Cloned { host, one: from, other })
+        let other = self
+            .node
+            .seats()
+            .find(|seat| seat.host == host)
+            .map_or(from, |seat| seat.address);
+        Some(Input::Cloned {
+            host,
+            one: from,
+            other,
+        })
     }
 
     async fn came(&mut self, came: Came) -> Result<(), String> {
@@ -528,7 +617,11 @@ impl Part {
             }
             Request::See(answer) => {
                 let told = |key: &str| key == "host" || key.starts_with(tombolo_core::peers::ENDPOINT);
-                let rows = self.node.table().visible().filter(|(_, key, _)| told(key.as_str()));
+                let rows = self
+                    .node
+                    .table()
+                    .visible()
+                    .filter(|(_, key, _)| told(key.as_str()));
                 let rows = rows.map(|(host, key, body)| (host, key.to_string(), body.to_vec()));
                 let sight = Sight {
                     cluster: self.node.charter().cluster,
@@ -552,11 +645,21 @@ impl Part {
     fn token(&self, ttl_s: u64) -> Result<String, String> {
         let authority = Authority::of(&self.secret).map_err(|e| e.to_string())?;
         let nonce = draw().map_err(|e| e.to_string())?;
-        let token = super::token::Token::issue(&self.secret, authority.print(), crate::host::now_s(), ttl_s, nonce);
+        let token = super::token::Token::issue(
+            &self.secret,
+            authority.print(),
+            crate::host::now_s(),
+            ttl_s,
+            nonce,
+        );
         Ok(token.text())
     }
 
-    async fn forget(&mut self, names: &[String], answer: oneshot::Sender<Result<Vec<String>, String>>) -> Result<(), String> {
+    async fn forget(
+        &mut self,
+        names: &[String],
+        answer: oneshot::Sender<Result<Vec<String>, String>>,
+    ) -> Result<(), String> {
         let mut hosts = BTreeMap::new();
         let mut wrong = Vec::new();
         for name in names {
@@ -564,16 +667,37 @@ impl Part {
             let called = |(id, member): &(&HostId, &tombolo_cluster::charter::Member)| {
                 member.name == *name || (name.len() >= 8 && id.to_string().starts_with(name.as_str()))
             };
-            let found: Vec<(HostId, String)> = charter.hosts.iter().filter(called).map(|(id, m)| (*id, m.name.clone())).collect();
+            let found: Vec<(HostId, String)> = charter
+                .hosts
+                .iter()
+                .filter(called)
+                .map(|(id, m)| (*id, m.name.clone()))
+                .collect();
             match found.as_slice() {
                 [(id, name)] => drop(hosts.insert(*id, name.clone())),
                 [] => wrong.push(format!("no host is called '{}'", tombolo_core::model::cut(name))),
-                _ => wrong.push(format!("{} hosts are called '{}': name one by its identifier", found.len(), tombolo_core::model::cut(name))),
+                _ => wrong.push(format!(
+                    "{} hosts are called '{}': name one by its identifier",
+                    found.len(),
+                    tombolo_core::model::cut(name)
+                )),
             }
         }
         if !wrong.is_empty() || hosts.is_empty() {
-            let known: Vec<String> = self.node.charter().hosts.values().map(|member| member.name.clone()).collect();
-            answer.send(Err(format!("{}; the hosts are: {}", wrong.join("; "), known.join(", ")))).ok();
+            let known: Vec<String> = self
+                .node
+                .charter()
+                .hosts
+                .values()
+                .map(|member| member.name.clone())
+                .collect();
+            answer
+                .send(Err(format!(
+                    "{}; the hosts are: {}",
+                    wrong.join("; "),
+                    known.join(", ")
+                )))
+                .ok();
             return Ok(());
         }
         let (done, decided) = oneshot::channel();
@@ -582,10 +706,16 @@ impl Part {
         self.wishes.insert(ticket, done);
         let forgotten: Vec<String> = hosts.values().cloned().collect();
         tokio::spawn(async move {
-            let outcome = decided.await.unwrap_or_else(|_| Err("tombolo is shutting down".to_owned()));
+            let outcome = decided
+                .await
+                .unwrap_or_else(|_| Err("tombolo is shutting down".to_owned()));
             answer.send(outcome.map(|()| forgotten)).ok();
         });
-        self.step(Input::Wish { ticket, wish: Wish::Forget(hosts.into_keys().collect()) }).await
+        self.step(Input::Wish {
+            ticket,
+            wish: Wish::Forget(hosts.into_keys().collect()),
+        })
+        .await
     }
 
     fn done(&mut self, ticket: u64, outcome: Result<(), String>) {
@@ -602,11 +732,19 @@ impl Part {
     }
 
     /// Somebody is at the door, with a token.
-    async fn asked_to_join(&mut self, asking: joining::Asking, answer: oneshot::Sender<joining::Answer>) -> Result<(), String> {
-        let verified = Authority::of(&self.secret).map_err(|e| e.to_string()).and_then(|authority| {
-            let token = super::token::Token::parse(&asking.token).map_err(|e| e.to_string())?;
-            token.verify(&self.secret, authority.print(), crate::host::now_s()).map_err(|e| e.to_string())
-        });
+    async fn asked_to_join(
+        &mut self,
+        asking: joining::Asking,
+        answer: oneshot::Sender<joining::Answer>,
+    ) -> Result<(), String> {
+        let verified = Authority::of(&self.secret)
+            .map_err(|e| e.to_string())
+            .and_then(|authority| {
+                let token = super::token::Token::parse(&asking.token).map_err(|e| e.to_string())?;
+                token
+                    .verify(&self.secret, authority.print(), crate::host::now_s())
+                    .map_err(|e| e.to_string())
+            });
         if let Err(why) = verified {
             tracing::warn!(host = %asking.host, name = %tombolo_core::model::cut(&asking.name), %why, "a host was not let in");
             answer.send(joining::Answer::Refused(why)).ok();
@@ -614,7 +752,11 @@ impl Part {
         }
         self.ticket += 1;
         let ticket = self.ticket;
-        let wish = Wish::Admit { host: asking.host, name: asking.name.clone(), key: asking.key };
+        let wish = Wish::Admit {
+            host: asking.host,
+            name: asking.name.clone(),
+            key: asking.key,
+        };
         self.joins.insert(ticket, (asking, answer));
         self.step(Input::Wish { ticket, wish }).await
     }
@@ -625,7 +767,13 @@ impl Part {
             Ok(()) => joining::Answer::Welcome {
                 secret: self.secret.text().to_string(),
                 charter: Box::new(self.node.charter().clone()),
-                seats: self.node.seats().filter(|seat| seat.host != asking.host).cloned().chain([self.node.seat().clone()]).collect(),
+                seats: self
+                    .node
+                    .seats()
+                    .filter(|seat| seat.host != asking.host)
+                    .cloned()
+                    .chain([self.node.seat().clone()])
+                    .collect(),
             },
         }
     }
@@ -637,7 +785,10 @@ impl Part {
         self.opener.set_members(&members);
         if charter.secret.number > self.secret.number() {
             let (number, check) = (charter.secret.number, charter.secret.check);
-            match self.next.take_if(|next| next.number() == number && next.check() == check) {
+            match self
+                .next
+                .take_if(|next| next.number() == number && next.check() == check)
+            {
                 Some(next) => self.turn_over(next),
                 None => self.ask_secret(),
             }
@@ -656,7 +807,10 @@ impl Part {
     /// Another secret is in force.
     fn turn_over(&mut self, secret: Secret) {
         if let Err(error) = self.around.files.turn_over(&secret) {
-            tracing::error!(error = crate::http::chain(&error), "the new key was not written; it is asked for after a restart");
+            tracing::error!(
+                error = crate::http::chain(&error),
+                "the new key was not written; it is asked for after a restart"
+            );
         }
         let until = self.now() + OVERLAP;
         let old = std::mem::replace(&mut self.secret, secret);
@@ -666,7 +820,10 @@ impl Part {
             (Ok(()), Ok((acceptor, connector))) => {
                 *self.acceptor.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
                 self.connector = connector;
-                tracing::info!(number = self.secret.number(), "another key of the cluster is in force");
+                tracing::info!(
+                    number = self.secret.number(),
+                    "another key of the cluster is in force"
+                );
             }
             (Err(error), _) => tracing::error!(%error, "the new key can't be used"),
             (_, Err(error)) => tracing::error!(%error, "the new key can't be used"),
@@ -684,7 +841,8 @@ impl Part {
                     tracing::error!(error = crate::http::chain(&error), "the next key was not written");
                     return Vec::new();
                 }
-                self.opener.set_secrets(&self.secret, Some((&secret, Tick(u64::MAX))));
+                self.opener
+                    .set_secrets(&self.secret, Some((&secret, Tick(u64::MAX))));
                 self.next = Some(secret);
                 self.trust_anew();
                 b"ok".to_vec()
@@ -745,9 +903,15 @@ impl Part {
     }
 
     /// Another secret is to be in force: every host gets it first, then it is decided.
-    async fn rotate(&mut self, secret: Option<Secret>, answer: oneshot::Sender<Result<(u32, usize, Vec<String>), String>>) -> Result<(), String> {
+    async fn rotate(
+        &mut self,
+        secret: Option<Secret>,
+        answer: oneshot::Sender<Result<(u32, usize, Vec<String>), String>>,
+    ) -> Result<(), String> {
         if self.rotation.is_some() {
-            answer.send(Err("the key is being rotated already".to_owned())).ok();
+            answer
+                .send(Err("the key is being rotated already".to_owned()))
+                .ok();
             return Ok(());
         }
         let number = self.secret.number().saturating_add(1);
@@ -763,19 +927,36 @@ impl Part {
             }
         };
         if self.stage(secret.text().as_bytes()).is_empty() {
-            answer.send(Err("the next key could not be written on this host".to_owned())).ok();
+            answer
+                .send(Err("the next key could not be written on this host".to_owned()))
+                .ok();
             return Ok(());
         }
         let seats: Vec<_> = self.node.seats().cloned().collect();
         let text = Arc::new(secret.text());
         for seat in &seats {
-            let (connector, came, text, seat) = (self.connector.clone(), self.came.clone(), text.clone(), seat.clone());
+            let (connector, came, text, seat) = (
+                self.connector.clone(),
+                self.came.clone(),
+                text.clone(),
+                seat.clone(),
+            );
             tokio::spawn(async move {
-                let staged = calls::call(&connector, seat.address, seat.host, NEXT_SECRET, text.as_bytes()).await;
-                came.send(Came::Staged(seat.host, staged.is_ok_and(|said| said == b"ok"))).await.ok();
+                let staged =
+                    calls::call(&connector, seat.address, seat.host, NEXT_SECRET, text.as_bytes()).await;
+                came.send(Came::Staged(seat.host, staged.is_ok_and(|said| said == b"ok")))
+                    .await
+                    .ok();
             });
         }
-        let others: BTreeSet<HostId> = self.node.charter().hosts.keys().copied().filter(|host| *host != self.me).collect();
+        let others: BTreeSet<HostId> = self
+            .node
+            .charter()
+            .hosts
+            .keys()
+            .copied()
+            .filter(|host| *host != self.me)
+            .collect();
         let reached: BTreeSet<HostId> = seats.iter().map(|seat| seat.host).collect();
         self.rotation = Some(Rotation {
             secret,
@@ -789,15 +970,24 @@ impl Part {
 
     /// A host has put the next secret aside, or could not.
     async fn staged(&mut self, host: HostId, staged: bool) -> Result<(), String> {
-        let Some(rotation) = &mut self.rotation else { return Ok(()) };
+        let Some(rotation) = &mut self.rotation else {
+            return Ok(());
+        };
         if rotation.waiting.remove(&host) && !staged {
             rotation.without.push(host);
         }
         if !rotation.waiting.is_empty() && Instant::now() < rotation.until {
             return Ok(());
         }
-        let Some(mut rotation) = self.rotation.take() else { return Ok(()) };
-        let without: Vec<String> = rotation.without.iter().chain(&rotation.waiting).map(|host| self.node.name(host)).collect();
+        let Some(mut rotation) = self.rotation.take() else {
+            return Ok(());
+        };
+        let without: Vec<String> = rotation
+            .without
+            .iter()
+            .chain(&rotation.waiting)
+            .map(|host| self.node.name(host))
+            .collect();
         let hosts = self.node.charter().hosts.len() - without.len();
         let (number, check) = (rotation.secret.number(), rotation.secret.check());
         self.ticket += 1;
@@ -806,11 +996,17 @@ impl Part {
         self.wishes.insert(ticket, done);
         if let Some(answer) = rotation.answer.take() {
             tokio::spawn(async move {
-                let outcome = decided.await.unwrap_or_else(|_| Err("tombolo is shutting down".to_owned()));
+                let outcome = decided
+                    .await
+                    .unwrap_or_else(|_| Err("tombolo is shutting down".to_owned()));
                 answer.send(outcome.map(|()| (number, hosts, without))).ok();
             });
         }
-        self.step(Input::Wish { ticket, wish: Wish::Secret(number, check) }).await
+        self.step(Input::Wish {
+            ticket,
+            wish: Wish::Secret(number, check),
+        })
+        .await
     }
 
     fn tell(&mut self, news: News) {
@@ -830,10 +1026,18 @@ impl Part {
             }
             News::SetBack(how) => ("set-back", self.me, self.around.name.clone(), Some(how.clone())),
             News::Torn { with, slot } => {
-                let why = format!("host {} knows another decree {slot}: a host was forgotten that was not gone", name(with));
+                let why = format!(
+                    "host {} knows another decree {slot}: a host was forgotten that was not gone",
+                    name(with)
+                );
                 ("torn", self.me, self.around.name.clone(), Some(why))
             }
-            News::Standing(standing) => ("standing", self.me, self.around.name.clone(), Some(words(standing))),
+            News::Standing(standing) => (
+                "standing",
+                self.me,
+                self.around.name.clone(),
+                Some(words(standing)),
+            ),
         };
         match news {
             News::Cloned { .. } | News::SetBack(_) | News::Torn { .. } | News::Down(_) => {
@@ -841,7 +1045,12 @@ impl Part {
             }
             _ => tracing::info!(%host, name, detail, "cluster: {action}"),
         }
-        let what = What::Host { action, host: host.to_string(), name, detail };
+        let what = What::Host {
+            action,
+            host: host.to_string(),
+            name,
+            detail,
+        };
         self.around.events.tell(&what);
         if matches!(news, News::Standing(_)) {
             self.stand();
@@ -870,7 +1079,11 @@ impl Part {
             }
         }
         self.around.shown.set(ShownNow {
-            pools: charter.pools.iter().map(|(pool, founded)| (*pool, founded.definition.clone())).collect(),
+            pools: charter
+                .pools
+                .iter()
+                .map(|(pool, founded)| (*pool, founded.definition.clone()))
+                .collect(),
             routes,
             member: true,
         });
@@ -878,7 +1091,9 @@ impl Part {
 
     /// Tells the cluster what has changed on this host.
     async fn tell_changes(&mut self, everything: bool) -> Result<(), String> {
-        let Some(told) = ask_engine(&self.around.asks, everything).await else { return Ok(()) };
+        let Some(told) = ask_engine(&self.around.asks, everything).await else {
+            return Ok(());
+        };
         let rows = endpoint_rows(&told, self.node.seat().address.ip());
         self.step(Input::Pools(told.fills)).await?;
         self.step(Input::Rows(rows)).await
@@ -889,7 +1104,8 @@ impl Part {
         match (self.around.advertise)(&self.around.advertised) {
             Ok(address) if address != self.node.seat().address.ip() => {
                 tracing::info!(%address, "others reach this host elsewhere now");
-                self.step(Input::Moved(SocketAddr::new(address, self.around.port))).await?;
+                self.step(Input::Moved(SocketAddr::new(address, self.around.port)))
+                    .await?;
                 self.tell_changes(true).await?;
             }
             Ok(_) => {}
@@ -907,18 +1123,27 @@ impl Part {
         let mut routes: Vec<IpNet> = routes.into_iter().filter(|net| !ours(net)).collect();
         routes.truncate(ROUTES);
         let row = serde_json::to_vec(&routes).unwrap_or_default();
-        let named = routes.into_iter().map(|net| (net, "a route, address or name server".to_owned()));
+        let named = routes
+            .into_iter()
+            .map(|net| (net, "a route, address or name server".to_owned()));
         self.step(Input::Routes(named.collect())).await?;
-        self.step(Input::Rows(vec![("routes".to_owned(), Some(row))])).await
+        self.step(Input::Rows(vec![("routes".to_owned(), Some(row))]))
+            .await
     }
 
     /// Writes down what is known of others.
     async fn remember(&mut self) {
-        let peers = Peers { seats: self.node.seats().cloned().collect(), rows: self.node.remember() };
+        let peers = Peers {
+            seats: self.node.seats().cloned().collect(),
+            rows: self.node.remember(),
+        };
         let files = self.around.files.clone();
         let written = tokio::task::spawn_blocking(move || files.write_peers(&peers)).await;
         if let Ok(Err(error)) = written {
-            tracing::warn!(error = crate::http::chain(&error), "what is known of other hosts was not written down");
+            tracing::warn!(
+                error = crate::http::chain(&error),
+                "what is known of other hosts was not written down"
+            );
         }
         let heard = tombolo_cluster::wire::encode(&self.opener.last());
         if let Err(error) = self.keeper.keep(vec![("heard".to_owned(), Some(heard))]).await {
@@ -959,30 +1184,54 @@ async fn ask_engine(asks: &mpsc::Sender<Ask>, everything: bool) -> Option<Told> 
 }
 
 fn host_row(name: &str) -> Vec<u8> {
-    serde_json::json!({ "name": name, "version": env!("CARGO_PKG_VERSION") }).to_string().into_bytes()
+    serde_json::json!({ "name": name, "version": env!("CARGO_PKG_VERSION") })
+        .to_string()
+        .into_bytes()
 }
 
 fn endpoint_rows(told: &Told, via: std::net::IpAddr) -> Vec<(String, Option<Vec<u8>>)> {
     let row = |row: &tombolo_core::peers::EndpointRow| {
-        let row = tombolo_core::peers::EndpointRow { via: Some(via), ..row.clone() };
+        let row = tombolo_core::peers::EndpointRow {
+            via: Some(via),
+            ..row.clone()
+        };
         // Plain structs with text keys always make JSON.
         serde_json::to_vec(&row).unwrap_or_default()
     };
     let rows = told.endpoints.iter();
-    rows.map(|(id, endpoint)| (format!("{}{id}", tombolo_core::peers::ENDPOINT), endpoint.as_ref().map(row))).collect()
+    rows.map(|(id, endpoint)| {
+        (
+            format!("{}{id}", tombolo_core::peers::ENDPOINT),
+            endpoint.as_ref().map(row),
+        )
+    })
+    .collect()
 }
 
 fn trust(charter: &Charter, secret: &Secret, next: Option<&Secret>) -> Result<Trust, super::certs::Error> {
-    let members = charter.hosts.iter().map(|(host, member)| (*host, Print::from_bytes(member.key))).collect();
+    let members = charter
+        .hosts
+        .iter()
+        .map(|(host, member)| (*host, Print::from_bytes(member.key)))
+        .collect();
     let current = Authority::of(secret)?;
     let next = next.map(Authority::of).transpose()?;
     let authorities: Vec<&Authority> = std::iter::once(&current).chain(&next).collect();
     Trust::new(ClusterId::from_bytes(charter.cluster), &authorities, &members)
 }
 
-fn doors(charter: &Charter, secret: &Secret, me: HostId, key: &HostKey, trust: &SharedTrust) -> Result<(Acceptor, Connector), super::certs::Error> {
+fn doors(
+    charter: &Charter,
+    secret: &Secret,
+    me: HostId,
+    key: &HostKey,
+    trust: &SharedTrust,
+) -> Result<(Acceptor, Connector), super::certs::Error> {
     let identity = Authority::of(secret)?.identity(ClusterId::from_bytes(charter.cluster), me, key)?;
-    Ok((Acceptor::new(&identity, trust)?, Connector::new(&identity, trust)?))
+    Ok((
+        Acceptor::new(&identity, trust)?,
+        Connector::new(&identity, trust)?,
+    ))
 }
 
 /// The sockets, at all addresses of the advertised one's family (of both, for IPv6).
@@ -1006,7 +1255,9 @@ async fn serve(listener: TcpListener, acceptor: Arc<RwLock<Acceptor>>, came: mps
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         // The semaphore is never closed.
-        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let Ok(place) = room.clone().acquire_owned().await else {
+            return;
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -1027,33 +1278,64 @@ async fn serve(listener: TcpListener, acceptor: Arc<RwLock<Acceptor>>, came: mps
     }
 }
 
-async fn converse(stream: tokio::net::TcpStream, acceptor: &Acceptor, came: &mpsc::Sender<Came>) -> Result<(), String> {
-    let accepted = acceptor.accept(stream).await.map_err(|e| crate::http::chain(&e))?;
+async fn converse(
+    stream: tokio::net::TcpStream,
+    acceptor: &Acceptor,
+    came: &mpsc::Sender<Came>,
+) -> Result<(), String> {
+    let accepted = acceptor
+        .accept(stream)
+        .await
+        .map_err(|e| crate::http::chain(&e))?;
     let mut stream = accepted.stream;
     let text = |e: std::io::Error| e.to_string();
     let reply = match accepted.who {
         Who::Member(peer) => {
-            let (kind, bytes) = calls::in_time(calls::read_kind(&mut stream)).await.map_err(text)?;
+            let (kind, bytes) = calls::in_time(calls::read_kind(&mut stream))
+                .await
+                .map_err(text)?;
             let (answer, answered) = oneshot::channel();
             let asked = match kind {
-                FOR_NODE => Came::Asked { from: peer.host, bytes, answer },
-                FOR_SECRET => Came::Secret { offered: None, answer },
-                NEXT_SECRET => Came::Secret { offered: Some(bytes), answer },
+                FOR_NODE => Came::Asked {
+                    from: peer.host,
+                    bytes,
+                    answer,
+                },
+                FOR_SECRET => Came::Secret {
+                    offered: None,
+                    answer,
+                },
+                NEXT_SECRET => Came::Secret {
+                    offered: Some(bytes),
+                    answer,
+                },
                 other => return Err(format!("a question of an unknown sort {other}")),
             };
-            came.send(asked).await.map_err(|_| "the part has ended".to_owned())?;
-            tokio::time::timeout(calls::TALK, answered).await.map_err(|_| "no answer in time".to_owned())?.map_err(|_| "no answer".to_owned())?
+            came.send(asked)
+                .await
+                .map_err(|_| "the part has ended".to_owned())?;
+            tokio::time::timeout(calls::TALK, answered)
+                .await
+                .map_err(|_| "no answer in time".to_owned())?
+                .map_err(|_| "no answer".to_owned())?
         }
         Who::Joiner => {
             let bytes = calls::in_time(calls::read(&mut stream)).await.map_err(text)?;
-            let asking = tombolo_cluster::wire::decode::<joining::Asking>(&bytes).ok_or("a question that can't be read")?;
+            let asking = tombolo_cluster::wire::decode::<joining::Asking>(&bytes)
+                .ok_or("a question that can't be read")?;
             let (answer, answered) = oneshot::channel();
-            came.send(Came::Join(asking, answer)).await.map_err(|_| "the part has ended".to_owned())?;
-            let answer = tokio::time::timeout(calls::TALK, answered).await.map_err(|_| "no answer in time".to_owned())?;
+            came.send(Came::Join(asking, answer))
+                .await
+                .map_err(|_| "the part has ended".to_owned())?;
+            let answer = tokio::time::timeout(calls::TALK, answered)
+                .await
+                .map_err(|_| "no answer in time".to_owned())?;
             tombolo_cluster::wire::encode(&answer.map_err(|_| "no answer".to_owned())?)
         }
     };
-    calls::in_time(calls::write(&mut stream, None, &reply)).await.map_err(text)?;
+    calls::in_time(calls::write(&mut stream, None, &reply))
+        .await
+        .map_err(text)?;
     // The other end may have gone with its answer already.
     tokio::io::AsyncWriteExt::shutdown(&mut stream).await.ok();
     Ok(())

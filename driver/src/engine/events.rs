@@ -445,7 +445,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             let name = self.docker.container_name(&endpoint.id);
             name.is_some() && name != before.containers.get(&endpoint.id).map(String::as_str)
         };
-        let named: Vec<EndpointId> = self.state.endpoints().filter(news).map(|e| e.id.clone()).collect();
+        let named: Vec<EndpointId> = self
+            .state
+            .endpoints()
+            .filter(news)
+            .map(|e| e.id.clone())
+            .collect();
         for id in named {
             self.touched.named(&id);
             if let Some(endpoint) = self.state.endpoint(&id) {

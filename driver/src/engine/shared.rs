@@ -65,12 +65,19 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     pub(super) fn told_cluster(&mut self, everything: bool) -> Told {
         let touched = std::mem::take(&mut self.touched.endpoints);
         let ids: BTreeSet<EndpointId> = match everything {
-            true => self.state.endpoints().map(|endpoint| endpoint.id.clone()).collect(),
+            true => self
+                .state
+                .endpoints()
+                .map(|endpoint| endpoint.id.clone())
+                .collect(),
             false => touched,
         };
         let row = |id: &EndpointId| {
             let endpoint = self.state.endpoint(id)?;
-            let network = self.state.network(&endpoint.network).filter(|network| is_shared(network))?;
+            let network = self
+                .state
+                .network(&endpoint.network)
+                .filter(|network| is_shared(network))?;
             Some(EndpointRow::of(network, endpoint, self.docker.container_name(id)))
         };
         let ipam = self.state.ipam();

@@ -117,11 +117,18 @@ impl Node {
     }
 
     pub(super) fn confirm_tick(&mut self) {
-        if self.membership.alive_count() == 0 && self.charter().hosts.len() > 1 && self.confirm.hello <= self.now {
+        if self.membership.alive_count() == 0
+            && self.charter().hosts.len() > 1
+            && self.confirm.hello <= self.now
+        {
             self.confirm.hello = self.now + HELLO;
             // Datagrams may fail for a reason that a call tells: the key was rotated, or we are out.
-            let unasked: Vec<HostId> =
-                self.seats.keys().copied().filter(|host| !self.confirm.refused.contains(host)).collect();
+            let unasked: Vec<HostId> = self
+                .seats
+                .keys()
+                .copied()
+                .filter(|host| !self.confirm.refused.contains(host))
+                .collect();
             let at = usize::try_from(self.chance() % unasked.len().max(1) as u64).unwrap_or(0);
             // Who was refused once asks several, to know where it stands.
             let several = if self.confirm.refused.is_empty() { 1 } else { 5 };
@@ -138,7 +145,12 @@ impl Node {
             let mine = Confirm {
                 epoch: self.epoch,
                 index: self.charter().index,
-                shares: self.space.own().iter().map(|(pool, share)| (*pool, share.revision)).collect(),
+                shares: self
+                    .space
+                    .own()
+                    .iter()
+                    .map(|(pool, share)| (*pool, share.revision))
+                    .collect(),
             };
             let others = self.charter().hosts.keys().copied();
             let asked = others.filter(|host| *host != self.me && !self.confirm.got.contains(host));
@@ -156,11 +168,22 @@ impl Node {
     /// Another host has begun anew and asks.
     pub(super) fn asked_to_confirm(&mut self, from: HostId, address: SocketAddr, confirm: Confirm) {
         let known = self.space.known().iter().filter(|((_, host), _)| *host == from);
-        let newer = known.into_iter().any(|((pool, _), share)| confirm.shares.get(pool).is_none_or(|mine| *mine < share.revision));
+        let newer = known
+            .into_iter()
+            .any(|((pool, _), share)| confirm.shares.get(pool).is_none_or(|mine| *mine < share.revision));
         let covers = self.table.hosts().find(|(host, ..)| *host == from);
         let heard = covers.map_or(0, |(_, cover, _)| cover.top().epoch);
         let index = self.charter().index;
-        self.send_to(from, address, &Frame::Confirmed { epoch: confirm.epoch, index, newer, heard });
+        self.send_to(
+            from,
+            address,
+            &Frame::Confirmed {
+                epoch: confirm.epoch,
+                index,
+                newer,
+                heard,
+            },
+        );
         if confirm.index > index {
             self.fetch_charter(from);
         }
@@ -172,7 +195,10 @@ impl Node {
             return;
         }
         if heard > self.epoch {
-            let version = Version { epoch: heard, count: 0 };
+            let version = Version {
+                epoch: heard,
+                count: 0,
+            };
             self.rows_from_future(from, version);
         }
         if index > self.charter().index {
@@ -191,7 +217,12 @@ impl Node {
 
     fn confirm_count(&mut self) {
         let hosts = &self.council.charter().hosts;
-        let got = self.confirm.got.iter().filter(|host| hosts.contains_key(host)).count();
+        let got = self
+            .confirm
+            .got
+            .iter()
+            .filter(|host| hosts.contains_key(host))
+            .count();
         let waiting = matches!(self.confirm.standing, Standing::Waiting | Standing::Alone);
         if waiting && got + 1 > hosts.len() / 2 {
             self.stand(Standing::Confirmed);
@@ -204,7 +235,10 @@ impl Node {
         for (pool, share) in shares {
             let own = self.space.own().get(&pool).map_or(0, |share| share.revision);
             if own < share.revision {
-                back.push(format!("{pool} was at revision {own}, and is at {}", share.revision));
+                back.push(format!(
+                    "{pool} was at revision {own}, and is at {}",
+                    share.revision
+                ));
                 self.deal(pool, Deal::Restore(share));
             }
         }
@@ -224,10 +258,18 @@ impl Node {
     pub(super) fn refused(&mut self, by: HostId) {
         let news = self.confirm.refused.insert(by);
         let hosts = &self.council.charter().hosts;
-        let refused = self.confirm.refused.iter().filter(|host| hosts.contains_key(host)).count();
+        let refused = self
+            .confirm
+            .refused
+            .iter()
+            .filter(|host| hosts.contains_key(host))
+            .count();
         if refused + 1 > hosts.len() / 2 {
             let names: Vec<String> = self.confirm.refused.iter().map(|host| self.name(host)).collect();
-            self.stand(Standing::Gone(format!("forgotten: {} let it in no more", names.join(", "))));
+            self.stand(Standing::Gone(format!(
+                "forgotten: {} let it in no more",
+                names.join(", ")
+            )));
         } else if news {
             // The others are asked at once.
             self.confirm.hello = self.now;

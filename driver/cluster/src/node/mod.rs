@@ -29,7 +29,7 @@ use crate::council::{Acceptor, Act, Context, Council, Kept, Outcome, Witness, Wo
 use crate::membership::{self, Membership, Seat};
 use crate::table::{self, Change, Key, Limits, Refused, Seen, Table};
 use crate::time::Tick;
-use crate::wire::{Answer, Frame, FRAME, Request, decode, encode};
+use crate::wire::{Answer, FRAME, Frame, Request, decode, encode};
 
 pub use confirm::Standing;
 pub use view::{HostView, Link, PoolView, View};
@@ -438,7 +438,10 @@ impl Node {
             self.confirm_due(),
             (self.unseen > Tick(0)).then_some(self.unseen),
         ];
-        dues.into_iter().flatten().min().unwrap_or(self.now + Duration::from_secs(1))
+        dues.into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.now + Duration::from_secs(1))
     }
 
     /// Takes one input; gives what is to be carried out.
@@ -477,11 +480,21 @@ impl Node {
         self.sync_tick();
         self.space_tick();
         self.confirm_tick();
-        let late: Vec<u64> = self.calls.iter().filter(|(_, c)| c.until <= self.now).map(|(id, _)| *id).collect();
+        let late: Vec<u64> = self
+            .calls
+            .iter()
+            .filter(|(_, c)| c.until <= self.now)
+            .map(|(id, _)| *id)
+            .collect();
         for call in late {
             self.answered(call, Called::Failed);
         }
-        let late: Vec<u64> = self.wishes.iter().filter(|(_, w)| w.until <= self.now).map(|(id, _)| *id).collect();
+        let late: Vec<u64> = self
+            .wishes
+            .iter()
+            .filter(|(_, w)| w.until <= self.now)
+            .map(|(id, _)| *id)
+            .collect();
         for ticket in late {
             let why = self.why_late(ticket);
             self.done(ticket, Err(why));
@@ -495,7 +508,11 @@ impl Node {
         }
         while let Some((seat, message)) = self.membership.next_send() {
             let bytes = encode(&Frame::Swim(message));
-            self.out.push_back(Output::Send { to: seat.host, address: seat.address, bytes });
+            self.out.push_back(Output::Send {
+                to: seat.host,
+                address: seat.address,
+                bytes,
+            });
         }
         let seen = self.table.drain();
         if !seen.is_empty() {
@@ -505,13 +522,22 @@ impl Node {
         // A share that was seen may have made more to send.
         while let Some((seat, message)) = self.membership.next_send() {
             let bytes = encode(&Frame::Swim(message));
-            self.out.push_back(Output::Send { to: seat.host, address: seat.address, bytes });
+            self.out.push_back(Output::Send {
+                to: seat.host,
+                address: seat.address,
+                bytes,
+            });
         }
     }
 
     /// Hides the rows of those who have not been heard of since the start.
     fn hide_unseen(&mut self) {
-        let others = self.charter().hosts.keys().copied().filter(|host| *host != self.me);
+        let others = self
+            .charter()
+            .hosts
+            .keys()
+            .copied()
+            .filter(|host| *host != self.me);
         let unseen: Vec<HostId> = others.filter(|host| !self.is_alive(host)).collect();
         for host in unseen {
             self.down.entry(host).or_insert(self.now);
@@ -573,7 +599,14 @@ impl Node {
             }
             Frame::Digest(digest) => {
                 let own = self.digest();
-                self.send_to(from, address, &Frame::Echo { sent: digest.sent, digest: own });
+                self.send_to(
+                    from,
+                    address,
+                    &Frame::Echo {
+                        sent: digest.sent,
+                        digest: own,
+                    },
+                );
                 self.compare(from, digest);
             }
             Frame::Echo { sent, digest } => {
@@ -583,10 +616,21 @@ impl Node {
             Frame::Council(word) => self.hear_word(from, word),
             Frame::Ask { ticket, pool, ask } => self.asked(from, ticket, pool, ask),
             Frame::Told { ticket, pool, given } => self.told(from, ticket, pool, given),
-            Frame::Witness { round, pool, giver, gave, mine } => self.witness(from, round, pool, giver, gave, mine),
+            Frame::Witness {
+                round,
+                pool,
+                giver,
+                gave,
+                mine,
+            } => self.witness(from, round, pool, giver, gave, mine),
             Frame::Witnessed { round, since } => self.witnessed(from, round, since),
             Frame::Confirm(confirm) => self.asked_to_confirm(from, address, confirm),
-            Frame::Confirmed { epoch, index, newer, heard } => self.confirmed(from, epoch, index, newer, heard),
+            Frame::Confirmed {
+                epoch,
+                index,
+                newer,
+                heard,
+            } => self.confirmed(from, epoch, index, newer, heard),
         }
     }
 
@@ -623,7 +667,8 @@ impl Node {
         match self.table.set(self.now, key, body) {
             Ok(Some(change)) => {
                 self.sync_changed();
-                self.membership.spread(self.now, subject(&change), &encode(&change));
+                self.membership
+                    .spread(self.now, subject(&change), &encode(&change));
             }
             Ok(None) => {}
             // Counted by the table; the row is ours and checked by who made it.
@@ -655,15 +700,32 @@ impl Node {
 
     /// Calls a host; gives whether it could be tried.
     fn call(&mut self, to: HostId, request: &Request, what: sync::Purpose) -> bool {
-        let Some(address) = self.address(&to) else { return false };
+        let Some(address) = self.address(&to) else {
+            return false;
+        };
         let call = self.ticket();
-        self.calls.insert(call, Calling { to, what, until: self.now + CALL_TIME });
-        self.out.push_back(Output::Call { call, to, address, bytes: encode(request) });
+        self.calls.insert(
+            call,
+            Calling {
+                to,
+                what,
+                until: self.now + CALL_TIME,
+            },
+        );
+        self.out.push_back(Output::Call {
+            call,
+            to,
+            address,
+            bytes: encode(request),
+        });
         true
     }
 
     fn answer(&mut self, call: u64, answer: &Answer) {
-        self.out.push_back(Output::Answer { call, bytes: encode(answer) });
+        self.out.push_back(Output::Answer {
+            call,
+            bytes: encode(answer),
+        });
     }
 
     fn ticket(&mut self) -> u64 {
@@ -695,7 +757,13 @@ impl Node {
 
     fn wish(&mut self, ticket: u64, wish: Wish) {
         let until = self.now + WISH_TIME;
-        self.wishes.insert(ticket, Pending { wish: wish.clone(), until });
+        self.wishes.insert(
+            ticket,
+            Pending {
+                wish: wish.clone(),
+                until,
+            },
+        );
         match wish {
             Wish::Pool(pool, definition) => self.wish_pool(ticket, pool, definition),
             Wish::Space { pool, within } => self.wish_space(ticket, pool, within),
@@ -709,14 +777,24 @@ impl Node {
 
     fn wish_forget(&mut self, ticket: u64, hosts: Vec<HostId>) {
         if hosts.contains(&self.me) {
-            return self.done(ticket, Err("a host can't forget itself: use 'tombolo cluster leave'".to_owned()));
+            return self.done(
+                ticket,
+                Err("a host can't forget itself: use 'tombolo cluster leave'".to_owned()),
+            );
         }
         if let Some(host) = hosts.iter().find(|host| self.is_alive(host)) {
             let why = format!("{} is there: use 'tombolo cluster leave' on it", self.name(host));
             return self.done(ticket, Err(why));
         }
         let heir = self.me;
-        self.decree(ticket, Decree::Forget { hosts, heir, shares: BTreeMap::new() });
+        self.decree(
+            ticket,
+            Decree::Forget {
+                hosts,
+                heir,
+                shares: BTreeMap::new(),
+            },
+        );
     }
 
     /// A host's name, or its identifier where none is known.
@@ -724,12 +802,18 @@ impl Node {
         let charter = self.charter();
         let member = charter.hosts.get(host).map(|member| member.name.clone());
         let gone = || charter.gone.get(host).map(|gone| gone.name.clone());
-        member.or_else(gone).filter(|name| !name.is_empty()).unwrap_or_else(|| host.to_string())
+        member
+            .or_else(gone)
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| host.to_string())
     }
 
     /// Proposes a decree for a wish.
     fn decree(&mut self, ticket: u64, decree: Decree) {
-        let until = self.wishes.get(&ticket).map_or(self.now + WISH_TIME, |pending| pending.until);
+        let until = self
+            .wishes
+            .get(&ticket)
+            .map_or(self.now + WISH_TIME, |pending| pending.until);
         let acts = self.with_council(|council, now, ctx| council.propose(now, ticket, &decree, until, ctx));
         self.act(acts);
     }
@@ -759,7 +843,12 @@ impl Node {
 
     /// Has the council do something, with what it may ask of the rest.
     fn with_council(&mut self, with: impl FnOnce(&mut Council, Tick, Context<'_>) -> Vec<Act>) -> Vec<Act> {
-        let alive: BTreeSet<HostId> = self.membership.alive().map(|seat| seat.host).chain([self.me]).collect();
+        let alive: BTreeSet<HostId> = self
+            .membership
+            .alive()
+            .map(|seat| seat.host)
+            .chain([self.me])
+            .collect();
         let eyes = Eyes {
             me: self.me,
             now: self.now,
@@ -768,7 +857,10 @@ impl Node {
             routes: &self.routes,
             space: &self.space,
         };
-        let context = Context { alive: &alive, witness: &eyes };
+        let context = Context {
+            alive: &alive,
+            witness: &eyes,
+        };
         with(&mut self.council, self.now, context)
     }
 
@@ -777,10 +869,16 @@ impl Node {
         for act in acts {
             match act {
                 Act::Keep(Kept::Acceptor(acceptor)) => {
-                    self.out.push_back(Output::Keep(vec![("acceptor".to_owned(), Some(encode(&*acceptor)))]));
+                    self.out.push_back(Output::Keep(vec![(
+                        "acceptor".to_owned(),
+                        Some(encode(&*acceptor)),
+                    )]));
                 }
                 Act::Keep(Kept::Charter(charter)) => {
-                    let records = vec![("charter".to_owned(), Some(encode(&*charter))), ("acceptor".to_owned(), None)];
+                    let records = vec![
+                        ("charter".to_owned(), Some(encode(&*charter))),
+                        ("acceptor".to_owned(), None),
+                    ];
                     self.out.push_back(Output::Keep(records));
                 }
                 Act::Say(to, word) => {
@@ -798,7 +896,9 @@ impl Node {
     }
 
     fn decided(&mut self, ticket: u64, outcome: Outcome) {
-        let Some(pending) = self.wishes.get(&ticket) else { return };
+        let Some(pending) = self.wishes.get(&ticket) else {
+            return;
+        };
         let wish = pending.wish.clone();
         match (outcome, wish) {
             // Not before what the decree grants is in the share.
@@ -806,17 +906,21 @@ impl Node {
             (Outcome::Decided { .. }, Wish::Leave) => self.left(ticket),
             (Outcome::Decided { .. }, _) => self.done(ticket, Ok(())),
             // Somebody may have been faster: look again.
-            (Outcome::Void { why }, Wish::Pool(pool, definition)) => match self.charter().pools.contains_key(&pool) {
-                true => self.wish_pool(ticket, pool, definition),
-                false => self.done(ticket, Err(why.to_string())),
-            },
+            (Outcome::Void { why }, Wish::Pool(pool, definition)) => {
+                match self.charter().pools.contains_key(&pool) {
+                    true => self.wish_pool(ticket, pool, definition),
+                    false => self.done(ticket, Err(why.to_string())),
+                }
+            }
             (Outcome::Void { why }, _) => self.done(ticket, Err(why.to_string())),
             (Outcome::Objected { by, why }, _) => {
                 let why = format!("host {} objects: {}", self.name(&by), why.join("; "));
                 self.done(ticket, Err(why));
             }
             (Outcome::NoMajority { reached, of, needed }, _) => {
-                let why = format!("this needs {needed} of {of} hosts, and {reached} answered: see 'tombolo cluster status'");
+                let why = format!(
+                    "this needs {needed} of {of} hosts, and {reached} answered: see 'tombolo cluster status'"
+                );
                 self.done(ticket, Err(why));
             }
             (Outcome::Late { .. }, _) => {
@@ -824,7 +928,10 @@ impl Node {
                 self.done(ticket, Err(why));
             }
             (Outcome::Crowded { most }, _) => {
-                self.done(ticket, Err(format!("{most} wishes are being decided already: try again")));
+                self.done(
+                    ticket,
+                    Err(format!("{most} wishes are being decided already: try again")),
+                );
             }
         }
     }
@@ -841,7 +948,12 @@ impl Node {
             self.out.push_back(Output::Tell(News::Joined(*host)));
         }
         for host in known.difference(&members).filter(|host| **host != self.me) {
-            let gone = self.council.charter().gone.get(host).map(|gone| (gone.name.clone(), gone.how));
+            let gone = self
+                .council
+                .charter()
+                .gone
+                .get(host)
+                .map(|gone| (gone.name.clone(), gone.how));
             let (name, how) = gone.unwrap_or_else(|| (host.to_string(), How::Left));
             self.table.expel(*host);
             self.membership.expel(self.now, host);
@@ -866,7 +978,8 @@ impl Node {
         if host == self.me {
             self.confirm_cloned(other);
         }
-        self.out.push_back(Output::Tell(News::Cloned { host, one, other }));
+        self.out
+            .push_back(Output::Tell(News::Cloned { host, one, other }));
     }
 }
 
@@ -893,8 +1006,14 @@ impl Witness for Eyes<'_> {
         match decree {
             Decree::Forget { hosts, .. } => {
                 for host in hosts.iter().filter(|host| self.alive.contains(host)) {
-                    let ago = self.heard.get(host).and_then(|heard| heard.at).map(|at| self.now.since(at));
-                    let ago = ago.map(|ago| format!(", heard {} ms ago", ago.as_millis())).unwrap_or_default();
+                    let ago = self
+                        .heard
+                        .get(host)
+                        .and_then(|heard| heard.at)
+                        .map(|at| self.now.since(at));
+                    let ago = ago
+                        .map(|ago| format!(", heard {} ms ago", ago.as_millis()))
+                        .unwrap_or_default();
                     objections.push(format!("{host} is there{ago}"));
                 }
             }

@@ -84,6 +84,8 @@ pub(super) struct State {
     /// What was asked of the owner of the shares and is not done yet.
     dealing: BTreeMap<u64, (IpNet, String)>,
     idle: BTreeMap<IpNet, Tick>,
+    /// Pools whose share has changed since its fill was told.
+    stale: BTreeSet<IpNet>,
     /// Pools that are about to be used: a piece is wanted before there is a network.
     wanted: BTreeMap<IpNet, Tick>,
     leaving: Option<u64>,
@@ -97,7 +99,10 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(own: BTreeMap<IpNet, Share>, witnessed: BTreeMap<(IpNet, HostId), Share>) -> Self {
-        let kept = witnessed.iter().map(|(key, share)| (*key, share.revision)).collect();
+        let kept = witnessed
+            .iter()
+            .map(|(key, share)| (*key, share.revision))
+            .collect();
         Self {
             own,
             known: witnessed,
@@ -111,6 +116,7 @@ impl State {
             gives: BTreeMap::new(),
             dealing: BTreeMap::new(),
             idle: BTreeMap::new(),
+            stale: BTreeSet::new(),
             wanted: BTreeMap::new(),
             leaving: None,
             gone: false,
@@ -123,14 +129,21 @@ impl State {
     /// Whether this host has, or is about to have, something on a pool.
     pub(super) fn needs(&self, pool: &IpNet) -> bool {
         let used = self.fills.get(pool).is_some_and(|fill| fill.used);
-        let owns = self.own.get(pool).is_some_and(|share| !share.pieces.is_empty() || !share.gifts.is_empty());
+        let owns = self
+            .own
+            .get(pool)
+            .is_some_and(|share| !share.pieces.is_empty() || !share.gifts.is_empty());
         used || owns || self.wanted.contains_key(pool)
     }
 
     /// What is known of a host's shares, as the council wants it.
     pub(super) fn held(&self, host: &HostId, me: HostId) -> BTreeMap<IpNet, Held> {
         if *host == me {
-            return self.own.iter().map(|(pool, share)| (*pool, held(share))).collect();
+            return self
+                .own
+                .iter()
+                .map(|(pool, share)| (*pool, held(share)))
+                .collect();
         }
         let of_host = self.known.iter().filter(|((_, of), _)| of == host);
         of_host.map(|((pool, _), share)| (*pool, held(share))).collect()
@@ -138,7 +151,9 @@ impl State {
 
     /// Whether a host still owns something, or is giving it, as far as is known here.
     pub(super) fn owns_something(&self, host: &HostId, me: HostId) -> bool {
-        self.held(host, me).values().any(|held| !held.pieces.is_empty() || !held.gifts.is_empty())
+        self.held(host, me)
+            .values()
+            .any(|held| !held.pieces.is_empty() || !held.gifts.is_empty())
     }
 
     /// A sum over what is held of everybody's shares: two hosts with the same one hold the same.
@@ -146,7 +161,10 @@ impl State {
         let own = self.own.iter().map(|(pool, share)| ((*pool, me), share.revision));
         let known = self.known.iter().map(|(key, share)| (*key, share.revision));
         let part = |((pool, host), revision): ((IpNet, HostId), u64)| sum(&encode(&(pool, host, revision)));
-        own.chain(known).filter(|(_, revision)| *revision > 0).map(part).fold(0, u64::wrapping_add)
+        own.chain(known)
+            .filter(|(_, revision)| *revision > 0)
+            .map(part)
+            .fold(0, u64::wrapping_add)
     }
 
     /// The members whose shares were read since the members changed last.
@@ -156,8 +174,14 @@ impl State {
             return charter.hosts.keys().copied().collect();
         }
         let since = charter.members_since();
-        let read = self.read.iter().filter(|(_, index)| **index >= since).map(|(host, _)| *host);
-        read.chain([me]).filter(|host| charter.hosts.contains_key(host)).collect()
+        let read = self
+            .read
+            .iter()
+            .filter(|(_, index)| **index >= since)
+            .map(|(host, _)| *host);
+        read.chain([me])
+            .filter(|host| charter.hosts.contains_key(host))
+            .collect()
     }
 
     /// Whether the shares of enough hosts were read for the next change of members, whoever it concerns.
@@ -168,7 +192,11 @@ impl State {
     /// Whether something was granted to a host that it has not taken yet, as far as is known here.
     pub(super) fn has_due(&self, host: &HostId, charter: &Charter, me: HostId) -> bool {
         charter.pools.keys().any(|pool| {
-            let share = if *host == me { self.own.get(pool) } else { self.known.get(&(*pool, *host)) };
+            let share = if *host == me {
+                self.own.get(pool)
+            } else {
+                self.known.get(&(*pool, *host))
+            };
             let applied = share.map_or(0, |share| share.applied);
             charter.due(*host, *pool, applied).next().is_some()
         })
@@ -198,15 +226,25 @@ impl State {
 
 /// FNV-1a of some bytes: it tells difference, not malice.
 fn sum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 fn held(share: &Share) -> Held {
     Held {
         version: ((share.revision >> 32) as u32, share.revision as u32),
         applied: share.applied,
-        pieces: share.pieces.iter().map(|(net, piece)| (*net, piece.seq)).collect(),
-        gifts: share.gifts.iter().map(|(net, gift)| (*net, gift.seq, gift.to)).collect(),
+        pieces: share
+            .pieces
+            .iter()
+            .map(|(net, piece)| (*net, piece.seq))
+            .collect(),
+        gifts: share
+            .gifts
+            .iter()
+            .map(|(net, gift)| (*net, gift.seq, gift.to))
+            .collect(),
     }
 }
 
@@ -255,8 +293,16 @@ impl Node {
 
     /// All shares that are known here, our own among them.
     pub(super) fn all_shares(&self) -> Vec<(IpNet, HostId, Share)> {
-        let own = self.space.own.iter().map(|(pool, share)| (*pool, self.me, share.clone()));
-        let known = self.space.known.iter().map(|((pool, host), share)| (*pool, *host, share.clone()));
+        let own = self
+            .space
+            .own
+            .iter()
+            .map(|(pool, share)| (*pool, self.me, share.clone()));
+        let known = self
+            .space
+            .known
+            .iter()
+            .map(|((pool, host), share)| (*pool, *host, share.clone()));
         own.chain(known).collect()
     }
 
@@ -271,9 +317,13 @@ impl Node {
     /// Keeps all that is known of others' shares.
     fn keep_known(&mut self) {
         let space = &self.space;
-        let fresh = space.known.iter().filter(|(key, share)| space.kept.get(key).is_none_or(|kept| *kept < share.revision));
-        let fresh: Vec<((IpNet, HostId), u64, Vec<u8>)> =
-            fresh.map(|(key, share)| (*key, share.revision, encode(share))).collect();
+        let fresh = space
+            .known
+            .iter()
+            .filter(|(key, share)| space.kept.get(key).is_none_or(|kept| *kept < share.revision));
+        let fresh: Vec<((IpNet, HostId), u64, Vec<u8>)> = fresh
+            .map(|(key, share)| (*key, share.revision, encode(share)))
+            .collect();
         if fresh.is_empty() {
             return;
         }
@@ -287,7 +337,10 @@ impl Node {
 
     /// Gets what another host holds of everybody's shares.
     pub(super) fn fetch_shares(&mut self, from: HostId) {
-        let asked = self.calls.values().any(|call| call.to == from && call.what == Purpose::AllShares);
+        let asked = self
+            .calls
+            .values()
+            .any(|call| call.to == from && call.what == Purpose::AllShares);
         if !asked {
             self.call(from, &Request::AllShares, Purpose::AllShares);
         }
@@ -312,7 +365,12 @@ impl Node {
         self.space.reading = self.now + READING;
         let since = self.charter().members_since();
         let unread = |host: &HostId| self.space.read.get(host).is_none_or(|index| *index < since);
-        let mut hosts: Vec<HostId> = self.membership.alive().map(|seat| seat.host).filter(unread).collect();
+        let mut hosts: Vec<HostId> = self
+            .membership
+            .alive()
+            .map(|seat| seat.host)
+            .filter(unread)
+            .collect();
         let start = usize::try_from(self.chance() % hosts.len().max(1) as u64).unwrap_or(0);
         if start < hosts.len() {
             hosts.rotate_left(start);
@@ -326,7 +384,11 @@ impl Node {
     /// Asks the owner of the shares, once for the same thing.
     fn deal_once(&mut self, pool: IpNet, deal: Deal) {
         let what = format!("{deal:?}");
-        let dealing = self.space.dealing.values().any(|(of, same)| *of == pool && *same == what);
+        let dealing = self
+            .space
+            .dealing
+            .values()
+            .any(|(of, same)| *of == pool && *same == what);
         if !dealing {
             let ticket = self.deal(pool, deal);
             self.space.dealing.insert(ticket, (pool, what));
@@ -340,29 +402,58 @@ impl Node {
             Ok(share) => share,
             Err(why) => {
                 if let Some((to, theirs)) = self.space.gives.remove(&ticket) {
-                    self.send(to, Frame::Told { ticket: theirs, pool, given: Err(why) });
+                    self.send(
+                        to,
+                        Frame::Told {
+                            ticket: theirs,
+                            pool,
+                            given: Err(why),
+                        },
+                    );
                 }
                 return;
             }
         };
         let row = share.as_ref().map(json);
+        self.space.stale.insert(pool);
         match &share {
             Some(share) => drop(self.space.own.insert(pool, share.clone())),
             None => drop(self.space.own.remove(&pool)),
         }
         self.set_row(&share_key(&pool), row.as_deref());
         if let Some((to, theirs)) = self.space.gives.remove(&ticket) {
-            let given = share.clone().ok_or_else(|| "this host has no share of it".to_owned());
-            self.send(to, Frame::Told { ticket: theirs, pool, given });
+            let given = share
+                .clone()
+                .ok_or_else(|| "this host has no share of it".to_owned());
+            self.send(
+                to,
+                Frame::Told {
+                    ticket: theirs,
+                    pool,
+                    given,
+                },
+            );
         }
         self.space.claims.retain(|(of, net), claim| {
-            let piece = share.as_ref().filter(|_| *of == pool).map(|share| share.pieces.get(net));
+            let piece = share
+                .as_ref()
+                .filter(|_| *of == pool)
+                .map(|share| share.pieces.get(net));
             piece.is_none_or(|piece| piece.is_some_and(|piece| !piece.settled && piece.seq == claim.seq))
         });
-        for (net, piece) in share.iter().flat_map(|share| &share.pieces).filter(|(_, piece)| !piece.settled) {
+        for (net, piece) in share
+            .iter()
+            .flat_map(|share| &share.pieces)
+            .filter(|(_, piece)| !piece.settled)
+        {
             let (now, round) = (self.now, self.next_ticket + 1);
             self.next_ticket = round;
-            let claiming = || Claiming { seq: piece.seq, round, got: BTreeSet::new(), next: now };
+            let claiming = || Claiming {
+                seq: piece.seq,
+                round,
+                got: BTreeSet::new(),
+                next: now,
+            };
             self.space.claims.entry((pool, *net)).or_insert_with(claiming);
         }
         self.settle_wishes(pool);
@@ -395,12 +486,22 @@ impl Node {
         let me = self.me;
         for row in seen.iter().filter(|row| row.origin != me) {
             let Some(body) = &row.after else { continue };
-            if let Some(pool) = row.key.as_str().strip_prefix("share/").and_then(|pool| pool.parse().ok()) {
+            if let Some(pool) = row
+                .key
+                .as_str()
+                .strip_prefix("share/")
+                .and_then(|pool| pool.parse().ok())
+            {
                 match serde_json::from_slice::<Share>(body) {
                     Ok(share) => self.learn_share(pool, row.origin, share),
                     Err(_) => *self.strange.entry(row.origin).or_default() += 1,
                 }
-            } else if let Some(pool) = row.key.as_str().strip_prefix("fill/").and_then(|pool| pool.parse().ok()) {
+            } else if let Some(pool) = row
+                .key
+                .as_str()
+                .strip_prefix("fill/")
+                .and_then(|pool| pool.parse().ok())
+            {
                 match serde_json::from_slice::<Fill>(body) {
                     Ok(fill) => {
                         let before = self.space.others.insert((pool, row.origin), fill);
@@ -421,8 +522,16 @@ impl Node {
         if self.council.frozen(host) {
             return;
         }
-        let founded = self.charter().pools.get(&pool).map_or(u64::MAX, |founded| founded.at);
-        let later = self.space.known.get(&(pool, host)).is_none_or(|known| known.revision < share.revision);
+        let founded = self
+            .charter()
+            .pools
+            .get(&pool)
+            .map_or(u64::MAX, |founded| founded.at);
+        let later = self
+            .space
+            .known
+            .get(&(pool, host))
+            .is_none_or(|known| known.revision < share.revision);
         if later && self.is_member(&host) && share.applied >= founded {
             self.space.known.insert((pool, host), share);
             self.react(pool, host);
@@ -431,8 +540,12 @@ impl Node {
 
     /// What follows for us from another host's share.
     fn react(&mut self, pool: IpNet, host: HostId) {
-        let Some(theirs) = self.space.known.get(&(pool, host)) else { return };
-        let Some(founded) = self.charter().pools.get(&pool) else { return };
+        let Some(theirs) = self.space.known.get(&(pool, host)) else {
+            return;
+        };
+        let Some(founded) = self.charter().pools.get(&pool) else {
+            return;
+        };
         let empty = Share::default();
         let own = self.space.own.get(&pool).unwrap_or(&empty);
         let mut deals = Vec::new();
@@ -440,9 +553,17 @@ impl Node {
             // What anybody has under a higher number there makes the gift void, or it was taken and passed on already.
             let own_rows = std::iter::once((self.me, own));
             let later = claims(own_rows, *net).any(|claim| claim.seq >= gift.seq);
-            let known = self.space.known.iter().filter(|((of, _), _)| *of == pool).map(|((_, by), share)| (*by, share));
+            let known = self
+                .space
+                .known
+                .iter()
+                .filter(|((of, _), _)| *of == pool)
+                .map(|((_, by), share)| (*by, share));
             let elsewhere = claims(known, *net).any(|claim| claim.seq > gift.seq);
-            let void = founded.floor.iter().any(|(piece, floor)| *floor > gift.seq && overlap(piece, net));
+            let void = founded
+                .floor
+                .iter()
+                .any(|(piece, floor)| *floor > gift.seq && overlap(piece, net));
             if !later && !elsewhere && !void {
                 deals.push(Deal::Claim(*net, gift.seq));
             }
@@ -460,7 +581,14 @@ impl Node {
         if !deals.is_empty() && own.applied < founded.at {
             // The share begins with the founding that it belongs to.
             let at = founded.at;
-            self.deal_once(pool, Deal::Grant { at, pieces: Vec::new(), gifts: Vec::new() });
+            self.deal_once(
+                pool,
+                Deal::Grant {
+                    at,
+                    pieces: Vec::new(),
+                    gifts: Vec::new(),
+                },
+            );
         }
         for deal in deals {
             self.deal_once(pool, deal);
@@ -477,7 +605,14 @@ impl Node {
             None
         };
         match why {
-            Some(why) => self.send(from, Frame::Told { ticket, pool, given: Err(why) }),
+            Some(why) => self.send(
+                from,
+                Frame::Told {
+                    ticket,
+                    pool,
+                    given: Err(why),
+                },
+            ),
             None => {
                 let own = self.deal(pool, Deal::Give { to: from, ask });
                 self.space.gives.insert(own, (from, ticket));
@@ -487,7 +622,11 @@ impl Node {
 
     /// The answer to a question of ours.
     pub(super) fn told(&mut self, from: HostId, ticket: u64, pool: IpNet, given: Result<Share, String>) {
-        let asked = self.space.asks.get(&pool).is_some_and(|ask| ask.ticket == ticket && ask.to == from);
+        let asked = self
+            .space
+            .asks
+            .get(&pool)
+            .is_some_and(|ask| ask.ticket == ticket && ask.to == from);
         match given {
             Ok(share) => {
                 if asked {
@@ -497,14 +636,28 @@ impl Node {
                 self.react(pool, from);
             }
             Err(why) if asked => {
-                let waiting = self.wishes.iter().filter(|(_, w)| matches!(w.wish, Wish::Address(of, _) if of == pool));
+                // Its own count of what is free may be on its way.
+                if let Some(fill) = self.space.others.get_mut(&(pool, from)) {
+                    fill.free = 0;
+                }
+                let waiting = self
+                    .wishes
+                    .iter()
+                    .filter(|(_, w)| matches!(w.wish, Wish::Address(of, _) if of == pool));
                 let waiting: Vec<u64> = waiting.map(|(ticket, _)| *ticket).collect();
-                let of_address = self.space.asks.get(&pool).is_some_and(|ask| matches!(ask.ask, Ask::Address(_)));
+                let of_address = self
+                    .space
+                    .asks
+                    .get(&pool)
+                    .is_some_and(|ask| matches!(ask.ask, Ask::Address(_)));
                 if of_address {
                     self.space.asks.remove(&pool);
                     let name = self.name(&from);
                     for ticket in waiting {
-                        self.done(ticket, Err(format!("its owner, host {name}, does not give it: {why}")));
+                        self.done(
+                            ticket,
+                            Err(format!("its owner, host {name}, does not give it: {why}")),
+                        );
                     }
                 } else {
                     self.ask_next(pool);
@@ -522,14 +675,23 @@ impl Node {
                 return;
             }
         }
-        let asking = Asking { ticket: 0, ask, to: self.me, until: self.now, tried: BTreeSet::new(), urgent };
+        let asking = Asking {
+            ticket: 0,
+            ask,
+            to: self.me,
+            until: self.now,
+            tried: BTreeSet::new(),
+            urgent,
+        };
         self.space.asks.insert(pool, asking);
         self.ask_next(pool);
     }
 
     /// Asks the next host that may have room.
     fn ask_next(&mut self, pool: IpNet) {
-        let Some(mut asking) = self.space.asks.remove(&pool) else { return };
+        let Some(mut asking) = self.space.asks.remove(&pool) else {
+            return;
+        };
         let mut donors: Vec<(u64, HostId)> = self
             .holders(&pool)
             .into_iter()
@@ -549,7 +711,11 @@ impl Node {
         donors.sort_by(|a, b| b.cmp(a));
         // Those that have about as much are asked in varying order, or all would ask the same one.
         let most = donors.first().map_or(0, |(free, _)| *free);
-        let best = donors.iter().take_while(|(free, _)| free.saturating_mul(2) >= most).count().max(1);
+        let best = donors
+            .iter()
+            .take_while(|(free, _)| free.saturating_mul(2) >= most)
+            .count()
+            .max(1);
         let at = usize::try_from(self.chance() % best as u64).unwrap_or(0);
         match donors.get(at) {
             Some((_, host)) => {
@@ -557,14 +723,21 @@ impl Node {
                 asking.tried.insert(*host);
                 asking.until = self.now + ASK;
                 asking.ticket = self.ticket();
-                let frame = Frame::Ask { ticket: asking.ticket, pool, ask: asking.ask.clone() };
+                let frame = Frame::Ask {
+                    ticket: asking.ticket,
+                    pool,
+                    ask: asking.ask.clone(),
+                };
                 let to = asking.to;
                 self.space.asks.insert(pool, asking);
                 self.send(to, frame);
             }
             None => {
                 self.space.rest.insert(pool, self.now + REST);
-                let waiting = self.wishes.iter().filter(|(_, w)| matches!(w.wish, Wish::Space { pool: of, .. } if of == pool));
+                let waiting = self
+                    .wishes
+                    .iter()
+                    .filter(|(_, w)| matches!(w.wish, Wish::Space { pool: of, .. } if of == pool));
                 let waiting: Vec<u64> = waiting.map(|(ticket, _)| *ticket).collect();
                 if !self.space.claims.keys().any(|(of, _)| *of == pool) {
                     let asked = format!("{} hosts were asked", asking.tried.len());
@@ -602,11 +775,17 @@ impl Node {
         let owner = self.owner_of(&pool, address).map_or_else(
             || "a host that is not known here".to_owned(),
             |host| {
-                let state = if self.is_alive(&host) { "" } else { ", which is not there" };
+                let state = if self.is_alive(&host) {
+                    ""
+                } else {
+                    ", which is not there"
+                };
                 format!("host {}{state}", self.name(&host))
             },
         );
-        format!("address {address} of pool {pool} is in the share of {owner}, and it was not given in time ({reached})")
+        format!(
+            "address {address} of pool {pool} is in the share of {owner}, and it was not given in time ({reached})"
+        )
     }
 
     /// Who owns an address of a pool, as far as is known here.
@@ -615,25 +794,50 @@ impl Node {
         let known = self.space.known.iter().filter(|((of, _), _)| of == pool);
         let rows = known.map(|((_, host), share)| (*host, share)).chain(own);
         let owners = resolve(*pool, rows).owners;
-        let found = owners.iter().find(|(net, _)| net.contains(&address)).map(|(_, owner)| *owner);
+        let found = owners
+            .iter()
+            .find(|(net, _)| net.contains(&address))
+            .map(|(_, owner)| *owner);
         found.or_else(|| self.charter().pools.get(pool).map(|founded| founded.founder))
     }
 
     /// Is asked to keep two shares in mind.
-    pub(super) fn witness(&mut self, from: HostId, round: u64, pool: IpNet, giver: HostId, gave: Share, mine: Share) {
+    pub(super) fn witness(
+        &mut self,
+        from: HostId,
+        round: u64,
+        pool: IpNet,
+        giver: HostId,
+        gave: Share,
+        mine: Share,
+    ) {
         let mut keep = Vec::new();
         for (host, share) in [(giver, gave), (from, mine)] {
             if host == self.me {
                 continue;
             }
-            let known = self.space.known.get(&(pool, host)).map_or(0, |known| known.revision);
+            let known = self
+                .space
+                .known
+                .get(&(pool, host))
+                .map_or(0, |known| known.revision);
             if known < share.revision {
                 self.learn_share(pool, host, share.clone());
             }
-            let Some(known) = self.space.known.get(&(pool, host)).filter(|known| known.revision >= share.revision) else {
+            let Some(known) = self
+                .space
+                .known
+                .get(&(pool, host))
+                .filter(|known| known.revision >= share.revision)
+            else {
                 return;
             };
-            if self.space.kept.get(&(pool, host)).is_none_or(|kept| *kept < known.revision) {
+            if self
+                .space
+                .kept
+                .get(&(pool, host))
+                .is_none_or(|kept| *kept < known.revision)
+            {
                 let record = encode(known);
                 self.space.kept.insert((pool, host), known.revision);
                 keep.push((witness_key(&pool, &host), Some(record)));
@@ -653,7 +857,12 @@ impl Node {
             return;
         }
         let needed = majority(self.charter().hosts.len());
-        let Some((key, claim)) = self.space.claims.iter_mut().find(|(_, claim)| claim.round == round) else {
+        let Some((key, claim)) = self
+            .space
+            .claims
+            .iter_mut()
+            .find(|(_, claim)| claim.round == round)
+        else {
             return;
         };
         claim.got.insert(from);
@@ -667,12 +876,19 @@ impl Node {
 
     /// Has claims kept in mind by those who have not said so yet.
     fn claims_tick(&mut self) {
-        let due: Vec<(IpNet, IpNet)> =
-            self.space.claims.iter().filter(|(_, claim)| claim.next <= self.now).map(|(key, _)| *key).collect();
+        let due: Vec<(IpNet, IpNet)> = self
+            .space
+            .claims
+            .iter()
+            .filter(|(_, claim)| claim.next <= self.now)
+            .map(|(key, _)| *key)
+            .collect();
         for (pool, net) in due {
             let needed = majority(self.charter().hosts.len());
             let giver = self.giver(&pool, &net);
-            let Some(claim) = self.space.claims.get_mut(&(pool, net)) else { continue };
+            let Some(claim) = self.space.claims.get_mut(&(pool, net)) else {
+                continue;
+            };
             claim.next = self.now + WITNESS;
             let (seq, round, got) = (claim.seq, claim.round, claim.got.clone());
             let Some((giver, gave)) = giver else {
@@ -681,7 +897,9 @@ impl Node {
                 }
                 continue;
             };
-            let Some(mine) = self.space.own.get(&pool).cloned() else { continue };
+            let Some(mine) = self.space.own.get(&pool).cloned() else {
+                continue;
+            };
             let mut others: Vec<HostId> = self
                 .charter()
                 .hosts
@@ -696,7 +914,13 @@ impl Node {
             }
             let lack = needed.saturating_sub(1 + got.len());
             for host in others.into_iter().take(lack + lack / 4 + 2) {
-                let frame = Frame::Witness { round, pool, giver, gave: gave.clone(), mine: mine.clone() };
+                let frame = Frame::Witness {
+                    round,
+                    pool,
+                    giver,
+                    gave: gave.clone(),
+                    mine: mine.clone(),
+                };
                 self.send(host, frame);
             }
             if got.len() + 1 >= needed {
@@ -707,16 +931,28 @@ impl Node {
 
     /// Whose gift a claim of ours is.
     fn giver(&self, pool: &IpNet, net: &IpNet) -> Option<(HostId, Share)> {
-        let of_pool = self.space.known.iter().filter(|((of, host), _)| of == pool && self.is_member(host));
+        let of_pool = self
+            .space
+            .known
+            .iter()
+            .filter(|((of, host), _)| of == pool && self.is_member(host));
         let gift = |share: &Share| share.gifts.get(net).is_some_and(|gift| gift.to == self.me);
-        of_pool.into_iter().find(|(_, share)| gift(share)).map(|((_, host), share)| (*host, share.clone()))
+        of_pool
+            .into_iter()
+            .find(|(_, share)| gift(share))
+            .map(|((_, host), share)| (*host, share.clone()))
     }
 
     /// Whether a claim without a giver is void: somebody has the piece under a higher number.
     fn is_void(&self, pool: &IpNet, net: &IpNet, seq: u64) -> bool {
         let founded = self.charter().pools.get(pool);
         let mut floor = founded.into_iter().flat_map(|founded| &founded.floor);
-        let known = self.space.known.iter().filter(|((of, _), _)| of == pool).map(|((_, by), share)| (*by, share));
+        let known = self
+            .space
+            .known
+            .iter()
+            .filter(|((of, _), _)| of == pool)
+            .map(|((_, by), share)| (*by, share));
         floor.any(|(piece, floor)| *floor > seq && overlap(piece, net))
             || claims(known, *net).any(|claim| claim.seq > seq)
     }
@@ -730,13 +966,20 @@ impl Node {
             }
         }
         self.space.fills = fills;
+        self.space.stale.clear();
     }
 
     pub(super) fn space_tick(&mut self) {
         self.claims_tick();
         self.read_tick();
         self.orphans_tick();
-        let late: Vec<IpNet> = self.space.asks.iter().filter(|(_, ask)| ask.until <= self.now).map(|(pool, _)| *pool).collect();
+        let late: Vec<IpNet> = self
+            .space
+            .asks
+            .iter()
+            .filter(|(_, ask)| ask.until <= self.now)
+            .map(|(pool, _)| *pool)
+            .collect();
         for pool in late {
             self.ask_next(pool);
         }
@@ -772,7 +1015,14 @@ impl Node {
         let low = (fill.leased / 4).clamp(4, 256);
         let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
         let resting = self.space.rest.contains_key(&pool);
-        if fill.free < low && !claiming && !resting && self.may_lease() && !self.space.asks.contains_key(&pool) {
+        let stale = self.space.stale.contains(&pool);
+        if fill.free < low
+            && !stale
+            && !claiming
+            && !resting
+            && self.may_lease()
+            && !self.space.asks.contains_key(&pool)
+        {
             let want = self.fair(&pool, fill);
             self.ask(pool, Ask::Space { within: pool, want }, false);
         }
@@ -792,7 +1042,9 @@ impl Node {
 
     /// Gives a share back that this host has no use for; the last one who has all of it ends the pool.
     fn give_back(&mut self, pool: IpNet) {
-        let Some(share) = self.space.own.get(&pool) else { return };
+        let Some(share) = self.space.own.get(&pool) else {
+            return;
+        };
         if share.pieces.is_empty() || self.space.leaving.is_some() {
             return;
         }
@@ -803,7 +1055,11 @@ impl Node {
         self.space.idle.insert(pool, self.now);
         let holders = self.holders(&pool);
         let used = |host: &HostId| self.space.fill(&pool, host).is_some_and(|fill| fill.used);
-        let user = self.membership.alive().map(|seat| seat.host).find(|host| used(host));
+        let user = self
+            .membership
+            .alive()
+            .map(|seat| seat.host)
+            .find(|host| used(host));
         // Where nobody uses it, the holders agree without a word on who collects it.
         let lowest = holders.into_iter().filter(|host| self.holds(&pool, host)).min();
         let heir = user.or_else(|| lowest.filter(|host| *host < self.me && self.is_alive(host)));
@@ -814,7 +1070,8 @@ impl Node {
                 let ticket = self.ticket();
                 let until = self.now + Duration::from_secs(5);
                 let decree = Decree::Dissolve { pool, by: self.me };
-                let acts = self.with_council(|council, now, ctx| council.propose(now, ticket, &decree, until, ctx));
+                let acts =
+                    self.with_council(|council, now, ctx| council.propose(now, ticket, &decree, until, ctx));
                 self.act(acts);
             }
             None => {}
@@ -841,25 +1098,50 @@ impl Node {
         }
         if let Some((other, founded)) = self.charter().pools.iter().find(|(net, _)| overlap(net, &pool)) {
             let founder = self.name(&founded.founder);
-            let why = format!("pool {pool} overlaps the cluster's pool {other}, founded by host {founder}: choose another subnet");
+            let why = format!(
+                "pool {pool} overlaps the cluster's pool {other}, founded by host {founder}: choose another subnet"
+            );
             return self.done(ticket, Err(why));
         }
         let founder = self.me;
-        self.decree(ticket, Decree::Found { pool, founder, definition });
+        self.decree(
+            ticket,
+            Decree::Found {
+                pool,
+                founder,
+                definition,
+            },
+        );
     }
 
     /// A pool is one of the cluster's; the wish for it ends when what it grants us is in our share.
     pub(super) fn pool_founded(&mut self, ticket: u64, pool: IpNet) {
-        let at = self.charter().pools.get(&pool).map(|founded| (founded.at, founded.founder));
+        let at = self
+            .charter()
+            .pools
+            .get(&pool)
+            .map(|founded| (founded.at, founded.founder));
         let applied = self.space.own.get(&pool).map_or(0, |share| share.applied);
         match at {
             // An empty share, so that nothing is leased of the pool but what is given to us.
             Some((at, founder)) if applied < at && founder != self.me => {
-                self.deal_once(pool, Deal::Grant { at, pieces: Vec::new(), gifts: Vec::new() });
+                self.deal_once(
+                    pool,
+                    Deal::Grant {
+                        at,
+                        pieces: Vec::new(),
+                        gifts: Vec::new(),
+                    },
+                );
             }
             Some((at, _)) if applied < at => {}
             Some(_) => self.done(ticket, Ok(())),
-            None => self.done(ticket, Err(format!("pool {pool} was given up by the cluster meanwhile: try again"))),
+            None => self.done(
+                ticket,
+                Err(format!(
+                    "pool {pool} was given up by the cluster meanwhile: try again"
+                )),
+            ),
         }
     }
 
@@ -883,9 +1165,23 @@ impl Node {
                 let number = self.ticket();
                 let ask = Ask::Address(address);
                 let until = self.now + ASK;
-                let asking = Asking { ticket: number, ask: ask.clone(), to: owner, until, tried: BTreeSet::from([owner]), urgent: true };
+                let asking = Asking {
+                    ticket: number,
+                    ask: ask.clone(),
+                    to: owner,
+                    until,
+                    tried: BTreeSet::from([owner]),
+                    urgent: true,
+                };
                 self.space.asks.insert(pool, asking);
-                self.send(owner, Frame::Ask { ticket: number, pool, ask });
+                self.send(
+                    owner,
+                    Frame::Ask {
+                        ticket: number,
+                        pool,
+                        ask,
+                    },
+                );
             }
             _ => {
                 let why = self.why_not_given(pool, address, "it can't be asked");
@@ -896,7 +1192,11 @@ impl Node {
 
     /// Ends the wishes that a change of our share fulfils.
     fn settle_wishes(&mut self, pool: IpNet) {
-        let wishes: Vec<(u64, Wish)> = self.wishes.iter().map(|(ticket, pending)| (*ticket, pending.wish.clone())).collect();
+        let wishes: Vec<(u64, Wish)> = self
+            .wishes
+            .iter()
+            .map(|(ticket, pending)| (*ticket, pending.wish.clone()))
+            .collect();
         for (ticket, wish) in wishes {
             let own = self.space.own.get(&pool);
             match wish {
@@ -905,13 +1205,16 @@ impl Node {
                         self.pool_founded(ticket, pool);
                     }
                 }
-                Wish::Address(of, address) if of == pool && own.is_some_and(|share| share.leases(address)) => {
+                Wish::Address(of, address)
+                    if of == pool && own.is_some_and(|share| share.leases(address)) =>
+                {
                     self.done(ticket, Ok(()));
                 }
                 Wish::Space { pool: of, within } if of == pool => {
                     let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
                     let asking = self.space.asks.contains_key(&pool);
-                    let settled = own.is_some_and(|share| share.settled().any(|(net, _)| overlap(&net, &within)));
+                    let settled =
+                        own.is_some_and(|share| share.settled().any(|(net, _)| overlap(&net, &within)));
                     if settled && !claiming && !asking {
                         self.done(ticket, Ok(()));
                     }
@@ -928,7 +1231,10 @@ impl Node {
         let pools: Vec<IpNet> = self.space.own.keys().copied().collect();
         for pool in pools {
             let applied = self.space.own.get(&pool).map_or(0, |share| share.applied);
-            let stands = charter.pools.get(&pool).is_some_and(|founded| founded.at <= applied);
+            let stands = charter
+                .pools
+                .get(&pool)
+                .is_some_and(|founded| founded.at <= applied);
             if me_gone || !stands {
                 self.deal_once(pool, Deal::Void);
             }
@@ -937,15 +1243,27 @@ impl Node {
             let founded = charter.pools.get(pool);
             charter.hosts.contains_key(host) && founded.is_some_and(|founded| founded.at <= share.applied)
         });
-        let stale: Vec<(IpNet, HostId)> =
-            self.space.kept.keys().copied().filter(|key| !self.space.known.contains_key(key)).collect();
+        let stale: Vec<(IpNet, HostId)> = self
+            .space
+            .kept
+            .keys()
+            .copied()
+            .filter(|key| !self.space.known.contains_key(key))
+            .collect();
         if !stale.is_empty() {
-            let forget = stale.iter().map(|(pool, host)| (witness_key(pool, host), None)).collect();
+            let forget = stale
+                .iter()
+                .map(|(pool, host)| (witness_key(pool, host), None))
+                .collect();
             self.out.push_back(Output::Keep(forget));
             self.space.kept.retain(|key, _| !stale.contains(key));
         }
-        self.space.others.retain(|(pool, host), _| charter.hosts.contains_key(host) && charter.pools.contains_key(pool));
-        self.space.told_fills.retain(|pool, _| charter.pools.contains_key(pool));
+        self.space
+            .others
+            .retain(|(pool, host), _| charter.hosts.contains_key(host) && charter.pools.contains_key(pool));
+        self.space
+            .told_fills
+            .retain(|pool, _| charter.pools.contains_key(pool));
         if me_gone {
             return;
         }
@@ -958,8 +1276,17 @@ impl Node {
         }
         let me = self.me;
         for grant in charter.grants.iter().filter(|grant| grant.to == me) {
-            if self.space.own.get(&grant.pool).is_none_or(|share| share.applied < grant.at) {
-                let deal = Deal::Grant { at: grant.at, pieces: grant.pieces.clone(), gifts: grant.gifts.clone() };
+            if self
+                .space
+                .own
+                .get(&grant.pool)
+                .is_none_or(|share| share.applied < grant.at)
+            {
+                let deal = Deal::Grant {
+                    at: grant.at,
+                    pieces: grant.pieces.clone(),
+                    gifts: grant.gifts.clone(),
+                };
                 self.deal_once(grant.pool, deal);
             }
         }
@@ -972,7 +1299,11 @@ impl Node {
         let charter = self.council.charter();
         let me = self.me;
         let orphan = |to: &HostId| *to == me || !charter.hosts.contains_key(to);
-        let gifts = self.space.own.iter().flat_map(|(pool, share)| share.gifts.iter().map(move |(net, gift)| (*pool, *net, *gift)));
+        let gifts = self
+            .space
+            .own
+            .iter()
+            .flat_map(|(pool, share)| share.gifts.iter().map(move |(net, gift)| (*pool, *net, *gift)));
         let orphans: Vec<(IpNet, IpNet, Gift)> = gifts.filter(|(_, _, gift)| orphan(&gift.to)).collect();
         if orphans.is_empty() || !self.space.has_read(charter, me) {
             return;
@@ -994,20 +1325,35 @@ impl Node {
     /// What of a given piece somebody has under a later number, or settled under the same.
     fn later_than(&self, pool: &IpNet, net: &IpNet, gift: &Gift) -> Vec<IpNet> {
         let charter = self.council.charter();
-        let known = self.space.known.iter().filter(|((of, _), _)| of == pool).map(|((_, by), share)| (*by, share));
+        let known = self
+            .space
+            .known
+            .iter()
+            .filter(|((of, _), _)| of == pool)
+            .map(|((_, by), share)| (*by, share));
         let own = self.space.own.get(pool).map(|share| (self.me, share));
         let later = claims(known.chain(own), *net).filter(|claim| {
             claim.seq > gift.seq || claim.seq == gift.seq && claim.standing == Standing::Settled
         });
-        let floor = charter.pools.get(pool).into_iter().flat_map(|founded| &founded.floor);
+        let floor = charter
+            .pools
+            .get(pool)
+            .into_iter()
+            .flat_map(|founded| &founded.floor);
         let decreed = floor.filter(|(_, seq)| **seq > gift.seq).map(|(piece, _)| *piece);
-        later.map(|claim| claim.net).chain(decreed).filter(|piece| overlap(piece, net)).collect()
+        later
+            .map(|claim| claim.net)
+            .chain(decreed)
+            .filter(|piece| overlap(piece, net))
+            .collect()
     }
 
     /// This host wants to leave: its shares go to others first.
     pub(super) fn wish_leave(&mut self, ticket: u64) {
         if let Some((pool, _)) = self.space.fills.iter().find(|(_, fill)| fill.used) {
-            let why = format!("this host has a network on the cluster's pool {pool}: remove it first (docker network rm)");
+            let why = format!(
+                "this host has a network on the cluster's pool {pool}: remove it first (docker network rm)"
+            );
             return self.done(ticket, Err(why));
         }
         if let Some(pending) = self.wishes.get_mut(&ticket) {
@@ -1026,11 +1372,20 @@ impl Node {
         if self.charter().hosts.len() == 1 {
             return self.left(ticket);
         }
-        let held: Vec<IpNet> =
-            self.space.own.iter().filter(|(_, share)| !share.pieces.is_empty()).map(|(pool, _)| *pool).collect();
+        let held: Vec<IpNet> = self
+            .space
+            .own
+            .iter()
+            .filter(|(_, share)| !share.pieces.is_empty())
+            .map(|(pool, _)| *pool)
+            .collect();
         for pool in &held {
             let used = |host: &HostId| self.space.fill(pool, host).is_some_and(|fill| fill.used);
-            let user = self.membership.alive().map(|seat| seat.host).find(|host| used(host));
+            let user = self
+                .membership
+                .alive()
+                .map(|seat| seat.host)
+                .find(|host| used(host));
             if let Some(heir) = user.or_else(|| self.somebody()) {
                 self.deal_once(*pool, Deal::GiveAll(heir));
             }

@@ -91,7 +91,11 @@ impl Node {
             Some(_) => None,
         };
         let members = self.incomplete().then_some(self.sync.members);
-        [Some(self.sync.next), soon, members].into_iter().flatten().min().unwrap_or(self.sync.next)
+        [Some(self.sync.next), soon, members]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.sync.next)
     }
 
     /// Something has changed: comparisons are more frequent for a while.
@@ -175,7 +179,12 @@ impl Node {
             }
         }
         if self.sync.with.is_none() {
-            let due = self.sync.soon.iter().filter(|(_, at)| **at <= self.now).min_by_key(|(_, at)| **at);
+            let due = self
+                .sync
+                .soon
+                .iter()
+                .filter(|(_, at)| **at <= self.now)
+                .min_by_key(|(_, at)| **at);
             if let Some(host) = due.map(|(host, _)| *host) {
                 self.sync.soon.remove(&host);
                 self.begin_compare(host);
@@ -200,7 +209,11 @@ impl Node {
 
     /// Gets what was decided from another host.
     pub(super) fn fetch_charter(&mut self, from: HostId) {
-        let fetching = self.calls.values().filter(|call| call.what == Purpose::Charter).count();
+        let fetching = self
+            .calls
+            .values()
+            .filter(|call| call.what == Purpose::Charter)
+            .count();
         // One may be slow or gone; asking everybody at once helps nobody.
         if fetching < 2 {
             self.call(from, &Request::Charter, Purpose::Charter);
@@ -266,7 +279,10 @@ impl Node {
                 buckets |= 1_u64 << at;
             }
         }
-        Answer::Heads { buckets, heads: self.table.heads(buckets) }
+        Answer::Heads {
+            buckets,
+            heads: self.table.heads(buckets),
+        }
     }
 
     /// What is wanted of our rows, as much as fits.
@@ -282,7 +298,10 @@ impl Node {
                     Content::Body(body) => body.len(),
                     Content::Removed { .. } => 0,
                 };
-                let sizes = delta.rows.iter().map(|(key, _, content)| body(content) + key.as_str().len() + 8);
+                let sizes = delta
+                    .rows
+                    .iter()
+                    .map(|(key, _, content)| body(content) + key.as_str().len() + 8);
                 let size: usize = sizes.sum();
                 room = room.saturating_sub(size + 64);
                 deltas.push(delta);
@@ -313,15 +332,21 @@ impl Node {
         if self.table.restate(epoch).is_ok() {
             self.epoch = self.epoch.max(epoch);
             let record = encode(&epoch);
-            self.out.push_back(Output::Keep(vec![("epoch".to_owned(), Some(record))]));
-            self.set_back(format!("host {} knows rows of a later start of this host", self.name(&from)));
+            self.out
+                .push_back(Output::Keep(vec![("epoch".to_owned(), Some(record))]));
+            self.set_back(format!(
+                "host {} knows rows of a later start of this host",
+                self.name(&from)
+            ));
             self.sync_now();
         }
     }
 
     /// How a call of ours went.
     pub(super) fn answered(&mut self, call: u64, called: Called) {
-        let Some(calling) = self.calls.remove(&call) else { return };
+        let Some(calling) = self.calls.remove(&call) else {
+            return;
+        };
         let answer = match called {
             Called::Answer(bytes) => {
                 let answer = decode::<Answer>(&bytes);
@@ -338,7 +363,9 @@ impl Node {
             }
         };
         match (calling.what, answer) {
-            (Purpose::Compare, Some(Answer::Heads { buckets, heads })) => self.exchange(calling.to, buckets, &heads),
+            (Purpose::Compare, Some(Answer::Heads { buckets, heads })) => {
+                self.exchange(calling.to, buckets, &heads)
+            }
             (Purpose::Exchange, Some(Answer::Deltas(deltas))) => {
                 let news = self.merge(calling.to, deltas);
                 self.sync.with = None;
@@ -367,9 +394,17 @@ impl Node {
         if let Some(version) = missing.own_from_future {
             self.rows_from_future(with, version);
         }
-        let nothing = |origin| Head { origin, cover: Cover::default(), swept: Version::default() };
+        let nothing = |origin| Head {
+            origin,
+            cover: Cover::default(),
+            swept: Version::default(),
+        };
         let theirs = |origin: HostId| heads.iter().find(|head| head.origin == origin).cloned();
-        let have: Vec<Head> = missing.have.into_iter().map(|host| theirs(host).unwrap_or_else(|| nothing(host))).collect();
+        let have: Vec<Head> = missing
+            .have
+            .into_iter()
+            .map(|host| theirs(host).unwrap_or_else(|| nothing(host)))
+            .collect();
         let deltas = self.deltas(&have);
         let want = missing.want;
         if want.is_empty() && deltas.is_empty() {
@@ -402,5 +437,4 @@ impl Node {
             self.membership.seed(self.now, seeds);
         }
     }
-
 }

@@ -144,21 +144,34 @@ impl Node {
         let hosts = self.charter().hosts.keys();
         let fills: BTreeMap<HostId, Fill> = hosts
             .filter_map(|host| {
-                let fill = if *host == self.me { self.space.own_fill(&pool) } else { self.space.fill(&pool, host) };
+                let fill = if *host == self.me {
+                    self.space.own_fill(&pool)
+                } else {
+                    self.space.fill(&pool, host)
+                };
                 fill.map(|fill| (*host, fill))
             })
             .collect();
-        let others = fills.iter().filter(|(host, fill)| **host != self.me && self.is_alive(host) && fill.free > 0);
+        let others = fills
+            .iter()
+            .filter(|(host, fill)| **host != self.me && self.is_alive(host) && fill.free > 0);
         let founded = self.charter().pools.get(&pool);
         PoolView {
             pool,
             net: founded.and_then(|founded| founded.definition.net.clone()),
-            kind: founded.map(|founded| founded.definition.kind.clone()).unwrap_or_default(),
+            kind: founded
+                .map(|founded| founded.definition.kind.clone())
+                .unwrap_or_default(),
             founder: founded.map_or(self.me, |founded| founded.founder),
             next: others.max_by_key(|(_, fill)| fill.free).map(|(host, _)| *host),
             pieces,
             fills,
-            disputed: ownership.conflicts.iter().filter(|conflict| conflict.leasing).map(|conflict| conflict.net).collect(),
+            disputed: ownership
+                .conflicts
+                .iter()
+                .filter(|conflict| conflict.leasing)
+                .map(|conflict| conflict.net)
+                .collect(),
         }
     }
 }

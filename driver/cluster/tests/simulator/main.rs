@@ -101,7 +101,11 @@ impl Episode {
             35..=38 => {
                 let bad = self.world.rng.random_range(0.0..0.4);
                 let slow = self.world.rng.random_range(1..400);
-                self.world.wire = Wire { loss: bad, duplicate: bad / 2.0, delay_ms: (0, slow) };
+                self.world.wire = Wire {
+                    loss: bad,
+                    duplicate: bad / 2.0,
+                    delay_ms: (0, slow),
+                };
             }
             39..=42 => self.world.wire = Wire::GOOD,
             43..=50 => self.row(at),
@@ -132,7 +136,13 @@ impl Episode {
             }
             _ => {
                 if self.world.hosts[at].node.is_some() {
-                    self.world.wish(at, Wish::Space { pool: which, within: which });
+                    self.world.wish(
+                        at,
+                        Wish::Space {
+                            pool: which,
+                            within: which,
+                        },
+                    );
                 }
             }
         }
@@ -142,17 +152,25 @@ impl Episode {
         self.rows += 1;
         let key = format!("ep/{}", self.world.rng.random_range(0..8));
         // The body tells who wrote it.
-        let body = self.world.rng.random_bool(0.7).then(|| format!("{at} {}", self.rows).into_bytes());
+        let body = self
+            .world
+            .rng
+            .random_bool(0.7)
+            .then(|| format!("{at} {}", self.rows).into_bytes());
         match &body {
             Some(body) => drop(self.world.hosts[at].disk.rows.insert(key.clone(), body.clone())),
             None => drop(self.world.hosts[at].disk.rows.remove(&key)),
         }
-        self.world.input(at, tombolo_cluster::node::Input::Rows(vec![(key, body)]));
+        self.world
+            .input(at, tombolo_cluster::node::Input::Rows(vec![(key, body)]));
     }
 
     fn lease(&mut self, at: At, pool: IpNet) {
         if self.is_out(at) && self.world.alone == Alone::Wait {
-            let may = self.world.hosts[at].node.as_ref().is_some_and(|node| node.may_lease());
+            let may = self.world.hosts[at]
+                .node
+                .as_ref()
+                .is_some_and(|node| node.may_lease());
             assert!(!may, "host {at} is out of the cluster and leases");
         }
         let named = self.world.rng.random_bool(0.2).then(|| {
@@ -168,7 +186,12 @@ impl Episode {
             self.world.wish(at, Wish::Address(pool, address));
             self.world.run(Duration::from_millis(200));
         }
-        let networked = self.world.hosts[at].disk.ipam.pools().keys().any(|id| id.cidr() == pool);
+        let networked = self.world.hosts[at]
+            .disk
+            .ipam
+            .pools()
+            .keys()
+            .any(|id| id.cidr() == pool);
         if networked {
             // Refusals are part of life here; that nobody has it is checked where it is given.
             drop(self.world.lease(at, pool, named));
@@ -176,8 +199,13 @@ impl Episode {
     }
 
     fn release(&mut self, at: At) {
-        let held: Vec<(IpNet, IpAddr)> =
-            self.world.leases.iter().filter(|(_, holder)| **holder == at).map(|(key, _)| *key).collect();
+        let held: Vec<(IpNet, IpAddr)> = self
+            .world
+            .leases
+            .iter()
+            .filter(|(_, holder)| **holder == at)
+            .map(|(key, _)| *key)
+            .collect();
         if let Some((pool, address)) = held.choose(&mut self.world.rng).copied() {
             self.world.release(at, pool, address);
         }
@@ -185,9 +213,12 @@ impl Episode {
 
     /// A host that is off is forgotten; its containers are off with it, as whoever forgets it says.
     fn forget(&mut self, at: At) {
-        let victims: Vec<At> =
-            (0..self.hosts()).filter(|n| self.world.hosts[*n].node.is_none() && !self.is_out(*n)).collect();
-        let Some(victim) = victims.choose(&mut self.world.rng).copied() else { return };
+        let victims: Vec<At> = (0..self.hosts())
+            .filter(|n| self.world.hosts[*n].node.is_none() && !self.is_out(*n))
+            .collect();
+        let Some(victim) = victims.choose(&mut self.world.rng).copied() else {
+            return;
+        };
         let contact = self.world.alone == Alone::Wait;
         if self.world.hosts[at].node.is_none() || self.is_out(at) || !contact {
             return;
@@ -206,10 +237,17 @@ impl Episode {
     fn empty(&mut self, at: At) {
         let ids: Vec<_> = self.world.hosts[at].disk.ipam.pools().keys().copied().collect();
         for id in ids {
-            let leased: Vec<IpAddr> = self.world.hosts[at].disk.ipam.leases_of(&id).map(|(address, _)| address).collect();
+            let leased: Vec<IpAddr> = self.world.hosts[at]
+                .disk
+                .ipam
+                .leases_of(&id)
+                .map(|(address, _)| address)
+                .collect();
             for address in leased {
                 let edits = self.world.hosts[at].disk.ipam.release_address(&id, address, 0);
-                edits.into_iter().for_each(|edit| drop(self.world.hosts[at].disk.ipam.apply(edit)));
+                edits
+                    .into_iter()
+                    .for_each(|edit| drop(self.world.hosts[at].disk.ipam.apply(edit)));
             }
         }
     }
@@ -219,11 +257,18 @@ impl Episode {
             return;
         }
         self.at_door = true;
-        let inside: Vec<At> =
-            (0..self.hosts()).filter(|n| self.world.hosts[*n].node.is_some() && !self.is_out(*n)).collect();
-        let Some(door) = inside.choose(&mut self.world.rng).copied() else { return };
+        let inside: Vec<At> = (0..self.hosts())
+            .filter(|n| self.world.hosts[*n].node.is_some() && !self.is_out(*n))
+            .collect();
+        let Some(door) = inside.choose(&mut self.world.rng).copied() else {
+            return;
+        };
         let n = self.hosts();
-        let wish = Wish::Admit { host: host_id(n), name: format!("host{n}"), key: [n as u8; 32] };
+        let wish = Wish::Admit {
+            host: host_id(n),
+            name: format!("host{n}"),
+            key: [n as u8; 32],
+        };
         self.world.wish(door, wish);
         self.world.run(Duration::from_secs(2));
         self.let_in();
@@ -233,7 +278,9 @@ impl Episode {
     fn let_in(&mut self) {
         let n = self.hosts();
         let nodes = self.world.hosts.iter().filter_map(|host| host.node.as_ref());
-        let known = nodes.filter(|node| node.charter().hosts.contains_key(&host_id(n))).max_by_key(|node| node.charter().index);
+        let known = nodes
+            .filter(|node| node.charter().hosts.contains_key(&host_id(n)))
+            .max_by_key(|node| node.charter().index);
         if let Some(node) = known.filter(|_| self.at_door) {
             let charter = tombolo_cluster::wire::encode(node.charter());
             let seats = node.seats().cloned().chain([node.seat().clone()]).collect();
@@ -269,7 +316,9 @@ impl Episode {
         if self.world.alone == Alone::Lease || self.left.contains(&at) {
             return;
         }
-        let Some(old) = self.snapshots[at].take() else { return };
+        let Some(old) = self.snapshots[at].take() else {
+            return;
+        };
         self.world.crash(at);
         self.world.leases.retain(|_, holder| *holder != at);
         self.world.log(|| format!("host {at} is set back"));
@@ -295,7 +344,9 @@ impl Episode {
     }
 
     fn running(&self) -> Vec<At> {
-        (0..self.hosts()).filter(|at| self.world.hosts[*at].node.is_some()).collect()
+        (0..self.hosts())
+            .filter(|at| self.world.hosts[*at].node.is_some())
+            .collect()
     }
 
     fn check_always(&self) {
@@ -304,9 +355,17 @@ impl Episode {
             let Some(node) = &host.node else { continue };
             for (origin, key, body) in node.table().visible() {
                 if key.as_str().starts_with("ep/") {
-                    let writer = String::from_utf8_lossy(&body[..]).split(' ').next().unwrap_or_default().to_owned();
+                    let writer = String::from_utf8_lossy(&body[..])
+                        .split(' ')
+                        .next()
+                        .unwrap_or_default()
+                        .to_owned();
                     let writer: At = writer.parse().expect("a row tells who wrote it");
-                    assert_eq!(host_id(writer), origin, "row {key} of {origin} was written by host {writer}");
+                    assert_eq!(
+                        host_id(writer),
+                        origin,
+                        "row {key} of {origin} was written by host {writer}"
+                    );
                 }
             }
             let view = node.view();
@@ -324,8 +383,14 @@ impl Episode {
             let node = self.world.hosts[at].node.as_ref().unwrap();
             let gone = matches!(node.standing(), Standing::Gone(_));
             let forgotten = self.forgotten.contains(&at) || self.doomed.contains(&at) && gone;
-            assert!(!forgotten || !node.may_lease(), "host {at} is forgotten and may lease");
-            assert!(forgotten || !gone, "host {at} is a member and takes itself for forgotten");
+            assert!(
+                !forgotten || !node.may_lease(),
+                "host {at} is forgotten and may lease"
+            );
+            assert!(
+                forgotten || !gone,
+                "host {at} is a member and takes itself for forgotten"
+            );
         }
         members.retain(|at| !self.forgotten.contains(at));
         let Some(first) = members.first() else { return };
@@ -333,22 +398,48 @@ impl Episode {
         let charter = node.charter();
         let rows = |at: At| -> Vec<(HostId, String, Vec<u8>)> {
             let node = self.world.hosts[at].node.as_ref().unwrap();
-            node.table().visible().map(|(origin, key, body)| (origin, key.to_string(), body.to_vec())).collect()
+            node.table()
+                .visible()
+                .map(|(origin, key, body)| (origin, key.to_string(), body.to_vec()))
+                .collect()
         };
         for at in &members {
             let other = self.world.hosts[*at].node.as_ref().unwrap();
-            assert_eq!(other.charter(), charter, "hosts {first} and {at} know of the same decrees");
+            assert_eq!(
+                other.charter(),
+                charter,
+                "hosts {first} and {at} know of the same decrees"
+            );
             assert!(other.may_lease(), "host {at} may lease: {:?}", other.standing());
-            let (a, b): (BTreeSet<_>, BTreeSet<_>) = (rows(*first).into_iter().collect(), rows(*at).into_iter().collect());
-            let differ: Vec<_> = a.symmetric_difference(&b).map(|(o, k, v)| (o, k, String::from_utf8_lossy(v).into_owned())).collect();
-            assert!(differ.is_empty(), "hosts {first} and {at} know the same rows: {differ:?}");
-            let reader: BTreeSet<_> =
-                self.world.hosts[*at].reader.iter().map(|((o, k), v)| (*o, k.clone(), v.clone())).collect();
-            assert_eq!(reader, b, "the stream of changes of host {at} leads to what is there");
+            let (a, b): (BTreeSet<_>, BTreeSet<_>) = (
+                rows(*first).into_iter().collect(),
+                rows(*at).into_iter().collect(),
+            );
+            let differ: Vec<_> = a
+                .symmetric_difference(&b)
+                .map(|(o, k, v)| (o, k, String::from_utf8_lossy(v).into_owned()))
+                .collect();
+            assert!(
+                differ.is_empty(),
+                "hosts {first} and {at} know the same rows: {differ:?}"
+            );
+            let reader: BTreeSet<_> = self.world.hosts[*at]
+                .reader
+                .iter()
+                .map(|((o, k), v)| (*o, k.clone(), v.clone()))
+                .collect();
+            assert_eq!(
+                reader, b,
+                "the stream of changes of host {at} leads to what is there"
+            );
         }
         let view = node.view();
         let seen: BTreeSet<HostId> = charter.hosts.keys().copied().collect();
-        assert_eq!(seen, members.iter().map(|at| host_id(*at)).collect(), "members are those that are there");
+        assert_eq!(
+            seen,
+            members.iter().map(|at| host_id(*at)).collect(),
+            "members are those that are there"
+        );
         for pool in &view.pools {
             assert!(pool.disputed.is_empty(), "{pool:?}");
             let mut ranges = tombolo_ipam::range::Ranges::default();
@@ -356,7 +447,13 @@ impl Episode {
                 ranges.insert(*net);
             }
             let whole: Vec<_> = ranges.iter().collect();
-            assert_eq!(whole, [(pool.pool.network(), pool.pool.broadcast())], "{} is owned whole: {:?}", pool.pool, pool.pieces);
+            assert_eq!(
+                whole,
+                [(pool.pool.network(), pool.pool.broadcast())],
+                "{} is owned whole: {:?}",
+                pool.pool,
+                pool.pieces
+            );
         }
     }
 }
@@ -381,13 +478,22 @@ fn run(seed: u64) {
 fn run_told(seed: u64) {
     let ran = std::panic::catch_unwind(|| run(seed));
     if let Err(panic) = ran {
-        let message = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        panic!("episode {seed} failed: {}\nrepeat it: SIM_SEED={seed} SIM_TRACE=1", message.unwrap_or_default());
+        let message = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        panic!(
+            "episode {seed} failed: {}\nrepeat it: SIM_SEED={seed} SIM_TRACE=1",
+            message.unwrap_or_default()
+        );
     }
 }
 
 fn env(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    std::env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
+    })
 }
 
 #[test]
@@ -395,7 +501,10 @@ fn in_random_episodes_no_address_is_given_twice_and_all_become_equal() {
     if let Some(seed) = env("SIM_SEED") {
         return run(seed);
     }
-    let (first, episodes) = (env("SIM_FIRST").unwrap_or(0), env("SIM_EPISODES").unwrap_or(2_000));
+    let (first, episodes) = (
+        env("SIM_FIRST").unwrap_or(0),
+        env("SIM_EPISODES").unwrap_or(2_000),
+    );
     let next = std::sync::atomic::AtomicU64::new(first);
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {

@@ -62,9 +62,23 @@ pub struct Host {
 /// What is under way.
 #[derive(Clone)]
 enum Parcel {
-    Datagram { from: At, to: At, bytes: Vec<u8> },
-    Request { from: At, to: At, call: u64, bytes: Vec<u8> },
-    Answer { from: At, to: At, call: u64, called: Called },
+    Datagram {
+        from: At,
+        to: At,
+        bytes: Vec<u8>,
+    },
+    Request {
+        from: At,
+        to: At,
+        call: u64,
+        bytes: Vec<u8>,
+    },
+    Answer {
+        from: At,
+        to: At,
+        call: u64,
+        called: Called,
+    },
     Wake(At),
 }
 
@@ -77,7 +91,11 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub const GOOD: Self = Self { loss: 0.0, duplicate: 0.0, delay_ms: (0, 1) };
+    pub const GOOD: Self = Self {
+        loss: 0.0,
+        duplicate: 0.0,
+        delay_ms: (0, 1),
+    };
 }
 
 /// The world.
@@ -144,7 +162,11 @@ impl World {
         };
         let mut charter = Charter::founded([7; 16], host_id(0), "host0".to_owned(), [0; 32], [0; 32]);
         for n in 1..hosts {
-            let join = Decree::Join { host: host_id(n), name: format!("host{n}"), key: [n as u8; 32] };
+            let join = Decree::Join {
+                host: host_id(n),
+                name: format!("host{n}"),
+                key: [n as u8; 32],
+            };
             charter.apply(&join).expect("a host joins");
         }
         let charter = tombolo_cluster::wire::encode(&charter);
@@ -158,7 +180,10 @@ impl World {
     /// Puts a host there that is off.
     pub fn add(&mut self, n: At, charter: Vec<u8>, seats: Vec<Seat>) {
         let clock_ms = self.rng.random_range(0..1_000_000_000);
-        let mut disk = Disk { seats, ..Disk::default() };
+        let mut disk = Disk {
+            seats,
+            ..Disk::default()
+        };
         disk.records.insert("charter".to_owned(), charter);
         self.by_address.insert(address(n), n);
         self.side.push(0);
@@ -200,11 +225,21 @@ impl World {
         host.disk.epoch += 1;
         host.starts += 1;
         let disk = &host.disk;
-        let charter = disk.records.get("charter").and_then(|bytes| decode(bytes)).expect("a charter");
-        let acceptor = disk.records.get("acceptor").map(|bytes| decode(bytes).expect("an acceptor"));
+        let charter = disk
+            .records
+            .get("charter")
+            .and_then(|bytes| decode(bytes))
+            .expect("a charter");
+        let acceptor = disk
+            .records
+            .get("acceptor")
+            .map(|bytes| decode(bytes).expect("an acceptor"));
         let witnessed = disk.records.iter().filter_map(|(key, bytes)| {
             let (host, pool) = key.strip_prefix("witness/")?.split_once('/')?;
-            Some(((pool.parse().expect("a pool"), host.parse().expect("a host")), decode::<Share>(bytes).expect("a share")))
+            Some((
+                (pool.parse().expect("a pool"), host.parse().expect("a host")),
+                decode::<Share>(bytes).expect("a share"),
+            ))
         });
         let setup = Setup {
             me: host.id,
@@ -223,7 +258,11 @@ impl World {
         };
         let tick = Tick(self.now.0 + host.clock_ms);
         let node = Node::new(tick, setup).expect("a node");
-        host.reader = node.table().visible().map(|(origin, key, body)| ((origin, key.to_string()), body.to_vec())).collect();
+        host.reader = node
+            .table()
+            .visible()
+            .map(|(origin, key, body)| ((origin, key.to_string()), body.to_vec()))
+            .collect();
         host.node = Some(node);
         host.fills_dirty = true;
         host.fuse = None;
@@ -314,23 +353,50 @@ impl World {
             Output::Send { address, bytes, .. } => {
                 self.hosts[at].sent += 1;
                 self.hosts[at].sent_bytes += bytes.len() as u64 + SEAL;
-                let Some(to) = self.by_address.get(&address).copied() else { return };
+                let Some(to) = self.by_address.get(&address).copied() else {
+                    return;
+                };
                 let copies = 1 + usize::from(self.rng.random_bool(self.wire.duplicate));
                 for _ in 0..copies {
                     if self.cut(at, to) || self.rng.random_bool(self.wire.loss) {
                         continue;
                     }
                     let after = self.travel();
-                    self.post(after, Parcel::Datagram { from: at, to, bytes: bytes.clone() });
+                    self.post(
+                        after,
+                        Parcel::Datagram {
+                            from: at,
+                            to,
+                            bytes: bytes.clone(),
+                        },
+                    );
                 }
             }
-            Output::Call { call, address, bytes, .. } => {
+            Output::Call {
+                call, address, bytes, ..
+            } => {
                 self.hosts[at].call_bytes += bytes.len() as u64 + CALL;
                 let to = self.by_address.get(&address).copied();
                 let after = self.travel();
                 match to.filter(|to| !self.cut(at, *to)) {
-                    Some(to) => self.post(after, Parcel::Request { from: at, to, call, bytes }),
-                    None => self.post(Duration::from_secs(2), Parcel::Answer { from: at, to: at, call, called: Called::Failed }),
+                    Some(to) => self.post(
+                        after,
+                        Parcel::Request {
+                            from: at,
+                            to,
+                            call,
+                            bytes,
+                        },
+                    ),
+                    None => self.post(
+                        Duration::from_secs(2),
+                        Parcel::Answer {
+                            from: at,
+                            to: at,
+                            call,
+                            called: Called::Failed,
+                        },
+                    ),
                 }
             }
             // An answer's way back is in the number that it bears.
@@ -339,7 +405,15 @@ impl World {
                 let (to, call) = ((call >> 40) as At, call & ((1 << 40) - 1));
                 let after = self.travel();
                 if !self.cut(at, to) {
-                    self.post(after, Parcel::Answer { from: at, to, call, called: Called::Answer(bytes) });
+                    self.post(
+                        after,
+                        Parcel::Answer {
+                            from: at,
+                            to,
+                            call,
+                            called: Called::Answer(bytes),
+                        },
+                    );
                 }
             }
             Output::Share { pool, ticket, deal } => {
@@ -365,7 +439,11 @@ impl World {
                         Some(body) => reader.insert(key, body.to_vec()),
                         None => reader.remove(&key),
                     };
-                    assert_eq!(before.as_deref(), row.before.as_deref(), "the stream's previous value is what the reader has");
+                    assert_eq!(
+                        before.as_deref(),
+                        row.before.as_deref(),
+                        "the stream's previous value is what the reader has"
+                    );
                 }
             }
         }
@@ -375,7 +453,11 @@ impl World {
     fn deal(&mut self, at: At, pool: IpNet, deal: Deal) -> Option<String> {
         self.log(|| format!("host {at}: {pool} {deal:?}"));
         let now_s = self.now.0 / 1000;
-        let decided = self.hosts[at].disk.ipam.deal(pool, &deal, now_s).map_err(|e| e.to_string());
+        let decided = self.hosts[at]
+            .disk
+            .ipam
+            .deal(pool, &deal, now_s)
+            .map_err(|e| e.to_string());
         match decided {
             Ok(edits) => {
                 for edit in edits {
@@ -395,12 +477,23 @@ impl World {
         self.hosts[at].fills_dirty = false;
         let ipam = &self.hosts[at].disk.ipam;
         let used: BTreeSet<IpNet> = ipam.pools().keys().map(PoolId::cidr).collect();
-        let pools: BTreeSet<IpNet> = used.iter().copied().chain(ipam.shares().keys().copied()).collect();
+        let pools: BTreeSet<IpNet> = used
+            .iter()
+            .copied()
+            .chain(ipam.shares().keys().copied())
+            .collect();
         let fills: BTreeMap<IpNet, Fill> = pools
             .into_iter()
             .map(|pool| {
                 let summary = ipam.summary(pool).unwrap_or_default();
-                (pool, Fill { free: summary.free, leased: summary.leased, used: used.contains(&pool) })
+                (
+                    pool,
+                    Fill {
+                        free: summary.free,
+                        leased: summary.leased,
+                        used: used.contains(&pool),
+                    },
+                )
             })
             .collect();
         self.input(at, Input::Pools(fills));
@@ -418,7 +511,10 @@ impl World {
     pub fn use_pool(&mut self, at: At, pool: IpNet) {
         let id = PoolId::new(Space::Local, pool, None).expect("a pool");
         if self.hosts[at].disk.ipam.pool(&id).is_none() {
-            self.hosts[at].disk.ipam.apply(Edit::Pool(id, Some(Pool::default())));
+            self.hosts[at]
+                .disk
+                .ipam
+                .apply(Edit::Pool(id, Some(Pool::default())));
         }
         self.fills(at);
     }
@@ -427,8 +523,11 @@ impl World {
     pub fn disuse_pool(&mut self, at: At, pool: IpNet) {
         let id = PoolId::new(Space::Local, pool, None).expect("a pool");
         let edits = self.hosts[at].disk.ipam.release_pool(&id);
-        edits.into_iter().for_each(|edit| drop(self.hosts[at].disk.ipam.apply(edit)));
-        self.leases.retain(|(of, _), holder| !(*of == pool && *holder == at));
+        edits
+            .into_iter()
+            .for_each(|edit| drop(self.hosts[at].disk.ipam.apply(edit)));
+        self.leases
+            .retain(|(of, _), holder| !(*of == pool && *holder == at));
         self.fills(at);
     }
 
@@ -437,18 +536,30 @@ impl World {
     /// # Panics
     /// If somebody has the address already.
     pub fn lease(&mut self, at: At, pool: IpNet, address: Option<IpAddr>) -> Result<IpAddr, String> {
-        let Some(node) = &self.hosts[at].node else { return Err("off".to_owned()) };
+        let Some(node) = &self.hosts[at].node else {
+            return Err("off".to_owned());
+        };
         if !node.may_lease() {
             return Err("may not lease".to_owned());
         }
         let id = PoolId::new(Space::Local, pool, None).expect("a pool");
-        let wish = LeaseWish { address, usage: Use::Endpoint { name: None }, repeat: false };
+        let wish = LeaseWish {
+            address,
+            usage: Use::Endpoint { name: None },
+            repeat: false,
+        };
         let now_s = self.now.0 / 1000;
         if !node.charter().pools.contains_key(&pool) {
             return Err("not the cluster's".to_owned());
         }
-        let (got, edits) = self.hosts[at].disk.ipam.request_address(&id, &wish, now_s).map_err(|e| e.to_string())?;
-        edits.into_iter().for_each(|edit| drop(self.hosts[at].disk.ipam.apply(edit)));
+        let (got, edits) = self.hosts[at]
+            .disk
+            .ipam
+            .request_address(&id, &wish, now_s)
+            .map_err(|e| e.to_string())?;
+        edits
+            .into_iter()
+            .for_each(|edit| drop(self.hosts[at].disk.ipam.apply(edit)));
         let got = got.addr();
         self.log(|| format!("host {at} leases {got}"));
         if let Some(holder) = self.leases.insert((pool, got), at) {
@@ -462,7 +573,9 @@ impl World {
         let id = PoolId::new(Space::Local, pool, None).expect("a pool");
         let now_s = self.now.0 / 1000;
         let edits = self.hosts[at].disk.ipam.release_address(&id, address, now_s);
-        edits.into_iter().for_each(|edit| drop(self.hosts[at].disk.ipam.apply(edit)));
+        edits
+            .into_iter()
+            .for_each(|edit| drop(self.hosts[at].disk.ipam.apply(edit)));
         self.leases.remove(&(pool, address));
         self.log(|| format!("host {at} releases {address}"));
         self.fills(at);
@@ -477,7 +590,9 @@ impl World {
             }
             self.queue.pop();
             self.now = at;
-            let Some(parcel) = self.parcels.remove(&number) else { continue };
+            let Some(parcel) = self.parcels.remove(&number) else {
+                continue;
+            };
             self.deliver(parcel);
         }
         self.now = until;
@@ -497,23 +612,55 @@ impl World {
             Parcel::Datagram { from, to, bytes } => {
                 if !self.cut(from, to) {
                     let (id, address) = (self.hosts[from].id, self.hosts[from].address);
-                    self.input(to, Input::Datagram { from: id, address, bytes });
+                    self.input(
+                        to,
+                        Input::Datagram {
+                            from: id,
+                            address,
+                            bytes,
+                        },
+                    );
                 }
             }
-            Parcel::Request { from, to, call, bytes } => {
+            Parcel::Request {
+                from,
+                to,
+                call,
+                bytes,
+            } => {
                 let id = self.hosts[from].id;
-                let lets_in = self.hosts[to].node.as_ref().map(|node| node.charter().hosts.contains_key(&id));
-                let refuse = |called| Parcel::Answer { from: to, to: from, call, called };
+                let lets_in = self.hosts[to]
+                    .node
+                    .as_ref()
+                    .map(|node| node.charter().hosts.contains_key(&id));
+                let refuse = |called| Parcel::Answer {
+                    from: to,
+                    to: from,
+                    call,
+                    called,
+                };
                 if lets_in.is_none() {
                     self.post(Duration::from_millis(1), refuse(Called::Failed));
                 } else if lets_in == Some(false) {
                     self.post(Duration::from_millis(1), refuse(Called::Refused));
                 } else if !self.cut(from, to) {
                     let call = ((from as u64) << 40) | call;
-                    self.input(to, Input::Request { call, from: id, bytes });
+                    self.input(
+                        to,
+                        Input::Request {
+                            call,
+                            from: id,
+                            bytes,
+                        },
+                    );
                 }
             }
-            Parcel::Answer { from, to, call, called } => {
+            Parcel::Answer {
+                from,
+                to,
+                call,
+                called,
+            } => {
                 if from == to || !self.cut(from, to) {
                     self.input(to, Input::Answered { call, answer: called });
                 }

@@ -167,19 +167,29 @@ impl State {
 
     /// The leases of aux addresses that other hosts named: in a pool of the cluster they are kept on all hosts.
     fn keep_aux(&self, network: &Network) -> Vec<Edit> {
-        let shared = network.subnets.iter().filter(|s| s.ours && self.ipam.share(s.pool).is_some());
+        let shared = network
+            .subnets
+            .iter()
+            .filter(|s| s.ours && self.ipam.share(s.pool).is_some());
         let keep = |subnet: &Subnet| {
             let pool = self.pool_on(subnet.pool);
             let free = |address: &&IpAddr| {
                 !matches!(self.ipam.slot(Space::Local, **address), Some(Slot::Leased { .. }))
             };
             let lease = move |(pool, address): (PoolId, IpAddr)| {
-                let slot = Slot::Leased { pool, usage: Use::Aux };
+                let slot = Slot::Leased {
+                    pool,
+                    usage: Use::Aux,
+                };
                 Edit::Ipam(IpamEdit::Slot(Space::Local, address, Some(slot)))
             };
             let free: Vec<IpAddr> = subnet.aux.iter().filter(free).copied().collect();
             pool.into_iter()
-                .flat_map(move |pool| free.clone().into_iter().map(move |address| lease((pool, address))))
+                .flat_map(move |pool| {
+                    free.clone()
+                        .into_iter()
+                        .map(move |address| lease((pool, address)))
+                })
                 .collect::<Vec<_>>()
         };
         shared.flat_map(keep).collect()
@@ -519,7 +529,8 @@ impl State {
         let network = bound
             .filter(|(cidr, _)| *cidr == pool.cidr())
             .and_then(|(_, id)| self.networks.get(id));
-        let lost = "its records of the cluster were lost: leave and join again (see 'tombolo cluster --help')";
+        let lost =
+            "its records of the cluster were lost: leave and join again (see 'tombolo cluster --help')";
         let why = match share {
             Some(_) => around.outside,
             // Whoever shares and has no share has lost it, and must not give what is others'.
