@@ -4,8 +4,7 @@ mod status;
 mod words;
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -375,17 +374,12 @@ fn list(values: &[Value]) -> String {
 /// # Errors
 /// Where the system gives no random bytes.
 pub fn new_key() -> Result<String, Failure> {
-    const SOURCE: &str = "/dev/urandom";
-    let mut key = [0; 32];
-    File::open(SOURCE)
-        .and_then(|mut source| source.read_exact(&mut key))
-        .map_err(|source| Failure::File {
-            doing: "reading",
-            path: SOURCE.into(),
-            source,
-        })?;
-    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("tombolo-cluster-key-1:{digits}\n"))
+    // The first of a cluster; one that is rotated to gets its number there.
+    let key = crate::cluster::secret::Secret::draw(1).map_err(|source| Failure::Process {
+        doing: "make a key",
+        source: source.into(),
+    })?;
+    Ok(key.text().to_string())
 }
 
 #[cfg(test)]
@@ -478,9 +472,10 @@ mod tests {
         assert_ne!(one, other);
         for text in [one, other] {
             let key = Secret::Key.check("file", &text).unwrap();
-            let digits = key.text().strip_prefix("tombolo-cluster-key-1:").unwrap();
-            assert_eq!(digits.len(), 64);
-            assert!(digits.bytes().all(|b| b.is_ascii_hexdigit()), "{digits}");
+            // As the daemon reads it.
+            let secret: crate::cluster::secret::Secret = key.text().parse().unwrap();
+            assert_eq!(secret.number(), 1);
+            assert_eq!(*secret.text(), text);
         }
     }
 }

@@ -65,10 +65,16 @@ impl Lab {
     /// So many hosts in one cluster: the first has begun it, and the others have joined all at once by its line.
     pub fn joined(count: usize) -> Self {
         let lab = Self::new(count);
-        let line = lab.members[0].init();
-        at_once(&lab.members[1..], |member| member.paste(&line));
-        lab.agree(Duration::from_secs(20));
+        lab.join();
         lab
+    }
+
+    /// Has the first host begin a cluster, and the others join all at once by its line; waits until they agree.
+    #[track_caller]
+    pub fn join(&self) {
+        let line = self.members[0].init();
+        at_once(&self.members[1..], |member| member.paste(&line));
+        self.agree(Duration::from_secs(20));
     }
 
     /// Waits until all hosts say the same of the cluster, and that all are up. Gives how long that took.

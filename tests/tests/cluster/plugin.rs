@@ -154,7 +154,8 @@ impl Network<'_> {
     /// Makes an endpoint at an address that was leased.
     #[track_caller]
     pub fn endpoint_at(&self, number: usize, address: IpAddr) -> String {
-        let id = format!("{number:064x}");
+        // Links are named after the beginning.
+        let id = format!("{number:08x}{number:056x}");
         let interface =
             json!({ "Address": format!("{address}/{}", self.length), "AddressIPv6": "", "MacAddress": "" });
         let made = self.member.plugin().accepted(
