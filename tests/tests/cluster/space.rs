@@ -40,7 +40,10 @@ fn a_pool_that_overlaps_the_clusters_or_a_route_of_a_member_is_refused_with_its_
     );
 
     for pool in ["10.60.7.0/24", "10.0.0.0/8"] {
-        let why = two.try_network(pool, "vpn").err().expect("a route of another member");
+        let why = two
+            .try_network(pool, "vpn")
+            .err()
+            .expect("a route of another member");
         say(&why);
         let route = why.contains("10.60.0.0/16") && why.contains(three.name());
         assert!(route || why.contains("10.42.0.0/24"), "{why}");

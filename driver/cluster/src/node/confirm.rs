@@ -180,8 +180,7 @@ impl Node {
                 self.send(host, Frame::Confirm(mine.clone()));
             }
         }
-        let patience =
-            self.now.since(self.confirm.since) >= PATIENCE && self.confirm.twice.is_none();
+        let patience = self.now.since(self.confirm.since) >= PATIENCE && self.confirm.twice.is_none();
         if patience && self.confirm.alone == Alone::Lease && self.confirm.standing == Standing::Waiting {
             self.stand(Standing::Alone);
         }

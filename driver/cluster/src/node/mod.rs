@@ -863,6 +863,7 @@ impl Node {
         match self.wishes.get(&ticket).map(|pending| &pending.wish) {
             Some(Wish::Space { pool, .. }) => self.why_no_space(*pool, &reached),
             Some(Wish::Address(pool, address)) => self.why_not_given(*pool, *address, &reached),
+            Some(Wish::Leave) if self.why_not_left().is_some() => self.why_not_left().unwrap_or_default(),
             _ => format!("not decided in time: {reached}; try again"),
         }
     }
@@ -944,9 +945,12 @@ impl Node {
                 }
             }
             (Outcome::Void { why }, _) => self.done(ticket, Err(why.to_string())),
-            (Outcome::Objected { by, why }, _) => {
+            (Outcome::Objected { by, why }, wish) => {
                 let why = format!("host {} objects: {}", self.name(&by), why.join("; "));
-                self.done(ticket, Err(why));
+                match wish {
+                    Wish::Leave => self.leave_later(why),
+                    _ => self.done(ticket, Err(why)),
+                }
             }
             (Outcome::NoMajority { reached, of, needed }, _) => {
                 let why = format!(

@@ -45,6 +45,9 @@ const IDLE: Duration = Duration::from_secs(20);
 /// How often hosts are asked whose shares have not been read since the members changed.
 const READING: Duration = Duration::from_millis(300);
 
+/// How long after others objected to it leaving is proposed again.
+const LEAVE: Duration = Duration::from_millis(300);
+
 /// How often the fill of a share is told to others at most.
 const FILL: Duration = Duration::from_millis(500);
 
@@ -90,6 +93,8 @@ pub(super) struct State {
     wanted: BTreeMap<IpNet, Tick>,
     leaving: Option<u64>,
     gone: bool,
+    /// Why others objected to our leaving, and when it is proposed again: what they know of us may be on its way.
+    objected: Option<(String, Tick)>,
     /// Of whom all shares were read, and how many decrees it knew of then.
     read: BTreeMap<HostId, u64>,
     reading: Tick,
@@ -120,6 +125,7 @@ impl State {
             wanted: BTreeMap::new(),
             leaving: None,
             gone: false,
+            objected: None,
             read: BTreeMap::new(),
             reading: Tick(0),
             since: 0,
@@ -282,6 +288,8 @@ impl Node {
         let rest = self.space.rest.values().copied();
         let unread = !self.space.has_read(self.council.charter(), self.me);
         let rest = rest.chain(unread.then_some(self.space.reading.max(self.now)));
+        let leave = self.space.objected.as_ref().map(|(_, at)| *at);
+        let rest = rest.chain(leave.filter(|at| self.space.leaving.is_some() && *at > self.now));
         asks.chain(claims).chain(idle).chain(told).chain(rest).min()
     }
 
@@ -692,18 +700,31 @@ impl Node {
         let Some(mut asking) = self.space.asks.remove(&pool) else {
             return;
         };
+        // Ahead of need those are asked who keep as much as this host then has, and those who have no use for it. Where
+        // little is left for many, it would be passed around for ever.
+        let own = self.space.own_fill(&pool).unwrap_or_default().free;
+        let spares = |fill: Fill| {
+            fill.free
+                > if fill.used {
+                    own.saturating_mul(2).saturating_add(2)
+                } else {
+                    0
+                }
+        };
         let mut donors: Vec<(u64, HostId)> = self
             .holders(&pool)
             .into_iter()
             .filter(|host| !asking.tried.contains(host) && self.is_alive(host))
-            .map(|host| (self.space.fill(&pool, &host).map_or(1, |fill| fill.free), host))
-            .filter(|(free, _)| *free > 0 || asking.urgent)
+            .map(|host| (self.space.fill(&pool, &host), host))
+            .filter(|(fill, _)| asking.urgent || fill.map_or(own == 0, spares))
+            .map(|(fill, host)| (fill.map_or(1, |fill| fill.free), host))
             .collect();
         // The founder may own all of it and not have told so yet.
         if let Some(founder) = self.charter().pools.get(&pool).map(|founded| founded.founder)
             && founder != self.me
             && !asking.tried.contains(&founder)
             && self.is_alive(&founder)
+            && (asking.urgent || self.space.fill(&pool, &founder).is_none())
             && !donors.iter().any(|(_, host)| *host == founder)
         {
             donors.push((1, founder));
@@ -1360,13 +1381,26 @@ impl Node {
             pending.until = self.now + Duration::from_secs(20);
         }
         self.space.leaving = Some(ticket);
+        self.space.objected = None;
         self.leave_tick();
+    }
+
+    /// Others know of something that stands in the way of our leaving. It may be that they haven't heard the latest.
+    pub(super) fn leave_later(&mut self, why: String) {
+        self.space.gone = false;
+        self.space.objected = Some((why, self.now + LEAVE));
+    }
+
+    /// Why others objected to our leaving last.
+    pub(super) fn why_not_left(&self) -> Option<String> {
+        self.space.objected.as_ref().map(|(why, _)| why.clone())
     }
 
     fn leave_tick(&mut self) {
         let Some(ticket) = self.space.leaving else { return };
         if !self.wishes.contains_key(&ticket) {
             self.space.leaving = None;
+            self.space.gone = false;
             return;
         }
         if self.charter().hosts.len() == 1 {
@@ -1391,7 +1425,8 @@ impl Node {
             }
         }
         let pending = self.space.own.values().any(|share| !share.gifts.is_empty());
-        if held.is_empty() && !pending && !self.space.gone {
+        let early = self.space.objected.as_ref().is_some_and(|(_, at)| *at > self.now);
+        if held.is_empty() && !pending && !self.space.gone && !early {
             self.space.gone = true;
             let host = self.me;
             self.decree(ticket, Decree::Leave { host });
