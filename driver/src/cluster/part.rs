@@ -656,6 +656,8 @@ impl Part {
                 let ticket = self.ticket;
                 if wish == Wish::Leave {
                     self.leave_ticket = Some(ticket);
+                    // A network that was removed just now is in the way no more.
+                    self.tell_changes(false).await?;
                 }
                 self.wishes.insert(ticket, answer);
                 self.step(Input::Wish { ticket, wish }).await

@@ -309,6 +309,8 @@ pub enum News {
 struct Pending {
     wish: Wish,
     until: Tick,
+    /// The revision of our share of the wish's pool when it began.
+    had: u64,
 }
 
 /// A call that has not been answered yet.
@@ -788,11 +790,16 @@ impl Node {
 
     fn wish(&mut self, ticket: u64, wish: Wish) {
         let until = self.now + WISH_TIME;
+        let had = match &wish {
+            Wish::Space { pool, .. } => self.space.own().get(pool).map_or(0, |share| share.revision),
+            _ => 0,
+        };
         self.wishes.insert(
             ticket,
             Pending {
                 wish: wish.clone(),
                 until,
+                had,
             },
         );
         match wish {

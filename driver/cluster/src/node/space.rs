@@ -637,11 +637,22 @@ impl Node {
             .is_some_and(|ask| ask.ticket == ticket && ask.to == from);
         match given {
             Ok(share) => {
-                if asked {
-                    self.space.asks.remove(&pool);
-                }
+                let asking = match asked {
+                    true => self.space.asks.remove(&pool),
+                    false => None,
+                };
                 self.learn_share(pool, from, share);
                 self.react(pool, from);
+                let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
+                let dealing = self.space.dealing.values().any(|(of, _)| *of == pool);
+                if let Some(asking) = asking.filter(|_| !claiming && !dealing) {
+                    // A gift of before, which has arrived already: nothing follows from it.
+                    self.settle_wishes(pool);
+                    if asking.urgent && self.wants_space(&pool) {
+                        self.space.asks.insert(pool, asking);
+                        self.ask_next(pool);
+                    }
+                }
             }
             Err(why) if asked => {
                 // Its own count of what is free may be on its way.
@@ -673,6 +684,13 @@ impl Node {
             }
             Err(_) => {}
         }
+    }
+
+    /// Whether somebody waits for space in a pool.
+    fn wants_space(&self, pool: &IpNet) -> bool {
+        self.wishes
+            .values()
+            .any(|pending| matches!(pending.wish, Wish::Space { pool: of, .. } if of == *pool))
     }
 
     /// Asks for space, unless that is under way.
@@ -761,6 +779,7 @@ impl Node {
                     .filter(|(_, w)| matches!(w.wish, Wish::Space { pool: of, .. } if of == pool));
                 let waiting: Vec<u64> = waiting.map(|(ticket, _)| *ticket).collect();
                 if !self.space.claims.keys().any(|(of, _)| *of == pool) {
+                    self.settle_wishes(pool);
                     let asked = format!("{} hosts were asked", asking.tried.len());
                     let why = self.why_no_space(pool, &asked);
                     for ticket in waiting {
@@ -1213,12 +1232,12 @@ impl Node {
 
     /// Ends the wishes that a change of our share fulfils.
     fn settle_wishes(&mut self, pool: IpNet) {
-        let wishes: Vec<(u64, Wish)> = self
+        let wishes: Vec<(u64, Wish, u64)> = self
             .wishes
             .iter()
-            .map(|(ticket, pending)| (*ticket, pending.wish.clone()))
+            .map(|(ticket, pending)| (*ticket, pending.wish.clone(), pending.had))
             .collect();
-        for (ticket, wish) in wishes {
+        for (ticket, wish, had) in wishes {
             let own = self.space.own.get(&pool);
             match wish {
                 Wish::Pool(of, _) if of == pool => {
@@ -1234,8 +1253,10 @@ impl Node {
                 Wish::Space { pool: of, within } if of == pool => {
                     let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
                     let asking = self.space.asks.contains_key(&pool);
-                    let settled =
-                        own.is_some_and(|share| share.settled().any(|(net, _)| overlap(&net, &within)));
+                    // What was there before is used up.
+                    let settled = own.is_some_and(|share| {
+                        share.revision > had && share.settled().any(|(net, _)| overlap(&net, &within))
+                    });
                     if settled && !claiming && !asking {
                         self.done(ticket, Ok(()));
                     }
