@@ -9,7 +9,7 @@ use system_tests::{json, say};
 use super::lab::{Lab, at_once, s, timed};
 use super::plugin::{Network, addresses};
 
-const POOL: &str = "10.42.0.0/23";
+const POOL: &str = "10.42.0.0/21";
 
 /// Leases so many addresses on each network, all at once; each must be another.
 fn lease_on_each(networks: &[Network<'_>], count: usize, given: &mut BTreeMap<IpAddr, usize>) {

@@ -50,10 +50,11 @@ impl Member {
             release();
             return Err(why);
         }
-        let id = format!(
-            "{:0>64}",
-            pool.bytes().map(|byte| format!("{byte:02x}")).collect::<String>()
-        );
+        // Links are named after the beginning.
+        let sum = pool.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+            (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let id = format!("{sum:016x}{sum:048x}");
         let data =
             json!([{ "AddressSpace": "LocalDefault", "Pool": got["Pool"], "Gateway": gateway["Address"] }]);
         let made = plugin.call(
