@@ -261,12 +261,7 @@ impl Node {
             return;
         }
         if self.are_refused() {
-            let names: Vec<String> = self
-                .confirm
-                .refused
-                .iter()
-                .map(|host| self.name(host))
-                .collect();
+            let names: Vec<String> = self.confirm.refused.iter().map(|host| self.name(host)).collect();
             self.stand(Standing::Gone(format!(
                 "forgotten: {} let it in no more",
                 names.join(", ")
@@ -293,7 +288,12 @@ impl Node {
     /// Whether a majority doesn't let us in.
     fn are_refused(&self) -> bool {
         let hosts = &self.council.charter().hosts;
-        let refused = self.confirm.refused.iter().filter(|host| hosts.contains_key(host)).count();
+        let refused = self
+            .confirm
+            .refused
+            .iter()
+            .filter(|host| hosts.contains_key(host))
+            .count();
         refused + 1 > hosts.len() / 2
     }
 

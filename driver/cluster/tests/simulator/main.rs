@@ -480,7 +480,9 @@ fn failure(seed: u64) -> Option<String> {
     let text = panic.downcast_ref::<String>().cloned();
     let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
     let text = text.unwrap_or_default();
-    Some(format!("episode {seed} failed, repeat it with SIM_SEED={seed} SIM_TRACE=1: {text}"))
+    Some(format!(
+        "episode {seed} failed, repeat it with SIM_SEED={seed} SIM_TRACE=1: {text}"
+    ))
 }
 
 fn env(name: &str) -> Option<u64> {
@@ -518,7 +520,12 @@ fn in_random_episodes_no_address_is_given_twice_and_all_become_equal() {
         }
     });
     let failures = failures.into_inner().unwrap();
-    assert!(failures.is_empty(), "{} of {episodes} episodes failed\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {episodes} episodes failed\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 #[test]
