@@ -4,8 +4,7 @@ mod status;
 mod words;
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 

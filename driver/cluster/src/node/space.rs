@@ -1030,7 +1030,15 @@ impl Node {
             && !self.space.asks.contains_key(&pool)
         {
             let want = self.fair(&pool, fill);
-            self.ask(pool, Ask::Space { within: pool, want }, false);
+            self.ask(
+                pool,
+                Ask::Space {
+                    within: pool,
+                    want,
+                    urgent: false,
+                },
+                false,
+            );
         }
     }
 
@@ -1161,7 +1169,15 @@ impl Node {
         }
         let fill = self.space.own_fill(&pool).unwrap_or_default();
         let want = self.fair(&pool, fill);
-        self.ask(pool, Ask::Space { within, want }, true);
+        self.ask(
+            pool,
+            Ask::Space {
+                within,
+                want,
+                urgent: true,
+            },
+            true,
+        );
     }
 
     pub(super) fn wish_address(&mut self, ticket: u64, pool: IpNet, address: IpAddr) {
