@@ -371,7 +371,7 @@ impl Node {
             membership: Membership::new(seat, setup.seed),
             table,
             council: Council::new(setup.me, setup.charter, setup.acceptor, setup.seed),
-            council_due: None,
+            council_due: Some(now),
             seats: setup.seats.into_iter().map(|seat| (seat.host, seat)).collect(),
             heard: BTreeMap::new(),
             calls: BTreeMap::new(),
@@ -436,7 +436,7 @@ impl Node {
             Some(self.sync_due()),
             self.space_due(),
             self.confirm_due(),
-            (self.unseen > Tick(0)).then_some(self.unseen),
+            (self.unseen > Tick(0) && self.membership.alive_count() > 0).then_some(self.unseen),
         ];
         dues.into_iter()
             .flatten()
@@ -468,7 +468,7 @@ impl Node {
 
     fn tick(&mut self) {
         self.membership.tick(self.now);
-        if self.council_due.is_none_or(|due| due <= self.now) {
+        if self.council_due.take_if(|due| *due <= self.now).is_some() {
             let acts = self.with_council(|council, now, ctx| council.tick(now, ctx));
             self.act(acts);
         }

@@ -990,6 +990,7 @@ impl Node {
         self.space.rest.retain(|_, until| *until > self.now);
         self.space.wanted.retain(|_, until| *until > self.now);
         let pools: Vec<IpNet> = self.charter().pools.keys().copied().collect();
+        self.space.idle.retain(|pool, _| pools.contains(pool));
         for pool in pools {
             let fill = self.space.own_fill(&pool).unwrap_or_default();
             self.tell_fill(pool, fill);
@@ -1060,12 +1061,11 @@ impl Node {
 
     /// Gives a share back that this host has no use for; the last one who has all of it ends the pool.
     fn give_back(&mut self, pool: IpNet) {
-        let Some(share) = self.space.own.get(&pool) else {
+        let share = self.space.own.get(&pool).filter(|share| !share.pieces.is_empty());
+        let Some(share) = share.filter(|_| self.space.leaving.is_none()) else {
+            self.space.idle.remove(&pool);
             return;
         };
-        if share.pieces.is_empty() || self.space.leaving.is_some() {
-            return;
-        }
         let since = *self.space.idle.entry(pool).or_insert(self.now);
         if self.now.since(since) < IDLE {
             return;

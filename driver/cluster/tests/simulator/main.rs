@@ -336,6 +336,7 @@ impl Episode {
                 self.world.start(at);
             }
         }
+        // What takes longest is that a share which nobody uses goes back.
         for _ in 0..90 {
             self.world.run(Duration::from_secs(2));
             self.see_off();
@@ -472,6 +473,13 @@ fn run(seed: u64) {
     episode.mend();
     episode.check_always();
     episode.check_mended();
+    if std::env::var_os("SIM_TRACE").is_some() {
+        println!(
+            "{} steps in {} s",
+            episode.world.steps,
+            episode.world.now.0 / 1000
+        );
+    }
 }
 
 /// Why an episode failed, if it did.
