@@ -14,7 +14,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use tombolo_cluster::charter::{Charter, Decree, Definition};
 use tombolo_cluster::membership::Seat;
 use tombolo_cluster::node::{Alone, Called, Fill, Input, News, Node, Output, Setup, Wish};
-use tombolo_cluster::table::Limits;
+use tombolo_cluster::table::{Limits, Seen};
 use tombolo_cluster::time::Tick;
 use tombolo_cluster::wire::decode;
 use tombolo_ipam::share::{Deal, Share};
@@ -116,7 +116,14 @@ pub struct World {
     pub steps: u64,
     by_address: BTreeMap<SocketAddr, At>,
     pub trace: bool,
+    /// Whether a reader of each host's rows is kept, and checked.
+    pub readers: bool,
+    /// Told each change that a reader sees.
+    pub watch: Option<Watch>,
 }
+
+/// What looks at the changes that readers see, each with the time and the host.
+pub type Watch = Box<dyn FnMut(Tick, At, &Seen)>;
 
 pub fn host_id(n: At) -> HostId {
     let mut bytes = [0; 16];
@@ -159,6 +166,8 @@ impl World {
             steps: 0,
             by_address: BTreeMap::new(),
             trace: std::env::var_os("SIM_TRACE").is_some(),
+            readers: true,
+            watch: None,
         };
         let mut charter = Charter::founded([7; 16], host_id(0), "host0".to_owned(), [0; 32], [0; 32]);
         for n in 1..hosts {
@@ -258,11 +267,12 @@ impl World {
         };
         let tick = Tick(self.now.0 + host.clock_ms);
         let node = Node::new(tick, setup).expect("a node");
-        host.reader = node
-            .table()
-            .visible()
-            .map(|(origin, key, body)| ((origin, key.to_string()), body.to_vec()))
-            .collect();
+        if self.readers {
+            let rows = node.table().visible();
+            host.reader = rows
+                .map(|(origin, key, body)| ((origin, key.to_string()), body.to_vec()))
+                .collect();
+        }
         host.node = Some(node);
         host.fills_dirty = true;
         host.fuse = None;
@@ -432,7 +442,10 @@ impl World {
                 self.hosts[at].news.push((now, news));
             }
             Output::Seen(seen) => {
-                for row in seen {
+                if let Some(watch) = &mut self.watch {
+                    seen.iter().for_each(|row| watch(self.now, at, row));
+                }
+                for row in seen.into_iter().filter(|_| self.readers) {
                     let key = (row.origin, row.key.to_string());
                     let reader = &mut self.hosts[at].reader;
                     let before = match &row.after {
