@@ -38,6 +38,9 @@ use world::{At, Wire, World, address, host_id};
 /// The longest way of a datagram that is measured with, in milliseconds, and the least that the clock can tell.
 const WAY_MS: u64 = 1;
 
+/// What a host can send, in bytes per millisecond: 1 Gbit/s.
+const UPLINK: u64 = 125_000;
+
 /// Nothing takes longer, or it counts as not happening.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -193,6 +196,7 @@ struct Run {
 fn measure(plan: &Plan) -> Vec<(String, String)> {
     let mut world = World::new(plan.seed, plan.hosts, Alone::Wait);
     world.readers = false;
+    world.uplink = Some(UPLINK);
     world.wire = Wire {
         loss: plan.loss,
         duplicate: 0.0,
@@ -294,6 +298,11 @@ impl Run {
             "cold start: sent by each host",
             format!("{each:.0} KiB ({datagrams:.0} in datagrams)"),
         );
+        let most = self.world.hosts.iter().map(|host| host.sent_bytes + host.call_bytes).max();
+        let most = most.unwrap_or(0) as f64 / 1024.0;
+        self.cell("cold start: sent by the one that sends most", format!("{most:.0} KiB"));
+        let rows = self.plan.rows * self.plan.hosts;
+        assert!(self.nodes().all(|node| node.table().rows() == rows), "all rows are everywhere");
         eprintln!("  cold start took {:.1?}", began.elapsed());
     }
 
@@ -426,15 +435,25 @@ impl Run {
             self.world.run(Duration::from_secs(60));
             let began = self.world.now;
             self.world.start(lost);
-            let step = Duration::from_millis(10);
             let here = |run: &Self| {
-                let others = run.nodes().filter(|node| node.me() != id);
-                others.into_iter().all(|node| node.link(&id) == Link::Up)
+                let mut others = run.nodes().filter(|node| node.me() != id);
+                others.all(|node| node.link(&id) == Link::Up)
             };
-            back.extend(self.until(step, here));
-            self.until(step, Self::all_equal);
-            rows.push(self.world.now.0 - began.0);
-            seen.extend(self.until(step, Self::all_known).map(|_| self.world.now.0 - began.0));
+            let knows = |run: &Self| {
+                let node = run.world.hosts[lost].node.as_ref();
+                node.is_some_and(|node| node.alive_count() + 1 == run.plan.hosts)
+            };
+            let mut left: Vec<(&mut Vec<u64>, &dyn Fn(&Self) -> bool)> =
+                vec![(&mut back, &here), (&mut seen, &knows), (&mut rows, &Self::all_equal)];
+            while !left.is_empty() && self.world.now.since(began) < PATIENCE {
+                self.world.run(Duration::from_millis(10));
+                let took = self.world.now.0 - began.0;
+                left.retain_mut(|(times, holds)| {
+                    let done = holds(self);
+                    times.extend(done.then_some(took));
+                    !done
+                });
+            }
         }
         let worst = |times: &[u64]| seconds(times.iter().max().copied());
         self.cell("a host dies, until the first one notices", worst(&first));

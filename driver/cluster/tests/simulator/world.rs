@@ -56,6 +56,8 @@ pub struct Host {
     /// The daemon dies after so many more outputs.
     pub fuse: Option<u32>,
     wake: Option<Tick>,
+    /// When all that it has sent is on its way, in bytes of the uplink since the beginning.
+    sending: u64,
     pub fills_dirty: bool,
 }
 
@@ -116,6 +118,8 @@ pub struct World {
     pub steps: u64,
     by_address: BTreeMap<SocketAddr, At>,
     pub trace: bool,
+    /// How many bytes a host can send in a millisecond; what comes on top waits.
+    pub uplink: Option<u64>,
     /// Whether a reader of each host's rows is kept, and checked.
     pub readers: bool,
     /// Told each change that a reader sees.
@@ -166,15 +170,18 @@ impl World {
             steps: 0,
             by_address: BTreeMap::new(),
             trace: std::env::var_os("SIM_TRACE").is_some(),
+            uplink: None,
             readers: true,
             watch: None,
         };
         let mut charter = Charter::founded([7; 16], host_id(0), "host0".to_owned(), [0; 32], [0; 32]);
         for n in 1..hosts {
+            let mut key = [n as u8; 32];
+            key[..8].copy_from_slice(&(n as u64).to_be_bytes());
             let join = Decree::Join {
                 host: host_id(n),
                 name: format!("host{n}"),
-                key: [n as u8; 32],
+                key,
             };
             charter.apply(&join).expect("a host joins");
         }
@@ -213,6 +220,7 @@ impl World {
             sent: 0,
             fuse: None,
             wake: None,
+            sending: 0,
             fills_dirty: true,
         });
     }
@@ -303,9 +311,17 @@ impl World {
         self.parcels.insert(self.numbered, parcel);
     }
 
-    fn travel(&mut self) -> Duration {
+    /// How long it takes until so many bytes of a host are with another one.
+    fn travel(&mut self, from: At, bytes: u64) -> Duration {
         let (least, most) = self.wire.delay_ms;
-        Duration::from_millis(self.rng.random_range(least..=most))
+        let way = self.rng.random_range(least..=most);
+        let Some(uplink) = self.uplink else {
+            return Duration::from_millis(way);
+        };
+        let now = self.now.0 * uplink;
+        let host = &mut self.hosts[from];
+        host.sending = host.sending.max(now) + bytes;
+        Duration::from_millis(way + (host.sending - now) / uplink)
     }
 
     fn cut(&self, a: At, b: At) -> bool {
@@ -362,7 +378,8 @@ impl World {
             }
             Output::Send { address, bytes, .. } => {
                 self.hosts[at].sent += 1;
-                self.hosts[at].sent_bytes += bytes.len() as u64 + SEAL;
+                let size = bytes.len() as u64 + SEAL;
+                self.hosts[at].sent_bytes += size;
                 let Some(to) = self.by_address.get(&address).copied() else {
                     return;
                 };
@@ -371,7 +388,7 @@ impl World {
                     if self.cut(at, to) || self.rng.random_bool(self.wire.loss) {
                         continue;
                     }
-                    let after = self.travel();
+                    let after = self.travel(at, size);
                     self.post(
                         after,
                         Parcel::Datagram {
@@ -385,9 +402,10 @@ impl World {
             Output::Call {
                 call, address, bytes, ..
             } => {
-                self.hosts[at].call_bytes += bytes.len() as u64 + CALL;
+                let size = bytes.len() as u64 + CALL;
+                self.hosts[at].call_bytes += size;
                 let to = self.by_address.get(&address).copied();
-                let after = self.travel();
+                let after = self.travel(at, size);
                 match to.filter(|to| !self.cut(at, *to)) {
                     Some(to) => self.post(
                         after,
@@ -411,9 +429,10 @@ impl World {
             }
             // An answer's way back is in the number that it bears.
             Output::Answer { call, bytes } => {
-                self.hosts[at].call_bytes += bytes.len() as u64;
+                let size = bytes.len() as u64;
+                self.hosts[at].call_bytes += size;
                 let (to, call) = ((call >> 40) as At, call & ((1 << 40) - 1));
-                let after = self.travel();
+                let after = self.travel(at, size);
                 if !self.cut(at, to) {
                     self.post(
                         after,
