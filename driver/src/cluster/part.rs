@@ -916,6 +916,10 @@ impl Part {
         }
         let number = self.secret.number().saturating_add(1);
         let drawn = match &secret {
+            Some(given) if given.number() != number => Err(format!(
+                "key: it is number {} and the next one is {number}: 'tombolo cluster key --number {number}' makes one",
+                given.number()
+            )),
             Some(given) => Ok(Secret::new(number, *given.bytes())),
             None => Secret::draw(number).map_err(|e| e.to_string()),
         };

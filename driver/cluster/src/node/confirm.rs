@@ -266,14 +266,10 @@ impl Node {
     /// Another host doesn't let us in. It may not know yet that we joined; if a majority says so, we are out.
     pub(super) fn refused(&mut self, by: HostId) {
         let news = self.confirm.refused.insert(by);
-        let hosts = &self.council.charter().hosts;
-        let refused = self
-            .confirm
-            .refused
-            .iter()
-            .filter(|host| hosts.contains_key(host))
-            .count();
-        if refused + 1 > hosts.len() / 2 {
+        if matches!(self.confirm.standing, Standing::Gone(_)) {
+            return;
+        }
+        if self.are_refused() {
             let names: Vec<String> = self.confirm.refused.iter().map(|host| self.name(host)).collect();
             self.stand(Standing::Gone(format!(
                 "forgotten: {} let it in no more",
@@ -287,7 +283,27 @@ impl Node {
 
     /// Another host lets us in.
     pub(super) fn let_in(&mut self, by: &HostId) {
-        self.confirm.refused.remove(by);
+        if self.confirm.refused.remove(by)
+            && matches!(self.confirm.standing, Standing::Gone(_))
+            && self.is_member(&self.me)
+            && !self.are_refused()
+        {
+            // Those who refused us had not heard yet that we joined.
+            self.stand(Standing::Waiting);
+            self.confirm.next = self.now;
+        }
+    }
+
+    /// Whether a majority doesn't let us in.
+    fn are_refused(&self) -> bool {
+        let hosts = &self.council.charter().hosts;
+        let refused = self
+            .confirm
+            .refused
+            .iter()
+            .filter(|host| hosts.contains_key(host))
+            .count();
+        refused + 1 > hosts.len() / 2
     }
 
     pub(super) fn hello_answered(&mut self, from: HostId, answered: bool) {

@@ -89,7 +89,10 @@ pub(super) struct State {
     /// Pools that are about to be used: a piece is wanted before there is a network.
     wanted: BTreeMap<IpNet, Tick>,
     leaving: Option<u64>,
+    /// The leaving was proposed.
     gone: bool,
+    /// It was decided.
+    out: bool,
     /// Of whom all shares were read, and how many decrees it knew of then.
     read: BTreeMap<HostId, u64>,
     reading: Tick,
@@ -122,6 +125,7 @@ impl State {
             wanted: BTreeMap::new(),
             leaving: None,
             gone: false,
+            out: false,
             read: BTreeMap::new(),
             reading: Tick(0),
             enough: false,
@@ -1024,7 +1028,9 @@ impl Node {
 
     /// Asks for space before it is needed.
     fn ask_ahead(&mut self, pool: IpNet, fill: Fill) {
-        let low = (fill.leased / 4).clamp(4, 256);
+        // In a small pool each host has few to spare, and asking for them would only send them round.
+        let most = (self.part(&pool) / 4).clamp(1, 256);
+        let low = (fill.leased / 4).clamp(4, 256).min(most);
         let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
         let resting = self.space.rest.contains_key(&pool);
         let stale = self.space.stale.contains(&pool);
@@ -1036,18 +1042,30 @@ impl Node {
             && !self.space.asks.contains_key(&pool)
         {
             let want = self.fair(&pool, fill);
-            self.ask(pool, Ask::Space { within: pool, want }, false);
+            self.ask(
+                pool,
+                Ask::Space {
+                    within: pool,
+                    want,
+                    urgent: false,
+                },
+                false,
+            );
         }
+    }
+
+    /// Half of what each host would have of a pool if all had the same.
+    fn part(&self, pool: &IpNet) -> u64 {
+        let bits = pool.max_prefix_len() - pool.prefix_len();
+        let size = 1_u64.checked_shl(u32::from(bits)).unwrap_or(u64::MAX);
+        let hosts = self.charter().hosts.len() as u64;
+        size / (2 * hosts.max(1))
     }
 
     /// How many addresses to ask for: as many again as are in use, and at first a part of the pool for each host.
     fn fair(&self, pool: &IpNet, fill: Fill) -> u64 {
-        let bits = pool.max_prefix_len() - pool.prefix_len();
-        let size = 1_u64.checked_shl(u32::from(bits)).unwrap_or(u64::MAX);
-        let hosts = self.charter().hosts.len() as u64;
-        let part = size / (2 * hosts.max(1));
         match fill.leased {
-            0 => part.clamp(1, 1 << 16),
+            0 => self.part(pool).clamp(1, 1 << 16),
             leased => leased.clamp(4, 1 << 16),
         }
     }
@@ -1163,7 +1181,15 @@ impl Node {
         }
         let fill = self.space.own_fill(&pool).unwrap_or_default();
         let want = self.fair(&pool, fill);
-        self.ask(pool, Ask::Space { within, want }, true);
+        self.ask(
+            pool,
+            Ask::Space {
+                within,
+                want,
+                urgent: true,
+            },
+            true,
+        );
     }
 
     pub(super) fn wish_address(&mut self, ticket: u64, pool: IpNet, address: IpAddr) {
@@ -1378,6 +1404,18 @@ impl Node {
 
     fn leave_tick(&mut self) {
         let Some(ticket) = self.space.leaving else { return };
+        if self.space.out {
+            // Whoever is there and has not heard of it could not decide anything more without us.
+            let untold = self.council.untold().any(|host| self.is_alive(&host));
+            let until = self.wishes.get(&ticket).map(|pending| pending.until);
+            let late = until.is_none_or(|until| until <= self.now + Duration::from_secs(1));
+            if !untold || late {
+                self.membership.leave(self.now);
+                self.space.leaving = None;
+                self.done(ticket, Ok(()));
+            }
+            return;
+        }
         if !self.wishes.contains_key(&ticket) {
             self.space.leaving = None;
             return;
@@ -1413,9 +1451,9 @@ impl Node {
 
     /// This host is out.
     pub(super) fn left(&mut self, ticket: u64) {
-        self.membership.leave(self.now);
-        self.space.leaving = None;
-        self.done(ticket, Ok(()));
+        self.space.leaving = Some(ticket);
+        self.space.out = true;
+        self.leave_tick();
     }
 }
 

@@ -474,19 +474,15 @@ fn run(seed: u64) {
     episode.check_mended();
 }
 
-/// Prints what happened if the episode fails.
-fn run_told(seed: u64) {
-    let ran = std::panic::catch_unwind(|| run(seed));
-    if let Err(panic) = ran {
-        let message = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        panic!(
-            "episode {seed} failed: {}\nrepeat it: SIM_SEED={seed} SIM_TRACE=1",
-            message.unwrap_or_default()
-        );
-    }
+/// Why an episode failed, if it did.
+fn failure(seed: u64) -> Option<String> {
+    let panic = std::panic::catch_unwind(|| run(seed)).err()?;
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    let text = text.unwrap_or_default();
+    Some(format!(
+        "episode {seed} failed, repeat it with SIM_SEED={seed} SIM_TRACE=1: {text}"
+    ))
 }
 
 fn env(name: &str) -> Option<u64> {
@@ -506,6 +502,7 @@ fn in_random_episodes_no_address_is_given_twice_and_all_become_equal() {
         env("SIM_EPISODES").unwrap_or(2_000),
     );
     let next = std::sync::atomic::AtomicU64::new(first);
+    let failures = std::sync::Mutex::new(Vec::new());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
@@ -515,11 +512,20 @@ fn in_random_episodes_no_address_is_given_twice_and_all_become_equal() {
                     if seed >= first + episodes {
                         return;
                     }
-                    run_told(seed);
+                    if let Some(text) = failure(seed) {
+                        failures.lock().unwrap().push(text);
+                    }
                 }
             });
         }
     });
+    let failures = failures.into_inner().unwrap();
+    assert!(
+        failures.is_empty(),
+        "{} of {episodes} episodes failed\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 #[test]
