@@ -49,6 +49,7 @@ pub(super) struct State {
     alone: Alone,
     since: Tick,
     next: Tick,
+    tries: u32,
     hello: Tick,
     got: BTreeSet<HostId>,
     /// Others hold later shares of ours: they are being fetched.
@@ -64,6 +65,7 @@ impl State {
             alone,
             since: now,
             next: now,
+            tries: 0,
             hello: now,
             got: BTreeSet::new(),
             later: BTreeSet::new(),
@@ -141,7 +143,9 @@ impl Node {
             return;
         }
         if self.confirm.next <= self.now {
-            self.confirm.next = self.now + AGAIN;
+            // Hosts that are off need not be asked all the time.
+            self.confirm.tries = self.confirm.tries.saturating_add(1);
+            self.confirm.next = self.now + AGAIN.saturating_mul(self.confirm.tries).min(HELLO);
             let mine = Confirm {
                 epoch: self.epoch,
                 index: self.charter().index,
@@ -153,9 +157,14 @@ impl Node {
                     .collect(),
             };
             let others = self.charter().hosts.keys().copied();
-            let asked = others.filter(|host| *host != self.me && !self.confirm.got.contains(host));
-            let asked: Vec<HostId> = asked.collect();
-            for host in asked {
+            let unheard = others.filter(|host| *host != self.me && !self.confirm.got.contains(host));
+            // Those that are there first, and a few more than are needed: some may be slow.
+            let mut asked: Vec<HostId> = unheard.filter(|host| self.address(host).is_some()).collect();
+            let start = usize::try_from(self.chance() % asked.len().max(1) as u64).unwrap_or(0);
+            asked.rotate_left(start);
+            asked.sort_by_key(|host| !self.is_alive(host));
+            let lack = (self.charter().hosts.len() / 2).saturating_sub(self.confirm.got.len());
+            for host in asked.into_iter().take(lack + lack / 4 + 2) {
                 self.send(host, Frame::Confirm(mine.clone()));
             }
         }

@@ -40,6 +40,9 @@ pub const CALL_TIME: Duration = Duration::from_secs(5);
 /// How long after the start those are shown who have not been heard of.
 const UNSEEN: Duration = Duration::from_secs(30);
 
+/// How often the table forgets what it need not know any more.
+const TABLE: Duration = Duration::from_secs(1);
+
 /// How long a wish may take: Docker waits for the handler that has it.
 pub const WISH_TIME: Duration = Duration::from_millis(1_900);
 
@@ -322,6 +325,7 @@ pub struct Node {
     random: u64,
     membership: Membership,
     table: Table,
+    table_due: Tick,
     council: Council,
     council_due: Option<Tick>,
     seats: BTreeMap<HostId, Seat>,
@@ -370,6 +374,7 @@ impl Node {
             random: setup.seed | 1,
             membership: Membership::new(seat, setup.seed),
             table,
+            table_due: now,
             council: Council::new(setup.me, setup.charter, setup.acceptor, setup.seed),
             council_due: Some(now),
             seats: setup.seats.into_iter().map(|seat| (seat.host, seat)).collect(),
@@ -472,7 +477,10 @@ impl Node {
             let acts = self.with_council(|council, now, ctx| council.tick(now, ctx));
             self.act(acts);
         }
-        self.table.tick(self.now);
+        if self.table_due <= self.now {
+            self.table_due = self.now + TABLE;
+            self.table.tick(self.now);
+        }
         if self.unseen > Tick(0) && self.unseen <= self.now && self.membership.alive_count() > 0 {
             self.unseen = Tick(0);
             self.hide_unseen();
@@ -551,15 +559,18 @@ impl Node {
                 self.down.remove(&seat.host);
                 self.table.show(seat.host);
                 self.out.push_back(Output::Tell(News::Up(seat.host)));
-                self.sync_soon(seat.host);
+                self.sync_moved();
+                self.sync_arrived(seat.host);
                 self.seats.insert(seat.host, seat);
             }
             membership::Event::Down(seat) if self.is_member(&seat.host) => {
                 self.down.insert(seat.host, self.now);
                 self.table.hide(self.now, seat.host);
+                self.sync_moved();
                 self.out.push_back(Output::Tell(News::Down(seat.host)));
             }
             membership::Event::Moved(seat) if self.is_member(&seat.host) => {
+                self.sync_moved();
                 self.seats.insert(seat.host, seat);
             }
             membership::Event::Rejoined => self.sync_now(),

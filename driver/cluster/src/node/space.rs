@@ -96,6 +96,8 @@ pub(super) struct State {
     /// Of whom all shares were read, and how many decrees it knew of then.
     read: BTreeMap<HostId, u64>,
     reading: Tick,
+    /// Whether these are enough for the next change of members, whoever it concerns.
+    enough: bool,
     /// The decree that changed the members last, as claims are counted by.
     since: u64,
 }
@@ -126,6 +128,7 @@ impl State {
             out: false,
             read: BTreeMap::new(),
             reading: Tick(0),
+            enough: false,
             since: 0,
         }
     }
@@ -189,8 +192,14 @@ impl State {
     }
 
     /// Whether the shares of enough hosts were read for the next change of members, whoever it concerns.
-    pub(super) fn has_read(&self, charter: &Charter, me: HostId) -> bool {
-        charter.read_enough(&self.read_since(charter, me), &Decree::Leave { host: me })
+    pub(super) fn has_read(&self) -> bool {
+        self.enough
+    }
+
+    /// Counts that anew, after either has changed.
+    fn count_read(&mut self, charter: &Charter, me: HostId) {
+        let read = self.read_since(charter, me);
+        self.enough = charter.read_enough(&read, &Decree::Leave { host: me });
     }
 
     /// Whether something was granted to a host that it has not taken yet, as far as is known here.
@@ -284,7 +293,7 @@ impl Node {
             (told != fill).then_some(*at + FILL)
         });
         let rest = self.space.rest.values().copied();
-        let unread = !self.space.has_read(self.council.charter(), self.me);
+        let unread = !self.space.has_read();
         let rest = rest.chain(unread.then_some(self.space.reading.max(self.now)));
         asks.chain(claims).chain(idle).chain(told).chain(rest).min()
     }
@@ -316,6 +325,9 @@ impl Node {
         self.keep_known();
         let read = self.space.read.entry(from).or_default();
         *read = (*read).max(index);
+        if !self.space.enough {
+            self.space.count_read(self.council.charter(), self.me);
+        }
     }
 
     /// Keeps all that is known of others' shares.
@@ -363,7 +375,7 @@ impl Node {
     /// Reads the shares of others after the members have changed: before they change again, what a majority of the earlier
     /// ones had in mind must be known to a majority of the present ones.
     fn read_tick(&mut self) {
-        if self.space.reading > self.now || self.space.has_read(self.council.charter(), self.me) {
+        if self.space.reading > self.now || self.space.has_read() {
             return;
         }
         self.space.reading = self.now + READING;
@@ -1253,6 +1265,8 @@ impl Node {
     /// What was decided has changed: take what is granted, drop what is void.
     pub(super) fn space_charter(&mut self) {
         let charter = self.council.charter().clone();
+        self.space.read.retain(|host, _| charter.hosts.contains_key(host));
+        self.space.count_read(&charter, self.me);
         let me_gone = !charter.hosts.contains_key(&self.me);
         let pools: Vec<IpNet> = self.space.own.keys().copied().collect();
         for pool in pools {
@@ -1316,7 +1330,6 @@ impl Node {
                 self.deal_once(grant.pool, deal);
             }
         }
-        self.space.read.retain(|host, _| charter.hosts.contains_key(host));
     }
 
     /// Gifts whose recipients are no more, or that we inherited and are to ourselves: whoever has the piece under a later
@@ -1331,7 +1344,7 @@ impl Node {
             .iter()
             .flat_map(|(pool, share)| share.gifts.iter().map(move |(net, gift)| (*pool, *net, *gift)));
         let orphans: Vec<(IpNet, IpNet, Gift)> = gifts.filter(|(_, _, gift)| orphan(&gift.to)).collect();
-        if orphans.is_empty() || !self.space.has_read(charter, me) {
+        if orphans.is_empty() || !self.space.has_read() {
             return;
         }
         for (pool, net, gift) in orphans {
