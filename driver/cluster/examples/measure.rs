@@ -120,7 +120,9 @@ fn table(columns: &[(String, Vec<(String, String)>)]) -> String {
         }
     }
     let mut text = String::from("| |");
-    columns.iter().for_each(|(title, _)| text += &format!(" {title} |"));
+    columns
+        .iter()
+        .for_each(|(title, _)| text += &format!(" {title} |"));
     text += "\n|---|";
     columns.iter().for_each(|_| text += "---|");
     text.push('\n');
@@ -150,7 +152,10 @@ fn number(body: &[u8]) -> Option<u64> {
 }
 
 fn key(row: usize) -> String {
-    format!("endpoint/{:016x}", (row as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    format!(
+        "endpoint/{:016x}",
+        (row as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    )
 }
 
 /// When each change was made, and when each host saw it or a later one of the same row.
@@ -209,7 +214,9 @@ fn measure(plan: &Plan) -> Vec<(String, String)> {
     }
     let ledger = Rc::new(RefCell::new(Ledger::default()));
     let watching = Rc::clone(&ledger);
-    world.watch = Some(Box::new(move |now, at, seen| watching.borrow_mut().note(now, at, seen)));
+    world.watch = Some(Box::new(move |now, at, seen| {
+        watching.borrow_mut().note(now, at, seen)
+    }));
     let mut run = Run {
         plan: plan.clone(),
         world,
@@ -270,9 +277,12 @@ impl Run {
     }
 
     fn traffic(&self) -> (u64, u64, u64) {
-        self.world.hosts.iter().fold((0, 0, 0), |(bytes, calls, sent), host| {
-            (bytes + host.sent_bytes, calls + host.call_bytes, sent + host.sent)
-        })
+        self.world
+            .hosts
+            .iter()
+            .fold((0, 0, 0), |(bytes, calls, sent), host| {
+                (bytes + host.sent_bytes, calls + host.call_bytes, sent + host.sent)
+            })
     }
 
     fn downs(&self) -> usize {
@@ -298,11 +308,22 @@ impl Run {
             "cold start: sent by each host",
             format!("{each:.0} KiB ({datagrams:.0} in datagrams)"),
         );
-        let most = self.world.hosts.iter().map(|host| host.sent_bytes + host.call_bytes).max();
+        let most = self
+            .world
+            .hosts
+            .iter()
+            .map(|host| host.sent_bytes + host.call_bytes)
+            .max();
         let most = most.unwrap_or(0) as f64 / 1024.0;
-        self.cell("cold start: sent by the one that sends most", format!("{most:.0} KiB"));
+        self.cell(
+            "cold start: sent by the one that sends most",
+            format!("{most:.0} KiB"),
+        );
         let rows = self.plan.rows * self.plan.hosts;
-        assert!(self.nodes().all(|node| node.table().rows() == rows), "all rows are everywhere");
+        assert!(
+            self.nodes().all(|node| node.table().rows() == rows),
+            "all rows are everywhere"
+        );
         eprintln!("  cold start took {:.1?}", began.elapsed());
     }
 
@@ -363,7 +384,10 @@ impl Run {
             some => format!(", {some} NEVER"),
         };
         let changes = ledger.changes;
-        self.cell(what, format!("{} ms, of {changes} changes{missing}", spans.join(", ")));
+        self.cell(
+            what,
+            format!("{} ms, of {changes} changes{missing}", spans.join(", ")),
+        );
     }
 
     /// Single changes, with pauses in between.
@@ -424,7 +448,9 @@ impl Run {
             let id = host_id(lost);
             let died = self.world.now;
             self.world.crash(lost);
-            self.until(Duration::from_millis(20), |run| run.nodes().all(|node| node.link(&id) != Link::Up));
+            self.until(Duration::from_millis(20), |run| {
+                run.nodes().all(|node| node.link(&id) != Link::Up)
+            });
             let news = self.world.hosts.iter().flat_map(|host| &host.news);
             let when: Vec<u64> = news
                 .filter(|(at, news)| *at > died && *news == News::Down(id))
@@ -443,8 +469,11 @@ impl Run {
                 let node = run.world.hosts[lost].node.as_ref();
                 node.is_some_and(|node| node.alive_count() + 1 == run.plan.hosts)
             };
-            let mut left: Vec<(&mut Vec<u64>, &dyn Fn(&Self) -> bool)> =
-                vec![(&mut back, &here), (&mut seen, &knows), (&mut rows, &Self::all_equal)];
+            let mut left: Vec<(&mut Vec<u64>, &dyn Fn(&Self) -> bool)> = vec![
+                (&mut back, &here),
+                (&mut seen, &knows),
+                (&mut rows, &Self::all_equal),
+            ];
             while !left.is_empty() && self.world.now.since(began) < PATIENCE {
                 self.world.run(Duration::from_millis(10));
                 let took = self.world.now.0 - began.0;
@@ -458,12 +487,16 @@ impl Run {
         let worst = |times: &[u64]| seconds(times.iter().max().copied());
         self.cell("a host dies, until the first one notices", worst(&first));
         self.cell("a host dies, until all notice", worst(&all));
-        self.cell("a host is back, until its rows are visible everywhere", worst(&back));
+        self.cell(
+            "a host is back, until its rows are visible everywhere",
+            worst(&back),
+        );
         self.cell("a host is back, until all have the same of it", worst(&rows));
         self.cell("a host is back, until it knows everybody", worst(&seen));
         let others = self.world.hosts.iter().flat_map(|host| &host.news);
-        let false_ones = others
-            .filter(|(_, news)| matches!(news, News::Down(host) if !(1..=rounds).any(|at| host_id(at) == *host)));
+        let false_ones = others.filter(
+            |(_, news)| matches!(news, News::Down(host) if !(1..=rounds).any(|at| host_id(at) == *host)),
+        );
         let count = false_ones.count();
         self.cell("others taken for dead meanwhile", format!("{count}"));
     }

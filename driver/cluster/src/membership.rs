@@ -415,7 +415,10 @@ impl Membership {
                 Event::Up(seat) => self.there.insert(seat.host, seat.clone()),
                 Event::Down(seat) => self.there.remove(&seat.host),
                 // One that is down may begin another life, and stay so.
-                Event::Moved(seat) => self.there.get_mut(&seat.host).map(|known| std::mem::replace(known, seat.clone())),
+                Event::Moved(seat) => self
+                    .there
+                    .get_mut(&seat.host)
+                    .map(|known| std::mem::replace(known, seat.clone())),
                 Event::Rejoined => None,
             };
             let now = match event {

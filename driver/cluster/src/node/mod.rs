@@ -1034,10 +1034,8 @@ impl Witness for Eyes<'_> {
                     objections.push(format!("{pool} overlaps {net} there ({what})"));
                 }
             }
-            Decree::Dissolve { pool, by } if *by != self.me => {
-                if self.space.needs(pool) {
-                    objections.push(format!("{pool} is in use there"));
-                }
+            Decree::Dissolve { pool, by } if *by != self.me && self.space.needs(pool) => {
+                objections.push(format!("{pool} is in use there"));
             }
             Decree::Leave { host } => {
                 let due = self.space.has_due(host, charter, self.me);

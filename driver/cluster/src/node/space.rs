@@ -742,7 +742,7 @@ impl Node {
                 let frame = Frame::Ask {
                     ticket: asking.ticket,
                     pool,
-                    ask: asking.ask.clone(),
+                    ask: asking.ask,
                 };
                 let to = asking.to;
                 self.space.asks.insert(pool, asking);
@@ -1205,7 +1205,7 @@ impl Node {
                 let until = self.now + ASK;
                 let asking = Asking {
                     ticket: number,
-                    ask: ask.clone(),
+                    ask,
                     to: owner,
                     until,
                     tried: BTreeSet::from([owner]),
@@ -1238,10 +1238,8 @@ impl Node {
         for (ticket, wish) in wishes {
             let own = self.space.own.get(&pool);
             match wish {
-                Wish::Pool(of, _) if of == pool => {
-                    if self.charter().pools.contains_key(&pool) {
-                        self.pool_founded(ticket, pool);
-                    }
+                Wish::Pool(of, _) if of == pool && self.charter().pools.contains_key(&pool) => {
+                    self.pool_founded(ticket, pool);
                 }
                 Wish::Address(of, address)
                     if of == pool && own.is_some_and(|share| share.leases(address)) =>
