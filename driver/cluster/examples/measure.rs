@@ -190,6 +190,9 @@ impl Ledger {
     }
 }
 
+/// Whether something holds in a run.
+type Holds<'a> = &'a dyn Fn(&Run) -> bool;
+
 struct Run {
     plan: Plan,
     world: World,
@@ -469,7 +472,7 @@ impl Run {
                 let node = run.world.hosts[lost].node.as_ref();
                 node.is_some_and(|node| node.alive_count() + 1 == run.plan.hosts)
             };
-            let mut left: Vec<(&mut Vec<u64>, &dyn Fn(&Self) -> bool)> = vec![
+            let mut left: Vec<(&mut Vec<u64>, Holds<'_>)> = vec![
                 (&mut back, &here),
                 (&mut seen, &knows),
                 (&mut rows, &Self::all_equal),
