@@ -51,7 +51,11 @@ fn pool(n: usize) -> IpNet {
 
 impl Episode {
     fn new(seed: u64) -> Self {
-        let alone = if seed.is_multiple_of(2) { Alone::Wait } else { Alone::Lease };
+        let alone = if seed.is_multiple_of(2) {
+            Alone::Wait
+        } else {
+            Alone::Lease
+        };
         let mut world = World::new(seed, 2, alone);
         let hosts = world.rng.random_range(1..=6);
         world = World::new(seed, hosts, alone);

@@ -61,6 +61,15 @@ pub struct Host {
     pub fills_dirty: bool,
 }
 
+/// What one who listens in hears.
+#[derive(Clone)]
+#[allow(dead_code, reason = "of those who share this file some listen in")]
+pub enum Heard {
+    Datagram(Vec<u8>),
+    Question(Vec<u8>),
+    Answer(Vec<u8>),
+}
+
 /// What is under way.
 #[derive(Clone)]
 enum Parcel {
@@ -118,6 +127,8 @@ pub struct World {
     pub steps: u64,
     by_address: BTreeMap<SocketAddr, At>,
     pub trace: bool,
+    /// What was sent, where somebody listens in: datagrams, questions and answers.
+    pub tap: Option<Vec<Heard>>,
     /// How many bytes a host can send in a millisecond; what comes on top waits.
     pub uplink: Option<u64>,
     /// Whether a reader of each host's rows is kept, and checked.
@@ -170,6 +181,7 @@ impl World {
             steps: 0,
             by_address: BTreeMap::new(),
             trace: std::env::var_os("SIM_TRACE").is_some(),
+            tap: None,
             uplink: None,
             readers: true,
             watch: None,
@@ -306,6 +318,17 @@ impl World {
 
     /// Adds one thing to what is under way.
     fn post(&mut self, after: Duration, parcel: Parcel) {
+        if let Some(tap) = &mut self.tap {
+            match &parcel {
+                Parcel::Datagram { bytes, .. } => tap.push(Heard::Datagram(bytes.clone())),
+                Parcel::Request { bytes, .. } => tap.push(Heard::Question(bytes.clone())),
+                Parcel::Answer {
+                    called: Called::Answer(bytes),
+                    ..
+                } => tap.push(Heard::Answer(bytes.clone())),
+                Parcel::Answer { .. } | Parcel::Wake(_) => {}
+            }
+        }
         self.numbered += 1;
         self.queue.push(Reverse((self.now + after, self.numbered)));
         self.parcels.insert(self.numbered, parcel);
