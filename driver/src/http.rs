@@ -40,6 +40,8 @@ use crate::metrics::{Metrics, Outcome};
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// What remains of the deadline for the engine after somebody else was waited for.
 const LAST_TRY: Duration = Duration::from_millis(200);
+/// How often the cluster is asked for room for one address at most.
+const TRIES: usize = 3;
 /// The largest body that is read. Docker's largest, with hundreds of ports, are some tens of KiB.
 pub const BODY_MAX: usize = 1 << 20;
 /// How long the head of a request may take.
@@ -218,18 +220,26 @@ async fn request_address(plugin: &Plugin, command: Command, deadline: Instant) -
         first => first,
     };
     let within = pool.range().unwrap_or(pool.cidr());
-    let wish = match &first {
-        Err(Error::Refused(Refusal::Ipam(ipam::Error::ShareExhausted { .. }))) => Wish::Space {
-            pool: pool.cidr(),
-            within,
-        },
-        Err(Error::Refused(Refusal::Ipam(ipam::Error::Foreign { address, .. }))) => {
-            Wish::Address(pool.cidr(), *address)
+    let mut last = first;
+    // What the cluster gives for one request another one may take.
+    for _ in 0..TRIES {
+        let wish = match &last {
+            Err(Error::Refused(Refusal::Ipam(ipam::Error::ShareExhausted { .. }))) => Wish::Space {
+                pool: pool.cidr(),
+                within,
+            },
+            Err(Error::Refused(Refusal::Ipam(ipam::Error::Foreign { address, .. }))) => {
+                Wish::Address(pool.cidr(), *address)
+            }
+            _ => break,
+        };
+        let wished = plugin.cluster.wish(wish).await;
+        last = ask_engine(plugin, command.clone(), deadline).await;
+        if let (Err(why), Err(Error::Refused(_))) = (wished, &last) {
+            return Err(refused(why));
         }
-        _ => return first.map_err(failed),
-    };
-    plugin.cluster.wish(wish).await.map_err(refused)?;
-    ask_engine(plugin, command, deadline).await.map_err(failed)
+    }
+    last.map_err(failed)
 }
 
 /// Has the engine carry a command out.

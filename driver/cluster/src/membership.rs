@@ -306,6 +306,15 @@ impl Membership {
         }
     }
 
+    /// We begin another epoch.
+    pub fn begin(&mut self, now: Tick, epoch: u32) {
+        let me = self.foca.identity();
+        let seat = Seat::new(me.host, me.address, epoch);
+        if seat.life > me.life {
+            self.with(now, |foca, wishes| foca.change_identity(seat, wishes));
+        }
+    }
+
     /// Has a change ride on gossip. One of the same subject that still waits is replaced. Gives whether it does: it may
     /// be too large, or too many may wait.
     pub fn spread(&mut self, now: Tick, subject: Vec<u8>, change: &[u8]) -> bool {

@@ -95,6 +95,20 @@ pub enum Frame {
         /// The latest epoch of the asker's that it has heard of.
         heard: u32,
     },
+    /// Two hosts have your identifier.
+    Twice {
+        /// Where the one was heard.
+        one: SocketAddr,
+        /// Where the other was heard.
+        other: SocketAddr,
+        /// The latest epoch that was heard of either.
+        epoch: u32,
+    },
+    /// You speak in an epoch before the latest that was heard of you, and so nobody listens.
+    Behind {
+        /// The latest that was heard.
+        epoch: u32,
+    },
 }
 
 /// What a host knows, in short.

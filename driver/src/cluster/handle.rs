@@ -329,11 +329,12 @@ impl Task {
     /// Runs until told to end.
     pub async fn run(mut self, mut end: oneshot::Receiver<()>) {
         let mut attempts = 0;
+        let mut next = tokio::time::Instant::now();
         loop {
             if self.keeper.get("host").is_some() {
                 match Box::pin(self.take_part(&mut end)).await {
                     End::Told => return,
-                    End::Left => self.clear().await,
+                    End::Left => {}
                     End::Broken(why) => {
                         tracing::error!(%why, "this host's part in the cluster begins anew");
                         self.around.outside.set(Some(why));
@@ -352,9 +353,11 @@ impl Task {
                     Some(ask) => self.outside(ask).await,
                     None => return,
                 },
-                () = tokio::time::sleep(if attempts == 0 { Duration::ZERO } else { AGAIN }), if joins => {
+                // At a moment that is fixed, whatever is asked until then.
+                () = tokio::time::sleep_until(next), if joins => {
                     attempts += 1;
                     self.join_by_settings(attempts).await;
+                    next = tokio::time::Instant::now() + AGAIN;
                 }
             }
         }
@@ -397,6 +400,7 @@ impl Task {
         let mut tell_end = Some(tell_end);
         let mut taking = Box::pin(part.run(running, &mut queue, &mut ended));
         let mut leaving: Option<oneshot::Sender<Result<Value, String>>> = None;
+        let mut goodbye: Option<oneshot::Receiver<Result<(), String>>> = None;
         let mut gone = false;
         let (end, keeper) = loop {
             tokio::select! {
@@ -407,9 +411,21 @@ impl Task {
                         tell.send(()).ok();
                     }
                 }
+                outcome = decision(&mut goodbye), if goodbye.is_some() => {
+                    goodbye = None;
+                    // Where it was decided, the part ends by itself, and the answer comes when nothing is left of it.
+                    if let Err(why) = outcome
+                        && let Some(answer) = leaving.take()
+                    {
+                        answer.send(Err(why)).ok();
+                    }
+                }
                 Some(ask) = self.queue.recv() => match ask {
                     Ask::Init(answer) | Ask::Join(_, _, answer) => drop(answer.send(Err(IN_CLUSTER.to_owned()))),
                     Ask::Part(request) => drop(requests.send(request).await),
+                    Ask::Leave(answer) if leaving.is_some() => {
+                        drop(answer.send(Err("this host is leaving its cluster already".to_owned())));
+                    }
                     Ask::Leave(answer) => {
                         let out = self.around.outside.why().is_some_and(|why| why.contains("tombolo cluster leave"));
                         if out {
@@ -421,26 +437,27 @@ impl Task {
                         } else {
                             let (done, decided) = oneshot::channel();
                             drop(requests.send(Request::Wish(Wish::Leave, done)).await);
-                            tokio::spawn(async move {
-                                let outcome = decided.await.unwrap_or_else(|_| Err("tombolo is shutting down".to_owned()));
-                                answer.send(outcome.map(|()| json!({}))).ok();
-                            });
+                            (goodbye, leaving) = (Some(decided), Some(answer));
                         }
                     }
                 },
             }
         };
         self.keeper = keeper;
-        if let Some(answer) = leaving {
-            self.clear().await;
-            answer.send(Ok(json!({}))).ok();
-            return match gone {
-                true => End::Told,
-                // What was kept is gone, so nothing begins anew.
-                false => End::Broken("this host is out of its cluster".to_owned()),
-            };
+        match end {
+            // Who was out already had it told to end.
+            End::Told if leaving.is_some() && goodbye.is_none() => {}
+            End::Left => {}
+            end => return end,
         }
-        end
+        self.clear().await;
+        if let Some(answer) = leaving {
+            answer.send(Ok(json!({}))).ok();
+        }
+        match gone {
+            true => End::Told,
+            false => End::Left,
+        }
     }
 
     /// Forgets the cluster: records, files and shares.
@@ -644,6 +661,16 @@ impl Task {
                 Err(why) => tracing::error!(%why, "the cluster could not be begun"),
             }
         }
+    }
+}
+
+/// Waits for what becomes of a wish.
+async fn decision(wish: &mut Option<oneshot::Receiver<Result<(), String>>>) -> Result<(), String> {
+    match wish {
+        Some(decided) => decided
+            .await
+            .unwrap_or_else(|_| Err("tombolo is shutting down".to_owned())),
+        None => std::future::pending().await,
     }
 }
 

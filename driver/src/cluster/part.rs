@@ -54,6 +54,8 @@ const GATHER: Duration = Duration::from_millis(10);
 const OVERLAP: Duration = Duration::from_secs(60);
 /// How often a secret that is missing is asked for.
 const ASK_SECRET: Duration = Duration::from_secs(1);
+/// How often two hosts with one identifier are told of each other.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
 /// How many rows of routes are told to others at most.
 const ROUTES: usize = 128;
 
@@ -200,17 +202,23 @@ pub struct Part {
     ticket: u64,
     rotation: Option<Rotation>,
     clones: BTreeMap<HostId, Suspicion>,
+    /// Where hosts were heard last.
+    places: BTreeMap<HostId, SocketAddr>,
+    /// When hosts were told that they speak in an epoch that is over.
+    behind: BTreeMap<HostId, Instant>,
     left: bool,
     leave_ticket: Option<u64>,
     keep_heard: bool,
     asking_secret: bool,
+    /// When a question for a secret was answered, or not, last.
+    secret_asked: Option<Instant>,
 }
 
 /// Signs that two hosts have one identifier.
 struct Suspicion {
     signs: u32,
     first: Instant,
-    told: bool,
+    told: Option<Instant>,
 }
 
 /// Why a part can't begin.
@@ -323,10 +331,13 @@ impl Part {
             ticket: 1 << 40,
             rotation: None,
             clones: BTreeMap::new(),
+            places: BTreeMap::new(),
+            behind: BTreeMap::new(),
             left: false,
             leave_ticket: None,
             keep_heard: false,
             asking_secret: false,
+            secret_asked: None,
         };
         let fills = Input::Pools(told.fills);
         Ok((
@@ -377,8 +388,8 @@ impl Part {
         }
         loop {
             let due = self.started + Duration::from_millis(self.node.due().0);
+            // In no order: datagrams that never end must leave the others their turn.
             let stepped = tokio::select! {
-                biased;
                 _ = &mut *end => return End::Told,
                 readable = udp.readable() => match readable {
                     Ok(()) => self.datagrams(&udp, &mut buffer).await,
@@ -460,6 +471,7 @@ impl Part {
                 inputs.push_back(Input::Shared { pool, ticket, share });
             }
             Output::Done { ticket, outcome } => self.done(ticket, outcome),
+            Output::Epoch(epoch) => self.begin_epoch(epoch).await?,
             Output::Charter => self.charter_changed().await,
             Output::Tell(news) => self.tell(news),
             Output::Seen(seen) => {
@@ -468,6 +480,17 @@ impl Part {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Keeps another epoch, and seals in it.
+    async fn begin_epoch(&mut self, epoch: u32) -> Result<(), String> {
+        let record = vec![("epoch".to_owned(), Some(tombolo_cluster::wire::encode(&epoch)))];
+        self.keeper.keep(record).await.map_err(|e| e.to_string())?;
+        let text = |e: super::Refused| e.to_string();
+        let instance = Instance(draw().map_err(text)?);
+        self.sealer = Sealer::new(&self.secret, self.me, epoch, instance).map_err(text)?;
+        tracing::info!(epoch, "this host speaks in another epoch");
         Ok(())
     }
 
@@ -513,6 +536,7 @@ impl Part {
             let input = match self.opener.open(now, from, bytes) {
                 Ok(opened) => {
                     self.keep_heard |= opened.first;
+                    self.places.insert(opened.sender, from);
                     Input::Datagram {
                         from: opened.sender,
                         address: from,
@@ -525,6 +549,10 @@ impl Part {
                         None => continue,
                     }
                 }
+                Err(Why::OldEpoch { sender, .. }) => match self.is_behind(sender, from) {
+                    Some(input) => input,
+                    None => continue,
+                },
                 Err(Why::NewKey) => {
                     self.ask_secret();
                     continue;
@@ -550,7 +578,7 @@ impl Part {
         let suspicion = self.clones.entry(host).or_insert(Suspicion {
             signs: 0,
             first: now,
-            told: false,
+            told: None,
         });
         if now.duration_since(suspicion.first) > Duration::from_secs(60) {
             *suspicion = Suspicion {
@@ -559,20 +587,36 @@ impl Part {
                 told: suspicion.told,
             };
         }
-        suspicion.signs += 1;
+        suspicion.signs = suspicion.signs.saturating_add(1);
         let proof = suspicion.signs >= 3 && now.duration_since(suspicion.first) > Duration::from_secs(1);
-        if !proof || std::mem::replace(&mut suspicion.told, true) {
+        let told = suspicion
+            .told
+            .is_some_and(|told| now.duration_since(told) < TELL_AGAIN);
+        if !proof || told {
             return None;
         }
-        let other = self
-            .node
-            .seats()
-            .find(|seat| seat.host == host)
-            .map_or(from, |seat| seat.address);
+        suspicion.told = Some(now);
         Some(Input::Cloned {
             host,
             one: from,
-            other,
+            other: self.places.get(&host).copied().unwrap_or(from),
+            epoch: self.opener.epoch(&host).unwrap_or(0),
+        })
+    }
+
+    /// A host may speak in an epoch that is over: it is told, now and then, as this is not proved.
+    fn is_behind(&mut self, host: HostId, from: SocketAddr) -> Option<Input> {
+        let now = Instant::now();
+        let told = self.behind.get(&host);
+        if told.is_some_and(|told| now.duration_since(*told) < ASK_SECRET) {
+            return None;
+        }
+        let epoch = self.opener.epoch(&host)?;
+        self.behind.insert(host, now);
+        Some(Input::Behind {
+            host,
+            address: from,
+            epoch,
         })
     }
 
@@ -597,7 +641,8 @@ impl Part {
             Came::Join(asking, answer) => self.asked_to_join(asking, answer).await,
             Came::GotSecret(got) => {
                 self.asking_secret = false;
-                self.take_secrets(got.unwrap_or_default()).await;
+                self.secret_asked = Some(Instant::now());
+                self.take_secrets(got.unwrap_or_default());
                 Ok(())
             }
             Came::Staged(host, staged) => self.staged(host, staged).await,
@@ -611,6 +656,8 @@ impl Part {
                 let ticket = self.ticket;
                 if wish == Wish::Leave {
                     self.leave_ticket = Some(ticket);
+                    // A network that was removed just now is in the way no more.
+                    self.tell_changes(false).await?;
                 }
                 self.wishes.insert(ticket, answer);
                 self.step(Input::Wish { ticket, wish }).await
@@ -783,6 +830,9 @@ impl Part {
         let charter = self.node.charter();
         let members: BTreeSet<HostId> = charter.hosts.keys().copied().collect();
         self.opener.set_members(&members);
+        self.clones.retain(|host, _| members.contains(host));
+        self.places.retain(|host, _| members.contains(host));
+        self.behind.retain(|host, _| members.contains(host));
         if charter.secret.number > self.secret.number() {
             let (number, check) = (charter.secret.number, charter.secret.check);
             match self
@@ -856,7 +906,7 @@ impl Part {
         self.secret.text().as_bytes().to_vec()
     }
 
-    async fn take_secrets(&mut self, got: Vec<u8>) {
+    fn take_secrets(&mut self, got: Vec<u8>) {
         let wanted = self.node.charter().secret;
         let text = zeroize::Zeroizing::new(String::from_utf8(got).unwrap_or_default());
         if let Ok(secret) = text.trim().parse::<Secret>()
@@ -869,35 +919,33 @@ impl Part {
             }
         }
         if wanted.number > self.secret.number() {
-            let came = self.came.clone();
-            tokio::time::sleep(Duration::ZERO).await;
-            tokio::spawn(async move {
-                tokio::time::sleep(ASK_SECRET).await;
-                came.send(Came::GotSecret(None)).await.ok();
-            });
-            self.asking_secret = true;
-            self.ask_somebody();
+            self.ask_secret();
         }
     }
 
-    /// Gets the secret in force from another member, because it isn't here.
+    /// Gets the secret in force from another member, because it isn't here: one question at a time, and after one that
+    /// brought nothing none for a moment, as anybody can send what looks sealed with a later one.
     fn ask_secret(&mut self) {
-        if !std::mem::replace(&mut self.asking_secret, true) {
-            self.ask_somebody();
+        if std::mem::replace(&mut self.asking_secret, true) {
+            return;
         }
-    }
-
-    fn ask_somebody(&mut self) {
-        let seats: Vec<_> = self.node.seats().cloned().collect();
+        let wait = self
+            .secret_asked
+            .map_or(Duration::ZERO, |asked| ASK_SECRET.saturating_sub(asked.elapsed()));
+        let mut seats: Vec<_> = self.node.seats().cloned().collect();
+        // Not always the same first: it may be the one that is slow.
+        let first = usize::try_from(self.ticket).unwrap_or(0) % seats.len().max(1);
+        self.ticket += 1;
+        seats.rotate_left(first);
         let (connector, came) = (self.connector.clone(), self.came.clone());
         tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
             for seat in seats {
                 if let Ok(answer) = calls::call(&connector, seat.address, seat.host, FOR_SECRET, b"").await {
                     came.send(Came::GotSecret(Some(answer))).await.ok();
                     return;
                 }
             }
-            tokio::time::sleep(ASK_SECRET).await;
             came.send(Came::GotSecret(None)).await.ok();
         });
     }

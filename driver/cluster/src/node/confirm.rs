@@ -28,6 +28,9 @@ const AGAIN: Duration = Duration::from_millis(400);
 /// How often a host that nobody knows to be there calls one of the others.
 const HELLO: Duration = Duration::from_secs(3);
 
+/// How long after it was last told of another one with its identifier a host believes that it is the only one again.
+const TWICE: Duration = Duration::from_secs(20);
+
 /// Whether this host may give addresses of its shares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
@@ -56,6 +59,8 @@ pub(super) struct State {
     later: BTreeSet<HostId>,
     /// Who doesn't let us in.
     refused: BTreeSet<HostId>,
+    /// When we were last told of another host with our identifier. Who was is not alone, whoever answers.
+    twice: Option<Tick>,
 }
 
 impl State {
@@ -70,6 +75,7 @@ impl State {
             got: BTreeSet::new(),
             later: BTreeSet::new(),
             refused: BTreeSet::new(),
+            twice: None,
         }
     }
 }
@@ -96,7 +102,14 @@ impl Node {
         let waiting = matches!(self.confirm.standing, Standing::Waiting | Standing::Alone);
         let lonely = self.membership.alive_count() == 0 && self.charter().hosts.len() > 1;
         let next = waiting.then_some(self.confirm.next);
-        next.into_iter().chain(lonely.then_some(self.confirm.hello)).min()
+        let twice = self
+            .confirm
+            .twice
+            .filter(|_| matches!(self.confirm.standing, Standing::Cloned(_)));
+        next.into_iter()
+            .chain(lonely.then_some(self.confirm.hello))
+            .chain(twice.map(|at| at + TWICE))
+            .min()
     }
 
     /// What was decided has changed.
@@ -111,6 +124,8 @@ impl Node {
                 None => "no member".to_owned(),
             };
             self.stand(Standing::Gone(why));
+        } else if matches!(self.confirm.standing, Standing::Cloned(_)) {
+            // Until nobody tells of it any more.
         } else if charter.hosts.len() <= 1 {
             self.stand(Standing::Confirmed);
         } else {
@@ -137,6 +152,12 @@ impl Node {
             for host in unasked.into_iter().cycle().skip(at).take(several) {
                 self.hello(host);
             }
+        }
+        let twice = self.confirm.twice.is_some_and(|at| self.now.since(at) < TWICE);
+        if matches!(self.confirm.standing, Standing::Cloned(_)) && !twice {
+            self.confirm.got.clear();
+            self.confirm.next = self.now;
+            self.stand(Standing::Waiting);
         }
         let waiting = matches!(self.confirm.standing, Standing::Waiting | Standing::Alone);
         if !waiting {
@@ -168,7 +189,7 @@ impl Node {
                 self.send(host, Frame::Confirm(mine.clone()));
             }
         }
-        let patience = self.now.since(self.confirm.since) >= PATIENCE;
+        let patience = self.now.since(self.confirm.since) >= PATIENCE && self.confirm.twice.is_none();
         if patience && self.confirm.alone == Alone::Lease && self.confirm.standing == Standing::Waiting {
             self.stand(Standing::Alone);
         }
@@ -314,6 +335,15 @@ impl Node {
 
     /// Another host runs under our identifier.
     pub(super) fn confirm_cloned(&mut self, other: SocketAddr) {
-        self.stand(Standing::Cloned(other));
+        self.confirm.twice = Some(self.now);
+        if !matches!(self.confirm.standing, Standing::Gone(_)) {
+            self.stand(Standing::Cloned(other));
+        }
+    }
+
+    /// This host begins another epoch: what was confirmed was of the one before.
+    pub(super) fn confirm_anew(&mut self) {
+        self.confirm.got.clear();
+        self.confirm.next = self.now;
     }
 }

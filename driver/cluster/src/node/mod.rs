@@ -148,6 +148,17 @@ pub enum Input {
         one: SocketAddr,
         /// Where the other is.
         other: SocketAddr,
+        /// The latest epoch that was heard of either.
+        epoch: u32,
+    },
+    /// A host seems to speak in an epoch before the latest that was heard of it: its disk was set back.
+    Behind {
+        /// The host.
+        host: HostId,
+        /// Where it speaks from; it may be somebody else who does.
+        address: SocketAddr,
+        /// The latest epoch that was heard.
+        epoch: u32,
     },
 }
 
@@ -252,6 +263,8 @@ pub enum Output {
         /// Nothing, or why not.
         outcome: Result<(), String>,
     },
+    /// This host begins another epoch, which is to be kept; its datagrams are sealed in it from here on.
+    Epoch(u32),
     /// Who belongs to the cluster has changed, or what secret is in force: see [`Node::charter`].
     Charter,
     /// Something to tell people.
@@ -299,6 +312,8 @@ pub enum News {
 struct Pending {
     wish: Wish,
     until: Tick,
+    /// The revision of our share of the wish's pool when it began.
+    had: u64,
 }
 
 /// A call that has not been answered yet.
@@ -341,6 +356,8 @@ pub struct Node {
     down: BTreeMap<HostId, Tick>,
     /// When those count as not there who have not been heard of since the start.
     unseen: Tick,
+    /// Where hosts with one identifier were heard, as people were told.
+    twice: BTreeMap<HostId, BTreeSet<SocketAddr>>,
     /// Messages that could not be read, by sender.
     strange: BTreeMap<HostId, u64>,
     out: VecDeque<Output>,
@@ -388,6 +405,7 @@ impl Node {
             confirm: confirm::State::new(now, setup.alone),
             down: BTreeMap::new(),
             unseen: now + UNSEEN,
+            twice: BTreeMap::new(),
             strange: BTreeMap::new(),
             out: VecDeque::new(),
         };
@@ -464,7 +482,15 @@ impl Node {
             Input::Routes(routes) => self.routes = routes,
             Input::Wish { ticket, wish } => self.wish(ticket, wish),
             Input::Moved(address) => self.membership.move_to(self.now, address),
-            Input::Cloned { host, one, other } => self.cloned(host, one, other),
+            Input::Cloned {
+                host,
+                one,
+                other,
+                epoch,
+            } => self.cloned(host, one, other, epoch),
+            Input::Behind { host, address, epoch } => {
+                self.send_to(host, address, &Frame::Behind { epoch });
+            }
         }
         self.tick();
         self.flush();
@@ -642,6 +668,13 @@ impl Node {
                 newer,
                 heard,
             } => self.confirmed(from, epoch, index, newer, heard),
+            Frame::Twice { one, other, epoch } => {
+                let mine = self.membership.me().address;
+                self.confirm_cloned(if one == mine { other } else { one });
+                self.rise(from, epoch);
+            }
+            Frame::Behind { epoch } if epoch > self.epoch => self.rise(from, epoch),
+            Frame::Behind { .. } => {}
         }
     }
 
@@ -768,11 +801,16 @@ impl Node {
 
     fn wish(&mut self, ticket: u64, wish: Wish) {
         let until = self.now + WISH_TIME;
+        let had = match &wish {
+            Wish::Space { pool, .. } => self.space.own().get(pool).map_or(0, |share| share.revision),
+            _ => 0,
+        };
         self.wishes.insert(
             ticket,
             Pending {
                 wish: wish.clone(),
                 until,
+                had,
             },
         );
         match wish {
@@ -843,6 +881,7 @@ impl Node {
         match self.wishes.get(&ticket).map(|pending| &pending.wish) {
             Some(Wish::Space { pool, .. }) => self.why_no_space(*pool, &reached),
             Some(Wish::Address(pool, address)) => self.why_not_given(*pool, *address, &reached),
+            Some(Wish::Leave) if self.why_not_left().is_some() => self.why_not_left().unwrap_or_default(),
             _ => format!("not decided in time: {reached}; try again"),
         }
     }
@@ -924,9 +963,12 @@ impl Node {
                 }
             }
             (Outcome::Void { why }, _) => self.done(ticket, Err(why.to_string())),
-            (Outcome::Objected { by, why }, _) => {
+            (Outcome::Objected { by, why }, wish) => {
                 let why = format!("host {} objects: {}", self.name(&by), why.join("; "));
-                self.done(ticket, Err(why));
+                match wish {
+                    Wish::Leave => self.leave_later(why),
+                    _ => self.done(ticket, Err(why)),
+                }
             }
             (Outcome::NoMajority { reached, of, needed }, _) => {
                 let why = format!(
@@ -971,6 +1013,7 @@ impl Node {
             self.down.remove(host);
             self.seats.remove(host);
             self.heard.remove(host);
+            self.twice.remove(host);
             self.out.push_back(Output::Tell(match how {
                 How::Left => News::Left(*host, name),
                 How::Forgotten { .. } => News::Forgotten(*host, name),
@@ -985,12 +1028,27 @@ impl Node {
         self.out.push_back(Output::Charter);
     }
 
-    fn cloned(&mut self, host: HostId, one: SocketAddr, other: SocketAddr) {
-        if host == self.me {
-            self.confirm_cloned(other);
+    /// Two hosts have one identifier: both are told, and people are.
+    fn cloned(&mut self, host: HostId, one: SocketAddr, other: SocketAddr, epoch: u32) {
+        for address in BTreeSet::from([one, other]) {
+            self.send_to(host, address, &Frame::Twice { one, other, epoch });
         }
-        self.out
-            .push_back(Output::Tell(News::Cloned { host, one, other }));
+        let both = BTreeSet::from([one, other]);
+        if self.twice.insert(host, both.clone()) != Some(both) {
+            self.out
+                .push_back(Output::Tell(News::Cloned { host, one, other }));
+        }
+    }
+
+    /// Begins an epoch after one that was heard of this host, so that others listen again.
+    fn rise(&mut self, from: HostId, heard: u32) {
+        if heard >= self.epoch {
+            let version = crate::table::Version {
+                epoch: heard,
+                count: 0,
+            };
+            self.rows_from_future(from, version);
+        }
     }
 }
 

@@ -45,6 +45,9 @@ const IDLE: Duration = Duration::from_secs(20);
 /// How often hosts are asked whose shares have not been read since the members changed.
 const READING: Duration = Duration::from_millis(300);
 
+/// How long after others objected to it leaving is proposed again.
+const LEAVE: Duration = Duration::from_millis(300);
+
 /// How often the fill of a share is told to others at most.
 const FILL: Duration = Duration::from_millis(500);
 
@@ -93,6 +96,8 @@ pub(super) struct State {
     gone: bool,
     /// It was decided.
     out: bool,
+    /// Why others objected to our leaving, and when it is proposed again: what they know of us may be on its way.
+    objected: Option<(String, Tick)>,
     /// Of whom all shares were read, and how many decrees it knew of then.
     read: BTreeMap<HostId, u64>,
     reading: Tick,
@@ -126,6 +131,7 @@ impl State {
             leaving: None,
             gone: false,
             out: false,
+            objected: None,
             read: BTreeMap::new(),
             reading: Tick(0),
             enough: false,
@@ -295,6 +301,8 @@ impl Node {
         let rest = self.space.rest.values().copied();
         let unread = !self.space.has_read();
         let rest = rest.chain(unread.then_some(self.space.reading.max(self.now)));
+        let leave = self.space.objected.as_ref().map(|(_, at)| *at);
+        let rest = rest.chain(leave.filter(|at| self.space.leaving.is_some() && *at > self.now));
         asks.chain(claims).chain(idle).chain(told).chain(rest).min()
     }
 
@@ -645,11 +653,22 @@ impl Node {
             .is_some_and(|ask| ask.ticket == ticket && ask.to == from);
         match given {
             Ok(share) => {
-                if asked {
-                    self.space.asks.remove(&pool);
-                }
+                let asking = match asked {
+                    true => self.space.asks.remove(&pool),
+                    false => None,
+                };
                 self.learn_share(pool, from, share);
                 self.react(pool, from);
+                let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
+                let dealing = self.space.dealing.values().any(|(of, _)| *of == pool);
+                if let Some(asking) = asking.filter(|_| !claiming && !dealing) {
+                    // A gift of before, which has arrived already: nothing follows from it.
+                    self.settle_wishes(pool);
+                    if asking.urgent && self.wants_space(&pool) {
+                        self.space.asks.insert(pool, asking);
+                        self.ask_next(pool);
+                    }
+                }
             }
             Err(why) if asked => {
                 // Its own count of what is free may be on its way.
@@ -683,6 +702,13 @@ impl Node {
         }
     }
 
+    /// Whether somebody waits for space in a pool.
+    fn wants_space(&self, pool: &IpNet) -> bool {
+        self.wishes
+            .values()
+            .any(|pending| matches!(pending.wish, Wish::Space { pool: of, .. } if of == *pool))
+    }
+
     /// Asks for space, unless that is under way.
     fn ask(&mut self, pool: IpNet, ask: Ask, urgent: bool) {
         if let Some(under_way) = self.space.asks.get_mut(&pool) {
@@ -708,18 +734,31 @@ impl Node {
         let Some(mut asking) = self.space.asks.remove(&pool) else {
             return;
         };
+        // Ahead of need those are asked who keep as much as this host then has, and those who have no use for it. Where
+        // little is left for many, it would be passed around for ever.
+        let own = self.space.own_fill(&pool).unwrap_or_default().free;
+        let spares = |fill: Fill| {
+            fill.free
+                > if fill.used {
+                    own.saturating_mul(2).saturating_add(2)
+                } else {
+                    0
+                }
+        };
         let mut donors: Vec<(u64, HostId)> = self
             .holders(&pool)
             .into_iter()
             .filter(|host| !asking.tried.contains(host) && self.is_alive(host))
-            .map(|host| (self.space.fill(&pool, &host).map_or(1, |fill| fill.free), host))
-            .filter(|(free, _)| *free > 0 || asking.urgent)
+            .map(|host| (self.space.fill(&pool, &host), host))
+            .filter(|(fill, _)| asking.urgent || fill.map_or(own == 0, spares))
+            .map(|(fill, host)| (fill.map_or(1, |fill| fill.free), host))
             .collect();
         // The founder may own all of it and not have told so yet.
         if let Some(founder) = self.charter().pools.get(&pool).map(|founded| founded.founder)
             && founder != self.me
             && !asking.tried.contains(&founder)
             && self.is_alive(&founder)
+            && (asking.urgent || self.space.fill(&pool, &founder).is_none())
             && !donors.iter().any(|(_, host)| *host == founder)
         {
             donors.push((1, founder));
@@ -756,6 +795,7 @@ impl Node {
                     .filter(|(_, w)| matches!(w.wish, Wish::Space { pool: of, .. } if of == pool));
                 let waiting: Vec<u64> = waiting.map(|(ticket, _)| *ticket).collect();
                 if !self.space.claims.keys().any(|(of, _)| *of == pool) {
+                    self.settle_wishes(pool);
                     let asked = format!("{} hosts were asked", asking.tried.len());
                     let why = self.why_no_space(pool, &asked);
                     for ticket in waiting {
@@ -1230,12 +1270,12 @@ impl Node {
 
     /// Ends the wishes that a change of our share fulfils.
     fn settle_wishes(&mut self, pool: IpNet) {
-        let wishes: Vec<(u64, Wish)> = self
+        let wishes: Vec<(u64, Wish, u64)> = self
             .wishes
             .iter()
-            .map(|(ticket, pending)| (*ticket, pending.wish.clone()))
+            .map(|(ticket, pending)| (*ticket, pending.wish.clone(), pending.had))
             .collect();
-        for (ticket, wish) in wishes {
+        for (ticket, wish, had) in wishes {
             let own = self.space.own.get(&pool);
             match wish {
                 Wish::Pool(of, _) if of == pool && self.charter().pools.contains_key(&pool) => {
@@ -1249,8 +1289,10 @@ impl Node {
                 Wish::Space { pool: of, within } if of == pool => {
                     let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
                     let asking = self.space.asks.contains_key(&pool);
-                    let settled =
-                        own.is_some_and(|share| share.settled().any(|(net, _)| overlap(&net, &within)));
+                    // What was there before is used up.
+                    let settled = own.is_some_and(|share| {
+                        share.revision > had && share.settled().any(|(net, _)| overlap(&net, &within))
+                    });
                     if settled && !claiming && !asking {
                         self.done(ticket, Ok(()));
                     }
@@ -1397,7 +1439,19 @@ impl Node {
             pending.until = self.now + Duration::from_secs(20);
         }
         self.space.leaving = Some(ticket);
+        self.space.objected = None;
         self.leave_tick();
+    }
+
+    /// Others know of something that stands in the way of our leaving. It may be that they haven't heard the latest.
+    pub(super) fn leave_later(&mut self, why: String) {
+        self.space.gone = false;
+        self.space.objected = Some((why, self.now + LEAVE));
+    }
+
+    /// Why others objected to our leaving last.
+    pub(super) fn why_not_left(&self) -> Option<String> {
+        self.space.objected.as_ref().map(|(why, _)| why.clone())
     }
 
     fn leave_tick(&mut self) {
@@ -1416,6 +1470,7 @@ impl Node {
         }
         if !self.wishes.contains_key(&ticket) {
             self.space.leaving = None;
+            self.space.gone = false;
             return;
         }
         if self.charter().hosts.len() == 1 {
@@ -1440,7 +1495,8 @@ impl Node {
             }
         }
         let pending = self.space.own.values().any(|share| !share.gifts.is_empty());
-        if held.is_empty() && !pending && !self.space.gone {
+        let early = self.space.objected.as_ref().is_some_and(|(_, at)| *at > self.now);
+        if held.is_empty() && !pending && !self.space.gone && !early {
             self.space.gone = true;
             let host = self.me;
             self.decree(ticket, Decree::Leave { host });

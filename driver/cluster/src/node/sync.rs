@@ -12,7 +12,7 @@ use tombolo_ipam::HostId;
 use super::{Called, Node, Output};
 use crate::table::{Content, Cover, Delta, Head, Merged, Version};
 use crate::time::Tick;
-use crate::wire::{Answer, Digest, Frame, ROWS, Request, decode, encode};
+use crate::wire::{Answer, Digest, Frame, ROWS, Request, decode};
 
 /// How often a host tells its digest while all is quiet.
 const QUIET: Duration = Duration::from_secs(5);
@@ -374,9 +374,9 @@ impl Node {
         let epoch = version.epoch.saturating_add(1);
         if self.table.restate(epoch).is_ok() {
             self.epoch = self.epoch.max(epoch);
-            let record = encode(&epoch);
-            self.out
-                .push_back(Output::Keep(vec![("epoch".to_owned(), Some(record))]));
+            self.out.push_back(Output::Epoch(self.epoch));
+            self.membership.begin(self.now, self.epoch);
+            self.confirm_anew();
             self.set_back(format!(
                 "host {} knows rows of a later start of this host",
                 self.name(&from)

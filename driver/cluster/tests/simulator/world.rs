@@ -390,15 +390,13 @@ impl World {
         match output {
             Output::Keep(records) => {
                 for (key, value) in records {
-                    if let ("epoch", Some(value)) = (key.as_str(), &value) {
-                        self.hosts[at].disk.epoch = decode(value).expect("an epoch");
-                    }
                     match value {
                         Some(value) => drop(self.hosts[at].disk.records.insert(key, value)),
                         None => drop(self.hosts[at].disk.records.remove(&key)),
                     }
                 }
             }
+            Output::Epoch(epoch) => self.hosts[at].disk.epoch = epoch,
             Output::Send { address, bytes, .. } => {
                 self.hosts[at].sent += 1;
                 let size = bytes.len() as u64 + SEAL;

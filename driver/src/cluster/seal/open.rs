@@ -270,6 +270,12 @@ impl Opener {
         self.senders.iter().filter_map(of).collect()
     }
 
+    /// The latest epoch that a member was heard in.
+    pub fn epoch(&self, host: &HostId) -> Option<u32> {
+        let present = self.senders.get(host)?.present.as_ref();
+        present.map(|run| run.epoch)
+    }
+
     /// What came until now.
     pub fn counts(&self) -> Counts {
         self.counts

@@ -1,0 +1,154 @@
+//! How a cluster comes about: by the line that a host prints, and by settings.
+
+use std::time::Instant;
+
+use system_tests::{json, say};
+
+use super::lab::{Lab, at_once, s, timed};
+
+#[test]
+fn hosts_join_by_the_printed_line_and_a_host_in_no_cluster_opens_no_port() {
+    let lab = Lab::new(4);
+    for member in &lab.members {
+        assert_eq!(member.status()["in_cluster"], false);
+        assert!(!member.has_port(), "a port is open on a host in no cluster");
+    }
+    let printed = lab.members[0].try_cli(&["cluster", "init"]).must().stdout;
+    let head = "tombolo cluster join 10.200.0.1 --token tombolo-join-1.";
+    assert!(
+        printed.starts_with(head) && printed.lines().count() == 1,
+        "{printed}"
+    );
+    lab.members[1].paste(&printed);
+    lab.members[2].paste(&printed);
+    let three: Vec<_> = lab.members[..3].iter().collect();
+    let took = super::lab::agree(&three, s(10));
+    say(&format!("three hosts agree {took:?} after the last has joined"));
+    assert!(three.iter().all(|member| member.has_port()));
+    assert!(!lab.members[3].has_port());
+    // As people and scripts ask it.
+    for member in three {
+        let status = member.tombolo.cli(&["cluster", "status"]);
+        assert_eq!(status["cluster"], lab.members[0].status()["cluster"]);
+        assert_eq!(json::rows(&status["hosts"]).len(), 3);
+        assert_eq!(member.tombolo.cli(&["peers"]), serde_json::json!([]));
+        let table = member.try_cli(&["cluster", "status"]).must().stdout;
+        assert!(
+            lab.members[..3].iter().all(|other| table.contains(other.name())),
+            "{table}"
+        );
+    }
+    // In a cluster already.
+    lab.members[1]
+        .try_cli(&["cluster", "init"])
+        .must_fail_with(&["in a cluster already"]);
+
+    // The token of another cluster is none of this one.
+    let line = lab.members[3].init();
+    let token = line.rsplit(' ').next().expect("a token");
+    lab.members[2].try_cli(&["cluster", "leave"]).must();
+    let there = lab.members[0].address.as_str();
+    let refused = lab.members[2].try_cli(&["cluster", "join", there, "--token", token]);
+    say(&format!("with the token of another cluster: {}", refused.stderr));
+    refused.must_fail_with(&[there, "token"]);
+    assert_eq!(lab.members[2].status()["in_cluster"], false);
+    assert!(!lab.members[2].has_port());
+}
+
+#[test]
+fn hosts_that_are_set_up_by_files_and_start_together_make_one_cluster_begun_by_the_first_of_the_list() {
+    let key = "/etc/tombolo/cluster.key";
+    let text = std::sync::OnceLock::new();
+    let lab = Lab::with(3, |_, host| {
+        let text: &String = text.get_or_init(|| host.run("tombolo", &["cluster", "key"]));
+        host.write(key, &format!("{text}\n"));
+        host.sh(&format!("chmod 600 {key}"));
+        vec![
+            ("TOMBOLO_JOIN", "10.200.0.2,10.200.0.1,10.200.0.3".to_owned()),
+            ("TOMBOLO_CLUSTER_KEY_FILE", key.to_owned()),
+        ]
+    });
+    let took = lab.agree(s(30));
+    say(&format!(
+        "three hosts that were set up by files agree {took:?} after their start"
+    ));
+    let status = lab.members[0].status();
+    assert_eq!(
+        status["decrees"], 2,
+        "one has begun it and two have joined: {status:#}"
+    );
+    let logs: Vec<String> = lab.members.iter().map(|member| member.tombolo.log()).collect();
+    let began: Vec<bool> = logs.iter().map(|log| log.contains("began the cluster")).collect();
+    assert_eq!(began, [false, true, false], "the first of the list has begun it");
+}
+
+#[test]
+fn a_host_with_another_key_file_is_told_so_and_stays_out() {
+    let key = "/etc/tombolo/cluster.key";
+    let lab = Lab::with(2, |_, host| {
+        let text = host.run("tombolo", &["cluster", "key"]);
+        host.write(key, &format!("{text}\n"));
+        host.sh(&format!("chmod 600 {key}"));
+        vec![
+            ("TOMBOLO_JOIN", "10.200.0.1".to_owned()),
+            ("TOMBOLO_CLUSTER_KEY_FILE", key.to_owned()),
+        ]
+    });
+    let [one, other] = [&lab.members[0], &lab.members[1]];
+    timed("the first has begun its cluster", s(20), || one.has_port());
+    let began = other.tombolo.log().lines().count();
+    timed("the other is refused again", s(10), || {
+        let log = other.tombolo.log();
+        log.lines()
+            .skip(began)
+            .any(|line| line.contains("not joined yet") && line.contains("10.200.0.1"))
+    });
+    let log = other.tombolo.log();
+    let line = log.lines().rfind(|line| line.contains("not joined yet"));
+    say(&format!("with another key: {}", line.unwrap_or_default()));
+    assert!(
+        line.is_some_and(|line| line.contains("key") || line.contains("authority")),
+        "{line:?}"
+    );
+    assert_eq!(other.status()["in_cluster"], false);
+    assert_eq!(json::rows(&one.status()["hosts"]).len(), 1);
+}
+
+#[test]
+fn daemons_that_are_started_five_times_in_a_row_are_the_same_cluster() {
+    let lab = Lab::joined(3);
+    let networks = at_once(&lab.members, |member| member.network("10.42.0.0/24"));
+    let endpoints: Vec<_> = networks
+        .iter()
+        .enumerate()
+        .map(|(n, net)| net.endpoint(n))
+        .collect();
+    lab.agree(s(10));
+    let before = lab.members[0].status();
+    let leases: Vec<_> = lab
+        .members
+        .iter()
+        .map(|member| member.leases("10.42.0.0/24"))
+        .collect();
+    for turn in 0..5 {
+        let began = Instant::now();
+        at_once(&lab.members, |member| {
+            match turn % 2 {
+                0 => member.tombolo.kill(),
+                _ => member.tombolo.stop(),
+            }
+            member.tombolo.start_again();
+        });
+        say(&format!("start {} of all took {:?}", turn + 2, began.elapsed()));
+    }
+    say(&format!("they agree {:?} after the last start", lab.agree(s(15))));
+    let after = lab.members[0].status();
+    assert_eq!(after["cluster"], before["cluster"]);
+    assert_eq!(after["decrees"], before["decrees"]);
+    let shares = |status: &serde_json::Value| status["pools"][0]["shares"].clone();
+    assert_eq!(shares(&after), shares(&before));
+    for (member, leases) in lab.members.iter().zip(leases) {
+        assert_eq!(member.leases("10.42.0.0/24"), leases);
+        assert_eq!(super::plugin::addresses(&member.peers()).len(), endpoints.len());
+    }
+}

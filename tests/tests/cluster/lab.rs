@@ -1,0 +1,379 @@
+//! Hosts on one wire, each with a daemon, and what is seen of their cluster.
+
+use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use system_tests::wait::within;
+use system_tests::{Host, Output, Spaces, Tombolo, http, json, say, tombolo};
+
+/// The wire's own address.
+const WIRE: &str = "10.200.0.254";
+
+/// The port of the cluster.
+pub const PORT: u16 = 7947;
+
+/// Clusters run one at a time: each test is about how long things take.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A host on the wire, and its daemon.
+pub struct Member {
+    /// Its address on the wire.
+    pub address: String,
+    /// Its daemon. Gone before the host.
+    pub tombolo: Tombolo,
+    /// The host.
+    pub host: Arc<Host>,
+}
+
+/// The wire and the hosts on it.
+pub struct Lab {
+    /// The hosts; that of the lowest address first.
+    pub members: Vec<Member>,
+    /// The namespace with the bridge.
+    pub wire: Spaces,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    /// So many hosts, each in no cluster yet.
+    pub fn new(count: usize) -> Self {
+        Self::with(count, |_, _| Vec::new())
+    }
+
+    /// The same with settings of each host, which may be made ready before its daemon starts.
+    pub fn with(count: usize, settings: impl Fn(usize, &Host) -> Vec<(&'static str, String)> + Sync) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let wire = Spaces::new_network();
+        wire.run("ip", &["link", "add", "br0", "type", "bridge"]);
+        wire.run("ip", &["address", "add", &format!("{WIRE}/24"), "dev", "br0"]);
+        wire.run("ip", &["link", "set", "br0", "up"]);
+        let numbers: Vec<usize> = (0..count).collect();
+        let members = at_once(&numbers, |n| {
+            let host = host_on(&wire, *n);
+            let settings = settings(*n, &host);
+            member(host, *n, &settings)
+        });
+        Self {
+            members,
+            wire,
+            _turn: turn,
+        }
+    }
+
+    /// So many hosts in one cluster: the first has begun it, and the others have joined all at once by its line.
+    pub fn joined(count: usize) -> Self {
+        let lab = Self::new(count);
+        lab.join();
+        lab
+    }
+
+    /// Has the first host begin a cluster, and the others join all at once by its line; waits until they agree.
+    #[track_caller]
+    pub fn join(&self) {
+        let line = self.members[0].init();
+        at_once(&self.members[1..], |member| member.paste(&line));
+        self.agree(Duration::from_secs(20));
+    }
+
+    /// Waits until all hosts say the same of the cluster, and that all are up. Gives how long that took.
+    #[track_caller]
+    pub fn agree(&self, limit: Duration) -> Duration {
+        agree(&self.members.iter().collect::<Vec<_>>(), limit)
+    }
+
+    /// Has the wire carry nothing between the hosts before `first` and the others.
+    pub fn cut(&self, first: usize) {
+        let side: Vec<&str> = self.members[..first].iter().map(|m| m.address.as_str()).collect();
+        let side = side.join(", ");
+        self.rule(&format!(
+            "ip saddr {{ {side} }} ip daddr != {{ {side}, {WIRE} }} drop; \
+             add rule bridge lab cut ip saddr != {{ {side}, {WIRE} }} ip daddr {{ {side} }} drop"
+        ));
+    }
+
+    /// Has the wire lose so many of a hundred packets of the cluster.
+    pub fn lose(&self, percent: u32) {
+        self.rule(&format!(
+            "meta l4proto {{ tcp, udp }} th dport {PORT} numgen random mod 100 < {percent} drop; \
+             add rule bridge lab cut meta l4proto {{ tcp, udp }} th sport {PORT} numgen random mod 100 < {percent} drop"
+        ));
+    }
+
+    fn rule(&self, rule: &str) {
+        let rules = format!(
+            "add table bridge lab; add chain bridge lab cut {{ type filter hook forward priority 0; }}; \
+             add rule bridge lab cut {rule}"
+        );
+        self.wire.run("nft", &[&rules]);
+    }
+
+    /// Has the wire carry everything again.
+    pub fn heal(&self) {
+        self.wire.run("nft", &["delete table bridge lab"]);
+    }
+
+    /// One more host on the wire, in no cluster, with a copy of a state directory if one is given.
+    pub fn one_more(&self, number: usize, state_of: Option<&Host>) -> Member {
+        let host = host_on(&self.wire, number);
+        if let Some(of) = state_of {
+            let (from, to) = (of.path("/var/lib/tombolo"), host.path("/var/lib"));
+            let copied = std::process::Command::new("cp")
+                .arg("-a")
+                .arg(&from)
+                .arg(&to)
+                .status();
+            assert!(
+                copied.expect("starting cp").success(),
+                "copying {}",
+                from.display()
+            );
+        }
+        member(host, number, &[])
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for member in &self.members {
+                say(&format!(
+                    "=== {} {}\n{}\n{}",
+                    member.name(),
+                    member.address,
+                    member.try_cli(&["cluster", "status"]).stdout,
+                    member.try_cli(&["pools", "--shares"]).stdout,
+                ));
+            }
+        }
+    }
+}
+
+fn host_on(wire: &Spaces, number: usize) -> Arc<Host> {
+    let host = Host::new();
+    let (link, holder) = (format!("h{number}"), host.holder_pid().to_string());
+    wire.run(
+        "ip",
+        &[
+            "link", "add", &link, "type", "veth", "peer", "name", "wire0", "netns", &holder,
+        ],
+    );
+    wire.run("ip", &["link", "set", &link, "master", "br0", "up"]);
+    let address = format!("{}/24", address(number));
+    host.run("ip", &["address", "add", &address, "dev", "wire0"]);
+    host.run("ip", &["link", "set", "wire0", "up"]);
+    host.run("ip", &["route", "add", "default", "via", WIRE]);
+    Arc::new(host)
+}
+
+fn address(number: usize) -> String {
+    format!("10.200.0.{}", number + 1)
+}
+
+fn member(host: Arc<Host>, number: usize, settings: &[(&'static str, String)]) -> Member {
+    let settings: Vec<(&str, &str)> = settings
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    Member {
+        address: address(number),
+        tombolo: Tombolo::start_with(&host, &settings),
+        host,
+    }
+}
+
+/// Does something for each, all at once.
+#[track_caller]
+pub fn at_once<'a, T: Sync, R: Send>(each: &'a [T], act: impl Fn(&'a T) -> R + Sync) -> Vec<R> {
+    std::thread::scope(|scope| {
+        let act = &act;
+        let threads: Vec<_> = each.iter().map(|one| scope.spawn(move || act(one))).collect();
+        let done = threads.into_iter().map(|thread| thread.join());
+        done.map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+impl Member {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.host.name()
+    }
+
+    /// Runs the command line.
+    #[track_caller]
+    pub fn try_cli(&self, args: &[&str]) -> Output {
+        self.tombolo.try_cli(args)
+    }
+
+    /// Begins a cluster; gives the line to paste.
+    #[track_caller]
+    pub fn init(&self) -> String {
+        self.try_cli(&["cluster", "init"]).must().stdout
+    }
+
+    /// Runs the line that another host printed.
+    #[track_caller]
+    pub fn paste(&self, line: &str) {
+        self.host.sh(line);
+    }
+
+    /// What it says of the cluster, as the command line asks it.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        self.ask("/v1/cluster").expect("an answer of the control socket")
+    }
+
+    /// The endpoints of all hosts, as it says.
+    #[track_caller]
+    pub fn peers(&self) -> Vec<Value> {
+        let peers = self.ask("/v1/peers").expect("an answer of the control socket");
+        json::rows(&peers).to_vec()
+    }
+
+    /// Asks the control socket itself: it is quicker than a process.
+    fn ask(&self, path: &str) -> Option<Value> {
+        let answer = http::request(&self.host.path(tombolo::CONTROL), "GET", path, b"").ok()?;
+        serde_json::from_slice(&answer.body).ok()
+    }
+
+    /// Its identifier in the cluster.
+    #[track_caller]
+    pub fn id(&self) -> String {
+        json::text(&self.status(), "/host").to_owned()
+    }
+
+    /// What it says of another host of the cluster: `here`, `up`, `down` or `unknown`; none if it knows no such host.
+    pub fn sees(&self, other: &Member) -> Option<String> {
+        let status = self.ask("/v1/cluster")?;
+        let hosts = status["hosts"].as_array()?;
+        let found = hosts.iter().find(|host| host["name"] == other.name());
+        found.and_then(|host| host["state"].as_str()).map(str::to_owned)
+    }
+
+    /// How it stands in the cluster.
+    pub fn standing(&self) -> Option<String> {
+        self.ask("/v1/cluster")?["standing"].as_str().map(str::to_owned)
+    }
+
+    /// How many datagrams it did not take, for a reason.
+    pub fn count(&self, why: &str) -> u64 {
+        let status = self.status();
+        let count = status["counts"][why].as_u64();
+        count.unwrap_or_else(|| panic!("no {why} in {status:#}"))
+    }
+
+    /// Whether something is bound to the cluster's port.
+    pub fn has_port(&self) -> bool {
+        let sockets = self.host.run("ss", &["-Hlntu"]);
+        sockets.lines().any(|line| line.contains(&format!(":{PORT} ")))
+    }
+
+    /// The processor time that the daemon has used.
+    pub fn processor_time(&self) -> Duration {
+        let entries = fs::read_dir(self.host.path("/proc"))
+            .expect("the host's /proc")
+            .flatten();
+        let stat = entries
+            .filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok())
+            .find(|stat| stat.contains("(tombolo) "))
+            .expect("the daemon's process");
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        let ticks: u64 = fields[11..13]
+            .iter()
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum();
+        // A tick is a hundredth of a second on every Linux of ours.
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// What of its view all hosts should have in common.
+    fn view(&self) -> Option<Value> {
+        let status = self.ask("/v1/cluster")?;
+        let peers = self.ask("/v1/peers")?;
+        let hosts = status["hosts"].as_array()?;
+        let hosts = hosts.iter().map(|host| {
+            let there = host["state"] == "here" || host["state"] == "up";
+            json!([
+                host["host"],
+                host["name"],
+                host["address"],
+                there,
+                host["version"],
+                host["rows"]
+            ])
+        });
+        let pools = status["pools"].as_array()?;
+        let pools = pools.iter().map(|pool| {
+            json!([
+                pool["pool"],
+                pool["net"],
+                pool["kind"],
+                pool["founder"],
+                pool["disputed"],
+                pool["shares"]
+            ])
+        });
+        let peers = peers.as_array()?.iter().map(|peer| {
+            let mut peer = peer.clone();
+            peer["here"].take();
+            peer
+        });
+        Some(json!({
+            "cluster": status["cluster"], "decrees": status["decrees"], "secret": status["secret"],
+            "hosts": hosts.collect::<Vec<_>>(), "pools": pools.collect::<Vec<_>>(), "peers": peers.collect::<Vec<_>>(),
+        }))
+    }
+}
+
+/// Waits until these hosts, which are all of their cluster, say the same of it, and that all are up and confirmed.
+#[track_caller]
+pub fn agree(members: &[&Member], limit: Duration) -> Duration {
+    let began = Instant::now();
+    let mut last = Vec::new();
+    let agreed = within(limit, || {
+        last = members.iter().map(|member| member.view()).collect();
+        let first = last.first()?.as_ref()?;
+        let all_up = json::rows(&first["hosts"]).iter().all(|host| host[3] == true);
+        let complete = first["hosts"].as_array().map(Vec::len) == Some(members.len());
+        let confirmed = || {
+            members
+                .iter()
+                .all(|m| m.standing().as_deref() == Some("confirmed"))
+        };
+        (complete && all_up && last.iter().all(|view| view.as_ref() == Some(first)) && confirmed())
+            .then_some(())
+    });
+    if agreed.is_none() {
+        let mut views = String::new();
+        for (member, view) in members.iter().zip(&last) {
+            let view = view
+                .as_ref()
+                .map_or_else(|| "nothing".to_owned(), Value::to_string);
+            views.push_str(&format!("{} says {view}\n", member.name()));
+        }
+        panic!("the hosts do not agree within {limit:?}\n{views}");
+    }
+    began.elapsed()
+}
+
+/// Waits for something with a limit, and gives how long it took.
+#[track_caller]
+pub fn timed(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) -> Duration {
+    let began = Instant::now();
+    match within(limit, || holds().then_some(())) {
+        Some(()) => began.elapsed(),
+        None => panic!("not within {limit:?}: {what}"),
+    }
+}
+
+/// Seconds, as limits are written here.
+pub const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
