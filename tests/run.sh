@@ -62,7 +62,8 @@ core_is_pure() {
 }
 
 unit_tests() {
-    step "unit and property tests" cargo test --locked -p tombolo-ipam -p tombolo-core
+    step "unit and property tests, simulated clusters" \
+        cargo test --locked -p tombolo-ipam -p tombolo-core -p tombolo-cluster
     step "unit tests of the daemon" cargo test --locked -p tombolo --lib
 }
 
@@ -103,7 +104,7 @@ engines() {
     for release in trixie sid; do
         step "Docker engine of Debian $release" \
             env "TOMBOLO_TEST_ENGINE=$release" \
-            cargo test --locked -p system-tests --test everyday --test bridge --test plugin
+            cargo test --locked -p system-tests --test everyday --test bridge --test plugin --test cluster_engines
     done
     # What differs little from release to release is tried with the newest; `make conformance` asks its part everywhere.
     step "tools and conformance with Docker of Debian sid" \

@@ -99,7 +99,7 @@ async fn call(
             (Err(why), Outcome::Refused)
         }
         (Ok(Call::Fixed(answer)), None) => (Ok(answer), Outcome::Granted),
-        (Ok(Call::Do(command)), None) => match carry_out(&plugin, command).await {
+        (Ok(Call::Do(command)), None) => match carry_out(&plugin, *command).await {
             Ok(reply) => (Ok(wire::answer(&reply)), Outcome::Granted),
             Err((outcome, why)) => (Err(why), outcome),
         },

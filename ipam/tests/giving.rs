@@ -94,6 +94,13 @@ fn the_last_address_stays_with_a_host_that_has_a_network() {
         give(&mut ipam, C, space(C, 1)).unwrap_err().to_string(),
         "this host can spare no address of pool 10.1.0.0/24 in 10.1.0.0/24: 1 of its own are free there"
     );
+    let waits = Ask::Space {
+        within: net(C),
+        want: 1,
+        urgent: true,
+    };
+    let mut asked_by_who_waits = ipam.clone();
+    assert_eq!(give(&mut asked_by_who_waits, C, waits).unwrap(), "10.1.0.8/32");
     let edits = ipam.release_pool(&id(P));
     done(&mut ipam, edits);
     assert_eq!(give(&mut ipam, C, space(C, 1)).unwrap(), "10.1.0.8/32");

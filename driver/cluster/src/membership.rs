@@ -34,6 +34,12 @@ const RIDERS: usize = 256;
 /// How often waiting changes are pushed on.
 const PUSH: Duration = Duration::from_millis(20);
 
+/// How many waiting changes make a push go to more hosts.
+const CROWD: usize = 16;
+
+/// By how many times more at most.
+const MOST_ROUNDS: usize = 4;
+
 /// How often an announcement is repeated while nobody is known to be there.
 const ANNOUNCE: Duration = Duration::from_secs(1);
 
@@ -172,6 +178,10 @@ pub struct Membership {
     size: u32,
     sends: VecDeque<(Seat, Vec<u8>)>,
     events: VecDeque<Event>,
+    /// Those that are there, by host: foca would have to be searched.
+    there: BTreeMap<HostId, Seat>,
+    /// A sum over them and ourselves.
+    sum: u64,
     /// Changes that were left to the anti-entropy because too many waited.
     pub left_over: u64,
     /// Messages that foca didn't understand.
@@ -198,6 +208,8 @@ impl Membership {
             size: 1,
             sends: VecDeque::new(),
             events: VecDeque::new(),
+            there: BTreeMap::new(),
+            sum: 0,
             left_over: 0,
             strange: 0,
         }
@@ -231,7 +243,7 @@ impl Membership {
 
     /// Those that are there, without ourselves.
     pub fn alive(&self) -> impl Iterator<Item = &Seat> {
-        self.foca.iter_members().map(Member::id)
+        self.there.values()
     }
 
     /// How many are there, without ourselves.
@@ -241,7 +253,12 @@ impl Membership {
 
     /// Where a host that is there is reached.
     pub fn seat(&self, host: &HostId) -> Option<&Seat> {
-        self.alive().find(|seat| seat.host == *host)
+        self.there.get(host)
+    }
+
+    /// A sum over who is there, ourselves among them, and in which life: hosts that agree on all of it have the same one.
+    pub fn sum(&self) -> u64 {
+        self.sum ^ sum_of(self.foca.identity())
     }
 
     /// All that is known of members, this host with them, for another host to [take in](Self::take_in).
@@ -259,7 +276,7 @@ impl Membership {
 
     /// Notes that a host is gone for good, whatever gossip says.
     pub fn expel(&mut self, now: Tick, host: &HostId) {
-        let seats: Vec<Seat> = self.alive().filter(|seat| seat.host == *host).cloned().collect();
+        let seats: Vec<Seat> = self.seat(host).cloned().into_iter().collect();
         self.seeds.retain(|seat| seat.host != *host);
         self.take_in(now, seats.into_iter().map(Member::down).collect());
     }
@@ -333,9 +350,11 @@ impl Membership {
             self.with(now, |foca, wishes| foca.handle_timer(timer, wishes));
         }
         if self.push.is_some_and(|at| at <= now) {
-            self.with(now, |foca, wishes| foca.broadcast(wishes));
-            let more = self.foca.custom_broadcast_backlog() > 0 && self.foca.num_members() > 0;
-            self.push = more.then(|| now + PUSH);
+            match self.foca.updates_backlog() {
+                0 => self.broadcast(now),
+                _ => self.with(now, |foca, wishes| foca.gossip(wishes)),
+            }
+            self.push = self.waits().then(|| now + PUSH);
         }
         if self.announce.is_some_and(|at| at <= now) {
             self.announce = Some(now + ANNOUNCE);
@@ -369,6 +388,20 @@ impl Membership {
         self.foca.custom_broadcast_backlog()
     }
 
+    /// Pushes waiting changes on, to more hosts the more there are.
+    fn broadcast(&mut self, now: Tick) {
+        let rounds = 1 + (self.waiting() / CROWD).min(MOST_ROUNDS);
+        for _ in 0..rounds {
+            self.with(now, |foca, wishes| foca.broadcast(wishes));
+        }
+    }
+
+    /// Whether something waits to be told, and there is somebody to tell.
+    fn waits(&self) -> bool {
+        let waiting = self.foca.updates_backlog() + self.foca.custom_broadcast_backlog();
+        waiting > 0 && self.foca.num_members() > 0
+    }
+
     fn with(
         &mut self,
         now: Tick,
@@ -386,12 +419,39 @@ impl Membership {
             self.timers.insert((at, self.submitted), timer);
         }
         self.sends.extend(wishes.sends);
-        let up = wishes.events.iter().any(|event| matches!(event, Event::Up(_)));
-        if up && self.push.is_none() && self.foca.custom_broadcast_backlog() > 0 {
+        for event in &wishes.events {
+            let known = match event {
+                Event::Up(seat) => self.there.insert(seat.host, seat.clone()),
+                Event::Down(seat) => self.there.remove(&seat.host),
+                // One that is down may begin another life, and stay so.
+                Event::Moved(seat) => self
+                    .there
+                    .get_mut(&seat.host)
+                    .map(|known| std::mem::replace(known, seat.clone())),
+                Event::Rejoined => None,
+            };
+            let now = match event {
+                Event::Up(seat) => Some(seat),
+                Event::Moved(seat) => known.is_some().then_some(seat),
+                Event::Down(_) | Event::Rejoined => None,
+            };
+            self.sum ^= known.as_ref().map_or(0, sum_of) ^ now.map_or(0, sum_of);
+        }
+        debug_assert_eq!(self.there.len(), self.foca.num_members());
+        // Who came or went is told at once, as changes are.
+        if !wishes.events.is_empty() && self.push.is_none() && self.waits() {
             self.push = Some(now);
         }
         self.events.extend(wishes.events);
     }
+}
+
+/// FNV-1a of a host and its life: it tells difference, not malice.
+fn sum_of(seat: &Seat) -> u64 {
+    let bytes = seat.host.bytes().into_iter().chain(seat.life.to_be_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// foca's settings for a cluster of so many hosts.

@@ -120,6 +120,8 @@ pub struct Digest {
     pub index: u64,
     /// Of what it holds of everybody's shares.
     pub shares: u64,
+    /// Of who is there, as it sees it.
+    pub members: u64,
     /// Its own time, in milliseconds.
     pub sent: u64,
     /// Its wall clock, in milliseconds since 1970.

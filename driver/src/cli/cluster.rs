@@ -96,6 +96,7 @@ that can't be reached get it when they are back. Hosts with the setting cluster_
 const KEY: &str = "\
 Examples:
   umask 077; tombolo cluster key > /etc/tombolo/cluster.key
+  umask 077; tombolo cluster key --number 2 > /etc/tombolo/next.key      for rotate-key --key-file
 
 For hosts that are set up by files instead of `tombolo cluster init` and `join`: the same file on each, named by the \
 setting cluster_key_file, and the hosts' addresses in the setting join. Whoever has the key is in: mode 0600. No daemon is \
@@ -134,7 +135,14 @@ enum What {
     RotateKey(Rotate),
     /// Make the text of a key file, without a daemon
     #[command(after_help = KEY)]
-    Key,
+    Key(Key),
+}
+
+#[derive(Debug, Args)]
+struct Key {
+    /// Which key of the cluster it is to be: 1 to begin with, and one more for each rotation
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    number: u32,
 }
 
 #[derive(Debug, Args)]
@@ -236,8 +244,8 @@ impl Flags {
                 let document = common.client()?.post_json("/v1/cluster/rotate-key", &body)?;
                 flags.output.show(&document, rotated, out)
             }
-            What::Key => {
-                out.extend_from_slice(new_key()?.as_bytes());
+            What::Key(flags) => {
+                out.extend_from_slice(new_key(flags.number)?.as_bytes());
                 Ok(())
             }
         }
@@ -373,9 +381,8 @@ fn list(values: &[Value]) -> String {
 ///
 /// # Errors
 /// Where the system gives no random bytes.
-pub fn new_key() -> Result<String, Failure> {
-    // The first of a cluster; one that is rotated to gets its number there.
-    let key = crate::cluster::secret::Secret::draw(1).map_err(|source| Failure::Process {
+pub fn new_key(number: u32) -> Result<String, Failure> {
+    let key = crate::cluster::secret::Secret::draw(number).map_err(|source| Failure::Process {
         doing: "make a key",
         source: source.into(),
     })?;
@@ -468,7 +475,7 @@ mod tests {
 
     #[test]
     fn each_key_is_another_line_that_is_taken_again() {
-        let (one, other) = (new_key().unwrap(), new_key().unwrap());
+        let (one, other) = (new_key(1).unwrap(), new_key(1).unwrap());
         assert_ne!(one, other);
         for text in [one, other] {
             let key = Secret::Key.check("file", &text).unwrap();

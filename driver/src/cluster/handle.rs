@@ -332,7 +332,7 @@ impl Task {
         let mut next = tokio::time::Instant::now();
         loop {
             if self.keeper.get("host").is_some() {
-                match self.take_part(&mut end).await {
+                match Box::pin(self.take_part(&mut end)).await {
                     End::Told => return,
                     End::Left => {}
                     End::Broken(why) => {
@@ -387,7 +387,7 @@ impl Task {
             Keeper::new(self.around.asks.clone(), BTreeMap::new()),
         );
         let saved = keeper.saved();
-        let (running, part) = match Part::begin(self.around.clone(), keeper).await {
+        let (running, part) = match Box::pin(Part::begin(self.around.clone(), keeper)).await {
             Ok(begun) => begun,
             Err(NoPart(why)) => {
                 self.keeper = Keeper::new(self.around.asks.clone(), saved);
@@ -398,8 +398,7 @@ impl Task {
         let (requests, mut queue) = mpsc::channel(256);
         let (tell_end, mut ended) = oneshot::channel();
         let mut tell_end = Some(tell_end);
-        let taking = part.run(running, &mut queue, &mut ended);
-        tokio::pin!(taking);
+        let mut taking = Box::pin(part.run(running, &mut queue, &mut ended));
         let mut leaving: Option<oneshot::Sender<Result<Value, String>>> = None;
         let mut goodbye: Option<oneshot::Receiver<Result<(), String>>> = None;
         let mut gone = false;

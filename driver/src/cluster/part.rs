@@ -122,13 +122,13 @@ pub enum Request {
     /// Make a token to join with, good for so many seconds.
     Token(u64, oneshot::Sender<Result<(SocketAddr, String), String>>),
     /// Have another secret in force.
-    Rotate(
-        Option<Secret>,
-        oneshot::Sender<Result<(u32, usize, Vec<String>), String>>,
-    ),
+    Rotate(Option<Secret>, oneshot::Sender<Rotated>),
     /// Forget hosts, by name or identifier.
     Forget(Vec<String>, oneshot::Sender<Result<Vec<String>, String>>),
 }
+
+/// How a rotation ended: the number of the key in force, how many hosts have it, and the names of those that do not yet.
+pub type Rotated = Result<(u32, usize, Vec<String>), String>;
 
 /// What is seen of a part.
 pub struct Sight {
@@ -176,7 +176,7 @@ struct Rotation {
     waiting: BTreeSet<HostId>,
     without: Vec<HostId>,
     until: Instant,
-    answer: Option<oneshot::Sender<Result<(u32, usize, Vec<String>), String>>>,
+    answer: Option<oneshot::Sender<Rotated>>,
 }
 
 /// This host's part.
@@ -954,7 +954,7 @@ impl Part {
     async fn rotate(
         &mut self,
         secret: Option<Secret>,
-        answer: oneshot::Sender<Result<(u32, usize, Vec<String>), String>>,
+        answer: oneshot::Sender<Rotated>,
     ) -> Result<(), String> {
         if self.rotation.is_some() {
             answer
@@ -964,6 +964,10 @@ impl Part {
         }
         let number = self.secret.number().saturating_add(1);
         let drawn = match &secret {
+            Some(given) if given.number() != number => Err(format!(
+                "key: it is number {} and the next one is {number}: 'tombolo cluster key --number {number}' makes one",
+                given.number()
+            )),
             Some(given) => Ok(Secret::new(number, *given.bytes())),
             None => Secret::draw(number).map_err(|e| e.to_string()),
         };

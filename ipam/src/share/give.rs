@@ -26,6 +26,8 @@ pub enum Ask {
         within: IpNet,
         /// How many would do: a hint.
         want: u64,
+        /// Somebody waits for it: the last free address is given as well.
+        urgent: bool,
     },
     /// One address.
     Address(IpAddr),
@@ -124,7 +126,7 @@ impl Ipam {
     ///
     /// *Room* is the smallest prefix without a leased address that has as many usable addresses as are wanted; where
     /// none has, the largest. While this host has a network on the pool, it gives at most half (rounded up) of what it
-    /// has free there, and keeps one address at least. Of several prefixes of that size it is one where nothing cools,
+    /// has free there, and keeps one address at least unless somebody waits. Of several prefixes of that size it is one where nothing cools,
     /// which leaves the fewest pieces and the largest room whole, and of these the highest. *One address* is given if
     /// it is not leased, even if it cools.
     ///
@@ -149,7 +151,7 @@ impl Ipam {
             return Ok((*net, Vec::new()));
         }
         let net = match *ask {
-            Ask::Space { want, .. } => self.spare(pool, share, within, want, now_s)?,
+            Ask::Space { want, urgent, .. } => self.spare(pool, share, within, (want, urgent), now_s)?,
             Ask::Address(address) => {
                 self.single(pool, share, address)?;
                 within
@@ -233,7 +235,7 @@ impl Ipam {
         pool: IpNet,
         share: &Share,
         within: IpNet,
-        want: u64,
+        (want, urgent): (u64, bool),
         now_s: u64,
     ) -> Result<IpNet, NoGift> {
         let (mut leased, mut warm) = (Ranges::default(), Ranges::default());
@@ -260,6 +262,7 @@ impl Ipam {
         let all = share.settled().map(|(piece, _)| free_of(piece));
         let all = all.fold(0, u128::saturating_add);
         let most = match self.has_network(pool) {
+            true if urgent => free.div_ceil(2),
             true => free.div_ceil(2).min(all.saturating_sub(1)),
             false => free,
         };

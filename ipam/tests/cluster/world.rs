@@ -271,7 +271,7 @@ impl World {
                     "it is on its way"
                 );
             }
-            (Ask::Space { within, want }, answer) => {
+            (Ask::Space { within, want, .. }, answer) => {
                 let (free, all) = (self.free(of, *within), self.free(of, self.cidr));
                 let most = match self.hosts[of].has_network() {
                     true => free.div_ceil(2).min(all.saturating_sub(1)),

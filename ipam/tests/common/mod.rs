@@ -164,6 +164,7 @@ pub fn space(within: &str, want: u64) -> Ask {
     Ask::Space {
         within: net(within),
         want,
+        urgent: false,
     }
 }
 

@@ -52,6 +52,7 @@ pub(super) struct State {
     alone: Alone,
     since: Tick,
     next: Tick,
+    tries: u32,
     hello: Tick,
     got: BTreeSet<HostId>,
     /// Others hold later shares of ours: they are being fetched.
@@ -69,6 +70,7 @@ impl State {
             alone,
             since: now,
             next: now,
+            tries: 0,
             hello: now,
             got: BTreeSet::new(),
             later: BTreeSet::new(),
@@ -153,8 +155,7 @@ impl Node {
         }
         let twice = self.confirm.twice.is_some_and(|at| self.now.since(at) < TWICE);
         if matches!(self.confirm.standing, Standing::Cloned(_)) && !twice {
-            self.confirm.got.clear();
-            self.confirm.next = self.now;
+            self.confirm_anew();
             self.stand(Standing::Waiting);
         }
         let waiting = matches!(self.confirm.standing, Standing::Waiting | Standing::Alone);
@@ -162,7 +163,9 @@ impl Node {
             return;
         }
         if self.confirm.next <= self.now {
-            self.confirm.next = self.now + AGAIN;
+            // Hosts that are off need not be asked all the time.
+            self.confirm.tries = self.confirm.tries.saturating_add(1);
+            self.confirm.next = self.now + AGAIN.saturating_mul(self.confirm.tries).min(HELLO);
             let mine = Confirm {
                 epoch: self.epoch,
                 index: self.charter().index,
@@ -174,9 +177,14 @@ impl Node {
                     .collect(),
             };
             let others = self.charter().hosts.keys().copied();
-            let asked = others.filter(|host| *host != self.me && !self.confirm.got.contains(host));
-            let asked: Vec<HostId> = asked.collect();
-            for host in asked {
+            let unheard = others.filter(|host| *host != self.me && !self.confirm.got.contains(host));
+            // Those that are there first, and a few more than are needed: some may be slow.
+            let mut asked: Vec<HostId> = unheard.filter(|host| self.address(host).is_some()).collect();
+            let start = usize::try_from(self.chance() % asked.len().max(1) as u64).unwrap_or(0);
+            asked.rotate_left(start);
+            asked.sort_by_key(|host| !self.is_alive(host));
+            let lack = (self.charter().hosts.len() / 2).saturating_sub(self.confirm.got.len());
+            for host in asked.into_iter().take(lack + lack / 4 + 2) {
                 self.send(host, Frame::Confirm(mine.clone()));
             }
         }
@@ -278,14 +286,10 @@ impl Node {
     /// Another host doesn't let us in. It may not know yet that we joined; if a majority says so, we are out.
     pub(super) fn refused(&mut self, by: HostId) {
         let news = self.confirm.refused.insert(by);
-        let hosts = &self.council.charter().hosts;
-        let refused = self
-            .confirm
-            .refused
-            .iter()
-            .filter(|host| hosts.contains_key(host))
-            .count();
-        if refused + 1 > hosts.len() / 2 {
+        if matches!(self.confirm.standing, Standing::Gone(_)) {
+            return;
+        }
+        if self.are_refused() {
             let names: Vec<String> = self.confirm.refused.iter().map(|host| self.name(host)).collect();
             self.stand(Standing::Gone(format!(
                 "forgotten: {} let it in no more",
@@ -299,7 +303,27 @@ impl Node {
 
     /// Another host lets us in.
     pub(super) fn let_in(&mut self, by: &HostId) {
-        self.confirm.refused.remove(by);
+        if self.confirm.refused.remove(by)
+            && matches!(self.confirm.standing, Standing::Gone(_))
+            && self.is_member(&self.me)
+            && !self.are_refused()
+        {
+            // Those who refused us had not heard yet that we joined.
+            self.stand(Standing::Waiting);
+            self.confirm.next = self.now;
+        }
+    }
+
+    /// Whether a majority doesn't let us in.
+    fn are_refused(&self) -> bool {
+        let hosts = &self.council.charter().hosts;
+        let refused = self
+            .confirm
+            .refused
+            .iter()
+            .filter(|host| hosts.contains_key(host))
+            .count();
+        refused + 1 > hosts.len() / 2
     }
 
     pub(super) fn hello_answered(&mut self, from: HostId, answered: bool) {
@@ -319,6 +343,7 @@ impl Node {
     /// This host begins another epoch: what was confirmed was of the one before.
     pub(super) fn confirm_anew(&mut self) {
         self.confirm.got.clear();
+        self.confirm.tries = 0;
         self.confirm.next = self.now;
     }
 }

@@ -40,6 +40,9 @@ pub const CALL_TIME: Duration = Duration::from_secs(5);
 /// How long after the start those are shown who have not been heard of.
 const UNSEEN: Duration = Duration::from_secs(30);
 
+/// How often the table forgets what it need not know any more.
+const TABLE: Duration = Duration::from_secs(1);
+
 /// How long a wish may take: Docker waits for the handler that has it.
 pub const WISH_TIME: Duration = Duration::from_millis(1_900);
 
@@ -340,6 +343,7 @@ pub struct Node {
     random: u64,
     membership: Membership,
     table: Table,
+    table_due: Tick,
     council: Council,
     council_due: Option<Tick>,
     seats: BTreeMap<HostId, Seat>,
@@ -390,8 +394,9 @@ impl Node {
             random: setup.seed | 1,
             membership: Membership::new(seat, setup.seed),
             table,
+            table_due: now,
             council: Council::new(setup.me, setup.charter, setup.acceptor, setup.seed),
-            council_due: None,
+            council_due: Some(now),
             seats: setup.seats.into_iter().map(|seat| (seat.host, seat)).collect(),
             heard: BTreeMap::new(),
             calls: BTreeMap::new(),
@@ -457,7 +462,7 @@ impl Node {
             Some(self.sync_due()),
             self.space_due(),
             self.confirm_due(),
-            (self.unseen > Tick(0)).then_some(self.unseen),
+            (self.unseen > Tick(0) && self.membership.alive_count() > 0).then_some(self.unseen),
         ];
         dues.into_iter()
             .flatten()
@@ -497,11 +502,14 @@ impl Node {
 
     fn tick(&mut self) {
         self.membership.tick(self.now);
-        if self.council_due.is_none_or(|due| due <= self.now) {
+        if self.council_due.take_if(|due| *due <= self.now).is_some() {
             let acts = self.with_council(|council, now, ctx| council.tick(now, ctx));
             self.act(acts);
         }
-        self.table.tick(self.now);
+        if self.table_due <= self.now {
+            self.table_due = self.now + TABLE;
+            self.table.tick(self.now);
+        }
         if self.unseen > Tick(0) && self.unseen <= self.now && self.membership.alive_count() > 0 {
             self.unseen = Tick(0);
             self.hide_unseen();
@@ -580,15 +588,18 @@ impl Node {
                 self.down.remove(&seat.host);
                 self.table.show(seat.host);
                 self.out.push_back(Output::Tell(News::Up(seat.host)));
-                self.sync_soon(seat.host);
+                self.sync_moved();
+                self.sync_arrived(seat.host);
                 self.seats.insert(seat.host, seat);
             }
             membership::Event::Down(seat) if self.is_member(&seat.host) => {
                 self.down.insert(seat.host, self.now);
                 self.table.hide(self.now, seat.host);
+                self.sync_moved();
                 self.out.push_back(Output::Tell(News::Down(seat.host)));
             }
             membership::Event::Moved(seat) if self.is_member(&seat.host) => {
+                self.sync_moved();
                 self.seats.insert(seat.host, seat);
             }
             membership::Event::Rejoined => self.sync_now(),
@@ -1088,10 +1099,8 @@ impl Witness for Eyes<'_> {
                     objections.push(format!("{pool} overlaps {net} there ({what})"));
                 }
             }
-            Decree::Dissolve { pool, by } if *by != self.me => {
-                if self.space.needs(pool) {
-                    objections.push(format!("{pool} is in use there"));
-                }
+            Decree::Dissolve { pool, by } if *by != self.me && self.space.needs(pool) => {
+                objections.push(format!("{pool} is in use there"));
             }
             Decree::Leave { host } => {
                 let due = self.space.has_due(host, charter, self.me);

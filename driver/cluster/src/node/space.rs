@@ -94,12 +94,17 @@ pub(super) struct State {
     /// Pools that are about to be used: a piece is wanted before there is a network.
     wanted: BTreeMap<IpNet, Tick>,
     leaving: Option<u64>,
+    /// The leaving was proposed.
     gone: bool,
+    /// It was decided.
+    out: bool,
     /// Why others objected to our leaving, and when it is proposed again: what they know of us may be on its way.
     objected: Option<(String, Tick)>,
     /// Of whom all shares were read, and how many decrees it knew of then.
     read: BTreeMap<HostId, u64>,
     reading: Tick,
+    /// Whether these are enough for the next change of members, whoever it concerns.
+    enough: bool,
     /// The decree that changed the members last, as claims are counted by.
     since: u64,
 }
@@ -128,9 +133,11 @@ impl State {
             wanted: BTreeMap::new(),
             leaving: None,
             gone: false,
+            out: false,
             objected: None,
             read: BTreeMap::new(),
             reading: Tick(0),
+            enough: false,
             since: 0,
         }
     }
@@ -194,8 +201,14 @@ impl State {
     }
 
     /// Whether the shares of enough hosts were read for the next change of members, whoever it concerns.
-    pub(super) fn has_read(&self, charter: &Charter, me: HostId) -> bool {
-        charter.read_enough(&self.read_since(charter, me), &Decree::Leave { host: me })
+    pub(super) fn has_read(&self) -> bool {
+        self.enough
+    }
+
+    /// Counts that anew, after either has changed.
+    fn count_read(&mut self, charter: &Charter, me: HostId) {
+        let read = self.read_since(charter, me);
+        self.enough = charter.read_enough(&read, &Decree::Leave { host: me });
     }
 
     /// Whether something was granted to a host that it has not taken yet, as far as is known here.
@@ -298,7 +311,7 @@ impl Node {
             (told != fill).then_some(*at + FILL)
         });
         let rest = self.space.rest.values().copied();
-        let unread = !self.space.has_read(self.council.charter(), self.me);
+        let unread = !self.space.has_read();
         let rest = rest.chain(unread.then_some(self.space.reading.max(self.now)));
         let leave = self.space.objected.as_ref().map(|(_, at)| *at);
         let rest = rest.chain(leave.filter(|at| self.space.leaving.is_some() && *at > self.now));
@@ -332,6 +345,9 @@ impl Node {
         self.keep_known();
         let read = self.space.read.entry(from).or_default();
         *read = (*read).max(index);
+        if !self.space.enough {
+            self.space.count_read(self.council.charter(), self.me);
+        }
     }
 
     /// Keeps all that is known of others' shares.
@@ -379,7 +395,7 @@ impl Node {
     /// Reads the shares of others after the members have changed: before they change again, what a majority of the earlier
     /// ones had in mind must be known to a majority of the present ones.
     fn read_tick(&mut self) {
-        if self.space.reading > self.now || self.space.has_read(self.council.charter(), self.me) {
+        if self.space.reading > self.now || self.space.has_read() {
             return;
         }
         self.space.reading = self.now + READING;
@@ -776,7 +792,7 @@ impl Node {
                 let frame = Frame::Ask {
                     ticket: asking.ticket,
                     pool,
-                    ask: asking.ask.clone(),
+                    ask: asking.ask,
                 };
                 let to = asking.to;
                 self.space.asks.insert(pool, asking);
@@ -1057,6 +1073,7 @@ impl Node {
         });
         self.space.wanted.retain(|_, until| *until > self.now);
         let pools: Vec<IpNet> = self.charter().pools.keys().copied().collect();
+        self.space.idle.retain(|pool, _| pools.contains(pool));
         for pool in pools {
             let fill = self.space.own_fill(&pool).unwrap_or_default();
             self.tell_fill(pool, fill);
@@ -1083,7 +1100,9 @@ impl Node {
 
     /// Asks for space before it is needed.
     fn ask_ahead(&mut self, pool: IpNet, fill: Fill) {
-        let low = (fill.leased / 4).clamp(4, 256);
+        // In a small pool each host has few to spare, and asking for them would only send them round.
+        let most = (self.part(&pool) / 4).clamp(1, 256);
+        let low = (fill.leased / 4).clamp(4, 256).min(most);
         let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
         let resting = self.space.rest.contains_key(&pool);
         let stale = self.space.stale.contains(&pool);
@@ -1095,30 +1114,41 @@ impl Node {
             && !self.space.asks.contains_key(&pool)
         {
             let want = self.fair(&pool, fill);
-            self.ask(pool, Ask::Space { within: pool, want }, false);
+            self.ask(
+                pool,
+                Ask::Space {
+                    within: pool,
+                    want,
+                    urgent: false,
+                },
+                false,
+            );
         }
+    }
+
+    /// Half of what each host would have of a pool if all had the same.
+    fn part(&self, pool: &IpNet) -> u64 {
+        let bits = pool.max_prefix_len() - pool.prefix_len();
+        let size = 1_u64.checked_shl(u32::from(bits)).unwrap_or(u64::MAX);
+        let hosts = self.charter().hosts.len() as u64;
+        size / (2 * hosts.max(1))
     }
 
     /// How many addresses to ask for: as many again as are in use, and at first a part of the pool for each host.
     fn fair(&self, pool: &IpNet, fill: Fill) -> u64 {
-        let bits = pool.max_prefix_len() - pool.prefix_len();
-        let size = 1_u64.checked_shl(u32::from(bits)).unwrap_or(u64::MAX);
-        let hosts = self.charter().hosts.len() as u64;
-        let part = size / (2 * hosts.max(1));
         match fill.leased {
-            0 => part.clamp(1, 1 << 16),
+            0 => self.part(pool).clamp(1, 1 << 16),
             leased => leased.clamp(4, 1 << 16),
         }
     }
 
     /// Gives a share back that this host has no use for; the last one who has all of it ends the pool.
     fn give_back(&mut self, pool: IpNet) {
-        let Some(share) = self.space.own.get(&pool) else {
+        let share = self.space.own.get(&pool).filter(|share| !share.pieces.is_empty());
+        let Some(share) = share.filter(|_| self.space.leaving.is_none()) else {
+            self.space.idle.remove(&pool);
             return;
         };
-        if share.pieces.is_empty() || self.space.leaving.is_some() {
-            return;
-        }
         let since = *self.space.idle.entry(pool).or_insert(self.now);
         if self.now.since(since) < IDLE {
             return;
@@ -1222,7 +1252,15 @@ impl Node {
         }
         let fill = self.space.own_fill(&pool).unwrap_or_default();
         let want = self.fair(&pool, fill);
-        self.ask(pool, Ask::Space { within, want }, true);
+        self.ask(
+            pool,
+            Ask::Space {
+                within,
+                want,
+                urgent: true,
+            },
+            true,
+        );
     }
 
     pub(super) fn wish_address(&mut self, ticket: u64, pool: IpNet, address: IpAddr) {
@@ -1250,7 +1288,7 @@ impl Node {
         let ask = Ask::Address(address);
         let asking = Asking {
             ticket,
-            ask: ask.clone(),
+            ask,
             to,
             until: self.now + ASK,
             tried: BTreeSet::from([to]),
@@ -1270,10 +1308,8 @@ impl Node {
         for (ticket, wish, had) in wishes {
             let own = self.space.own.get(&pool);
             match wish {
-                Wish::Pool(of, _) if of == pool => {
-                    if self.charter().pools.contains_key(&pool) {
-                        self.pool_founded(ticket, pool);
-                    }
+                Wish::Pool(of, _) if of == pool && self.charter().pools.contains_key(&pool) => {
+                    self.pool_founded(ticket, pool);
                 }
                 Wish::Address(of, address)
                     if of == pool && own.is_some_and(|share| share.leases(address)) =>
@@ -1299,6 +1335,8 @@ impl Node {
     /// What was decided has changed: take what is granted, drop what is void.
     pub(super) fn space_charter(&mut self) {
         let charter = self.council.charter().clone();
+        self.space.read.retain(|host, _| charter.hosts.contains_key(host));
+        self.space.count_read(&charter, self.me);
         let me_gone = !charter.hosts.contains_key(&self.me);
         let pools: Vec<IpNet> = self.space.own.keys().copied().collect();
         for pool in pools {
@@ -1362,7 +1400,6 @@ impl Node {
                 self.deal_once(grant.pool, deal);
             }
         }
-        self.space.read.retain(|host, _| charter.hosts.contains_key(host));
     }
 
     /// Gifts whose recipients are no more, or that we inherited and are to ourselves: whoever has the piece under a later
@@ -1377,7 +1414,7 @@ impl Node {
             .iter()
             .flat_map(|(pool, share)| share.gifts.iter().map(move |(net, gift)| (*pool, *net, *gift)));
         let orphans: Vec<(IpNet, IpNet, Gift)> = gifts.filter(|(_, _, gift)| orphan(&gift.to)).collect();
-        if orphans.is_empty() || !self.space.has_read(charter, me) {
+        if orphans.is_empty() || !self.space.has_read() {
             return;
         }
         for (pool, net, gift) in orphans {
@@ -1449,6 +1486,18 @@ impl Node {
 
     fn leave_tick(&mut self) {
         let Some(ticket) = self.space.leaving else { return };
+        if self.space.out {
+            // Whoever is there and has not heard of it could not decide anything more without us.
+            let untold = self.council.untold().any(|host| self.is_alive(&host));
+            let until = self.wishes.get(&ticket).map(|pending| pending.until);
+            let late = until.is_none_or(|until| until <= self.now + Duration::from_secs(1));
+            if !untold || late {
+                self.membership.leave(self.now);
+                self.space.leaving = None;
+                self.done(ticket, Ok(()));
+            }
+            return;
+        }
         if !self.wishes.contains_key(&ticket) {
             self.space.leaving = None;
             self.space.gone = false;
@@ -1486,9 +1535,9 @@ impl Node {
 
     /// This host is out.
     pub(super) fn left(&mut self, ticket: u64) {
-        self.membership.leave(self.now);
-        self.space.leaving = None;
-        self.done(ticket, Ok(()));
+        self.space.leaving = Some(ticket);
+        self.space.out = true;
+        self.leave_tick();
     }
 }
 

@@ -32,6 +32,12 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How often the list of members is fetched while somebody is neither known to be there nor not.
 const MEMBERS: Duration = Duration::from_secs(2);
 
+/// How many hosts, about, compare at once with one that has come.
+const FIRST: u64 = 8;
+
+/// How many hosts may wait to be compared with; whoever comes on top tells its digest again.
+const WAITING: usize = 8;
+
 /// What a call is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -63,6 +69,8 @@ pub(super) struct State {
     with: Option<HostId>,
     last: BTreeMap<HostId, Tick>,
     members: Tick,
+    /// When somebody came or went last, as was seen here.
+    moved: Tick,
     /// Comparisons begun, and rounds of exchange, for metrics.
     pub compared: u64,
     /// Rounds of exchange.
@@ -78,6 +86,7 @@ impl State {
             with: None,
             last: BTreeMap::new(),
             members: now,
+            moved: now,
             compared: 0,
             exchanged: 0,
         }
@@ -106,6 +115,9 @@ impl Node {
 
     /// Compare with this host soon: it may know something.
     pub(super) fn sync_soon(&mut self, host: HostId) {
+        if self.sync.soon.len() >= WAITING && !self.sync.soon.contains_key(&host) {
+            return;
+        }
         let last = self.sync.last.get(&host).map_or(Tick(0), |last| *last + PAUSE);
         let at = (self.now + SOON).max(last);
         let entry = self.sync.soon.entry(host).or_insert(at);
@@ -123,6 +135,7 @@ impl Node {
             table: self.table.digest(),
             index: self.charter().index,
             shares: self.space.sum(self.me),
+            members: self.membership.sum(),
             sent: self.now.0,
             wall: self.wall,
         }
@@ -137,10 +150,41 @@ impl Node {
         if theirs.table != ours.table {
             self.sync_soon(from);
         }
+        if theirs.members != ours.members {
+            self.compare_members(from);
+        }
         if theirs.shares == ours.shares {
             self.read_shares(from, theirs.index);
         } else {
             self.fetch_shares(from);
+        }
+    }
+
+    /// Another host sees others there than we do. While the news goes round that is no wonder, later it passed one of us by.
+    fn compare_members(&mut self, from: HostId) {
+        let settled = self.now.since(self.sync.moved) >= MEMBERS;
+        if settled && self.sync.members <= self.now {
+            self.sync.members = self.now + MEMBERS;
+            self.ask_members(from);
+        }
+    }
+
+    fn ask_members(&mut self, of: HostId) {
+        let list = self.membership.list();
+        self.call(of, &Request::Members(list), Purpose::Members);
+    }
+
+    /// Somebody came or went.
+    pub(super) fn sync_moved(&mut self) {
+        self.sync.moved = self.now;
+        self.sync_changed();
+    }
+
+    /// A host has come that may have new rows. Some compare with it, and the others with them: it need not serve everybody.
+    pub(super) fn sync_arrived(&mut self, host: HostId) {
+        let others = self.membership.alive_count() as u64;
+        if self.chance() % others.max(1) < FIRST {
+            self.sync_soon(host);
         }
     }
 
@@ -174,8 +218,7 @@ impl Node {
         if self.sync.members <= self.now && self.incomplete() {
             self.sync.members = self.now + MEMBERS;
             if let Some(host) = self.somebody() {
-                let list = self.membership.list();
-                self.call(host, &Request::Members(list), Purpose::Members);
+                self.ask_members(host);
             }
         }
         if self.sync.with.is_none() {

@@ -1,6 +1,7 @@
 //! What people are shown of the cluster.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
@@ -98,18 +99,32 @@ impl Node {
         }
     }
 
-    fn host_view(&self, host: HostId) -> HostView {
-        let heard = self.heard.get(&host).copied().unwrap_or_default();
-        let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        let link = if host == self.me {
+    /// This host.
+    pub fn me(&self) -> HostId {
+        self.me
+    }
+
+    /// How many others are there.
+    pub fn alive_count(&self) -> usize {
+        self.membership.alive_count()
+    }
+
+    /// How a host is doing.
+    pub fn link(&self, host: &HostId) -> Link {
+        if *host == self.me {
             Link::Here
-        } else if self.is_alive(&host) {
+        } else if self.is_alive(host) {
             Link::Up
-        } else if let Some(since) = self.down.get(&host) {
+        } else if let Some(since) = self.down.get(host) {
             Link::Down(millis(self.now.since(*since)))
         } else {
             Link::Unknown
-        };
+        }
+    }
+
+    fn host_view(&self, host: HostId) -> HostView {
+        let heard = self.heard.get(&host).copied().unwrap_or_default();
+        let link = self.link(&host);
         let address = match link {
             Link::Here => Some(self.membership.me().address),
             _ => self.address(&host),
@@ -174,4 +189,8 @@ impl Node {
                 .collect(),
         }
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -14,7 +14,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use tombolo_cluster::charter::{Charter, Decree, Definition};
 use tombolo_cluster::membership::Seat;
 use tombolo_cluster::node::{Alone, Called, Fill, Input, News, Node, Output, Setup, Wish};
-use tombolo_cluster::table::Limits;
+use tombolo_cluster::table::{Limits, Seen};
 use tombolo_cluster::time::Tick;
 use tombolo_cluster::wire::decode;
 use tombolo_ipam::share::{Deal, Share};
@@ -56,7 +56,18 @@ pub struct Host {
     /// The daemon dies after so many more outputs.
     pub fuse: Option<u32>,
     wake: Option<Tick>,
+    /// When all that it has sent is on its way, in bytes of the uplink since the beginning.
+    sending: u64,
     pub fills_dirty: bool,
+}
+
+/// What one who listens in hears.
+#[derive(Clone)]
+#[allow(dead_code, reason = "of those who share this file some listen in")]
+pub enum Heard {
+    Datagram(Vec<u8>),
+    Question(Vec<u8>),
+    Answer(Vec<u8>),
 }
 
 /// What is under way.
@@ -116,7 +127,18 @@ pub struct World {
     pub steps: u64,
     by_address: BTreeMap<SocketAddr, At>,
     pub trace: bool,
+    /// What was sent, where somebody listens in: datagrams, questions and answers.
+    pub tap: Option<Vec<Heard>>,
+    /// How many bytes a host can send in a millisecond; what comes on top waits.
+    pub uplink: Option<u64>,
+    /// Whether a reader of each host's rows is kept, and checked.
+    pub readers: bool,
+    /// Told each change that a reader sees.
+    pub watch: Option<Watch>,
 }
+
+/// What looks at the changes that readers see, each with the time and the host.
+pub type Watch = Box<dyn FnMut(Tick, At, &Seen)>;
 
 pub fn host_id(n: At) -> HostId {
     let mut bytes = [0; 16];
@@ -159,13 +181,19 @@ impl World {
             steps: 0,
             by_address: BTreeMap::new(),
             trace: std::env::var_os("SIM_TRACE").is_some(),
+            tap: None,
+            uplink: None,
+            readers: true,
+            watch: None,
         };
         let mut charter = Charter::founded([7; 16], host_id(0), "host0".to_owned(), [0; 32], [0; 32]);
         for n in 1..hosts {
+            let mut key = [n as u8; 32];
+            key[..8].copy_from_slice(&(n as u64).to_be_bytes());
             let join = Decree::Join {
                 host: host_id(n),
                 name: format!("host{n}"),
-                key: [n as u8; 32],
+                key,
             };
             charter.apply(&join).expect("a host joins");
         }
@@ -204,6 +232,7 @@ impl World {
             sent: 0,
             fuse: None,
             wake: None,
+            sending: 0,
             fills_dirty: true,
         });
     }
@@ -258,11 +287,12 @@ impl World {
         };
         let tick = Tick(self.now.0 + host.clock_ms);
         let node = Node::new(tick, setup).expect("a node");
-        host.reader = node
-            .table()
-            .visible()
-            .map(|(origin, key, body)| ((origin, key.to_string()), body.to_vec()))
-            .collect();
+        if self.readers {
+            let rows = node.table().visible();
+            host.reader = rows
+                .map(|(origin, key, body)| ((origin, key.to_string()), body.to_vec()))
+                .collect();
+        }
         host.node = Some(node);
         host.fills_dirty = true;
         host.fuse = None;
@@ -288,14 +318,33 @@ impl World {
 
     /// Adds one thing to what is under way.
     fn post(&mut self, after: Duration, parcel: Parcel) {
+        if let Some(tap) = &mut self.tap {
+            match &parcel {
+                Parcel::Datagram { bytes, .. } => tap.push(Heard::Datagram(bytes.clone())),
+                Parcel::Request { bytes, .. } => tap.push(Heard::Question(bytes.clone())),
+                Parcel::Answer {
+                    called: Called::Answer(bytes),
+                    ..
+                } => tap.push(Heard::Answer(bytes.clone())),
+                Parcel::Answer { .. } | Parcel::Wake(_) => {}
+            }
+        }
         self.numbered += 1;
         self.queue.push(Reverse((self.now + after, self.numbered)));
         self.parcels.insert(self.numbered, parcel);
     }
 
-    fn travel(&mut self) -> Duration {
+    /// How long it takes until so many bytes of a host are with another one.
+    fn travel(&mut self, from: At, bytes: u64) -> Duration {
         let (least, most) = self.wire.delay_ms;
-        Duration::from_millis(self.rng.random_range(least..=most))
+        let way = self.rng.random_range(least..=most);
+        let Some(uplink) = self.uplink else {
+            return Duration::from_millis(way);
+        };
+        let now = self.now.0 * uplink;
+        let host = &mut self.hosts[from];
+        host.sending = host.sending.max(now) + bytes;
+        Duration::from_millis(way + (host.sending - now) / uplink)
     }
 
     fn cut(&self, a: At, b: At) -> bool {
@@ -350,7 +399,8 @@ impl World {
             Output::Epoch(epoch) => self.hosts[at].disk.epoch = epoch,
             Output::Send { address, bytes, .. } => {
                 self.hosts[at].sent += 1;
-                self.hosts[at].sent_bytes += bytes.len() as u64 + SEAL;
+                let size = bytes.len() as u64 + SEAL;
+                self.hosts[at].sent_bytes += size;
                 let Some(to) = self.by_address.get(&address).copied() else {
                     return;
                 };
@@ -359,7 +409,7 @@ impl World {
                     if self.cut(at, to) || self.rng.random_bool(self.wire.loss) {
                         continue;
                     }
-                    let after = self.travel();
+                    let after = self.travel(at, size);
                     self.post(
                         after,
                         Parcel::Datagram {
@@ -373,9 +423,10 @@ impl World {
             Output::Call {
                 call, address, bytes, ..
             } => {
-                self.hosts[at].call_bytes += bytes.len() as u64 + CALL;
+                let size = bytes.len() as u64 + CALL;
+                self.hosts[at].call_bytes += size;
                 let to = self.by_address.get(&address).copied();
-                let after = self.travel();
+                let after = self.travel(at, size);
                 match to.filter(|to| !self.cut(at, *to)) {
                     Some(to) => self.post(
                         after,
@@ -399,9 +450,10 @@ impl World {
             }
             // An answer's way back is in the number that it bears.
             Output::Answer { call, bytes } => {
-                self.hosts[at].call_bytes += bytes.len() as u64;
+                let size = bytes.len() as u64;
+                self.hosts[at].call_bytes += size;
                 let (to, call) = ((call >> 40) as At, call & ((1 << 40) - 1));
-                let after = self.travel();
+                let after = self.travel(at, size);
                 if !self.cut(at, to) {
                     self.post(
                         after,
@@ -430,7 +482,10 @@ impl World {
                 self.hosts[at].news.push((now, news));
             }
             Output::Seen(seen) => {
-                for row in seen {
+                if let Some(watch) = &mut self.watch {
+                    seen.iter().for_each(|row| watch(self.now, at, row));
+                }
+                for row in seen.into_iter().filter(|_| self.readers) {
                     let key = (row.origin, row.key.to_string());
                     let reader = &mut self.hosts[at].reader;
                     let before = match &row.after {

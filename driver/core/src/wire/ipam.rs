@@ -65,20 +65,20 @@ pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error
         "GetDefaultAddressSpaces" => Ok(Call::Fixed(json!({
             "LocalDefaultAddressSpace": SPACE_LOCAL, "GlobalDefaultAddressSpace": SPACE_GLOBAL
         }))),
-        "RequestPool" => request_pool(body(method, bytes)?).map(Call::Do),
+        "RequestPool" => request_pool(body(method, bytes)?).map(Call::to),
         "ReleasePool" => {
             let request: OfPool = body(method, bytes)?;
             Ok(match request.pool_id.parse() {
-                Ok(pool) => Call::Do(Command::ReleasePool(pool)),
+                Ok(pool) => Call::to(Command::ReleasePool(pool)),
                 Err(_) => Call::Fixed(json!({})),
             })
         }
-        "RequestAddress" => request_address(&body(method, bytes)?).map(Call::Do),
+        "RequestAddress" => request_address(&body(method, bytes)?).map(Call::to),
         "ReleaseAddress" => {
             let request: OfPool = body(method, bytes)?;
             let address = parse("Address", &request.address, "an IPv4 or IPv6 address")?;
             Ok(match (request.pool_id.parse(), address) {
-                (Ok(pool), Some(address)) => Call::Do(Command::ReleaseAddress(pool, address)),
+                (Ok(pool), Some(address)) => Call::to(Command::ReleaseAddress(pool, address)),
                 _ => Call::Fixed(json!({})),
             })
         }

@@ -30,7 +30,7 @@ pub enum Call {
     /// The answer is always the same.
     Fixed(Value),
     /// The engine's records decide.
-    Do(Command),
+    Do(Box<Command>),
 }
 
 /// Why a request was not understood. Nothing was changed.
@@ -106,6 +106,13 @@ pub fn answer(reply: &Reply) -> Value {
         Reply::Joined(joined) => network::join_answer(joined),
         Reply::Pool(id) => json!({ "PoolID": id.to_string(), "Pool": id.cidr().to_string(), "Data": {} }),
         Reply::Address(address) => json!({ "Address": address.to_string(), "Data": {} }),
+    }
+}
+
+impl Call {
+    /// The call for a command.
+    fn to(command: Command) -> Self {
+        Self::Do(Box::new(command))
     }
 }
 

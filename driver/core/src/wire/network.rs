@@ -132,12 +132,12 @@ pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error
         // These two are a Swarm manager's, which refuses this sort of plug-in anyway.
         "AllocateNetwork" => body::<OfNetwork>(method, bytes).map(|_| Call::Fixed(json!({ "Options": {} }))),
         "FreeNetwork" => body::<OfNetwork>(method, bytes).map(|_| Call::Fixed(json!({}))),
-        "CreateNetwork" => create_network(&body(method, bytes)?).map(|n| Call::Do(Command::CreateNetwork(n))),
+        "CreateNetwork" => create_network(&body(method, bytes)?).map(|n| Call::to(Command::CreateNetwork(n))),
         "DeleteNetwork" => {
             let request: OfNetwork = body(method, bytes)?;
             Ok(of_known(&request.network_id, Command::DeleteNetwork))
         }
-        "CreateEndpoint" => create_endpoint(&body(method, bytes)?).map(Call::Do),
+        "CreateEndpoint" => create_endpoint(&body(method, bytes)?).map(Call::to),
         "DeleteEndpoint" => take_down(method, bytes, Command::DeleteEndpoint),
         "Leave" => take_down(method, bytes, Command::Leave),
         "RevokeExternalConnectivity" => take_down(method, bytes, Command::Unpublish),
@@ -158,7 +158,7 @@ pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error
                     why,
                 });
             }
-            Ok(Call::Do(Command::Join {
+            Ok(Call::to(Command::Join {
                 network,
                 endpoint,
                 sandbox: request.sandbox_key,
@@ -167,7 +167,7 @@ pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error
         "ProgramExternalConnectivity" => {
             let request: OfEndpoint = body(method, bytes)?;
             let (network, endpoint) = ids(&request)?;
-            Ok(Call::Do(Command::Publish {
+            Ok(Call::to(Command::Publish {
                 network,
                 endpoint,
                 wishes: wishes(&request.options)?,
@@ -185,7 +185,7 @@ const SANDBOX_MAX: usize = 4096;
 /// A command about something that we may not have: an identifier that we would never have taken names nothing of ours.
 fn of_known<T: std::str::FromStr>(id: &str, command: impl Fn(T) -> Command) -> Call {
     id.parse()
-        .map_or_else(|_| Call::Fixed(json!({})), |id| Call::Do(command(id)))
+        .map_or_else(|_| Call::Fixed(json!({})), |id| Call::to(command(id)))
 }
 
 fn take_down(method: &str, bytes: &[u8], command: impl Fn(EndpointId) -> Command) -> Result<Call, Error> {

@@ -5,7 +5,7 @@ use crate::model::PortWish;
 
 fn command(method: &str, body: &str) -> Command {
     match read(method, body.as_bytes()) {
-        Ok(Call::Do(command)) => command,
+        Ok(Call::Do(command)) => *command,
         other => panic!("{method}: {other:?}"),
     }
 }
