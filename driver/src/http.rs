@@ -40,6 +40,11 @@ use crate::metrics::{Metrics, Outcome};
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// What remains of the deadline for the engine after somebody else was waited for.
 const LAST_TRY: Duration = Duration::from_millis(200);
+/// What requests of our own command line begin with, and those among them that a whole cluster takes part in.
+const CONTROL: &str = "v1/";
+const OF_CLUSTER: &str = "v1/cluster/";
+/// How long these may take: more than each of their parts, and less than the command line waits.
+const CLUSTER_LIMIT: Duration = Duration::from_secs(50);
 /// How often the cluster is asked for room for one address at most.
 const TRIES: usize = 3;
 /// The largest body that is read. Docker's largest, with hundreds of ports, are some tens of KiB.
@@ -447,6 +452,22 @@ async fn connection(stream: impl Connection, app: Router, mut phase: watch::Rece
     }
 }
 
+/// The answer to a request that took too long: to Docker in its own form, to our command line as an error.
+fn late(method: &str, limit: Duration) -> Response {
+    match method.starts_with(CONTROL) {
+        true => {
+            let why = format!(
+                "not done within {} s; whether it will be is not known",
+                limit.as_secs()
+            );
+            let mut answer = json(&serde_json::json!({ "error": why }));
+            *answer.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+            answer
+        }
+        false => json(&wire::refusal(method, "body: it did not come in time")),
+    }
+}
+
 /// The service with a limit on the time from a request's head to its answer, so that a body which never comes ends too.
 fn within(
     app: Router,
@@ -464,8 +485,13 @@ fn within(
         let method = request.uri().path().trim_start_matches('/').to_owned();
         async move {
             let request = request.map(axum::body::Body::new);
-            let answered = tokio::time::timeout(2 * DEADLINE, app.oneshot(request)).await;
-            answered.unwrap_or_else(|_| Ok(json(&wire::refusal(&method, "body: it did not come in time"))))
+            // What is asked of a whole cluster takes as long as its slowest host, within bounds of its own.
+            let limit = match method.starts_with(OF_CLUSTER) {
+                true => CLUSTER_LIMIT,
+                false => 2 * DEADLINE,
+            };
+            let answered = tokio::time::timeout(limit, app.oneshot(request)).await;
+            answered.unwrap_or_else(|_| Ok(late(&method, limit)))
         }
     })
 }

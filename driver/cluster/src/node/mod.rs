@@ -359,6 +359,8 @@ pub struct Node {
     down: BTreeMap<HostId, Tick>,
     /// When those count as not there who have not been heard of since the start.
     unseen: Tick,
+    /// Whose word is being heard, and where from: one who has left by it is to hear that it was understood.
+    asker: Option<(HostId, SocketAddr)>,
     /// Where hosts with one identifier were heard, as people were told.
     twice: BTreeMap<HostId, BTreeSet<SocketAddr>>,
     /// Messages that could not be read, by sender.
@@ -408,6 +410,7 @@ impl Node {
             confirm: confirm::State::new(now, setup.alone),
             down: BTreeMap::new(),
             unseen: now + UNSEEN,
+            asker: None,
             twice: BTreeMap::new(),
             strange: BTreeMap::new(),
             out: VecDeque::new(),
@@ -653,7 +656,11 @@ impl Node {
                 self.measure(from, sent, digest);
                 self.compare(from, digest);
             }
-            Frame::Council(word) => self.hear_word(from, word),
+            Frame::Council(word) => {
+                self.asker = Some((from, address));
+                self.hear_word(from, word);
+                self.asker = None;
+            }
             Frame::Ask { ticket, pool, ask } => self.asked(from, ticket, pool, ask),
             Frame::Told { ticket, pool, given } => self.told(from, ticket, pool, given),
             Frame::Witness {
@@ -742,7 +749,9 @@ impl Node {
 
     fn address(&self, host: &HostId) -> Option<SocketAddr> {
         let seat = self.membership.seat(host).or_else(|| self.seats.get(host));
+        let asker = self.asker.filter(|(asker, _)| asker == host);
         seat.map(|seat| seat.address)
+            .or(asker.map(|(_, address)| address))
     }
 
     /// Calls a host; gives whether it could be tried.
