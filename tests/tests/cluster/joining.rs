@@ -152,3 +152,52 @@ fn daemons_that_are_started_five_times_in_a_row_are_the_same_cluster() {
         assert_eq!(super::plugin::addresses(&member.peers()).len(), endpoints.len());
     }
 }
+
+#[test]
+fn a_host_whose_disk_was_set_back_is_there_again_with_the_share_that_the_others_remember() {
+    let lab = Lab::joined(3);
+    let networks = at_once(&lab.members, |member| member.network("10.42.0.0/24"));
+    lab.agree(s(10));
+    let three = &lab.members[2];
+    three.tombolo.stop();
+    three.host.sh("cp -a /var/lib/tombolo /var/lib/earlier");
+    for _ in 0..4 {
+        three.tombolo.start_again();
+        lab.agree(s(15));
+        three.tombolo.stop();
+    }
+    three.tombolo.start_again();
+    lab.agree(s(15));
+    // Its share changes: an address of it is given to another host.
+    let shares = lab.members[0].status()["pools"][0]["shares"].clone();
+    let ours = json::rows(&shares)
+        .iter()
+        .find(|share| share["name"] == three.name());
+    let piece = json::text(ours.expect("a share of the third"), "/pieces/0").to_owned();
+    let first = piece.split('/').next().expect("an address").to_owned();
+    let last = first.rsplit_once('.').expect("an IPv4 address");
+    let address = format!("{}.{}", last.0, last.1.parse::<u8>().expect("a number") + 3);
+    let given = networks[0]
+        .ask_for(&address)
+        .expect("an address of the third host");
+    lab.agree(s(10));
+    let before = lab.members[0].status();
+
+    three.tombolo.stop();
+    three
+        .host
+        .sh("rm -rf /var/lib/tombolo; mv /var/lib/earlier /var/lib/tombolo");
+    three.tombolo.start_again();
+    say(&format!(
+        "a host whose disk was set back is there again after {:?}",
+        lab.agree(s(20))
+    ));
+    let after = lab.members[0].status();
+    let pieces = |status: &serde_json::Value| {
+        let shares = json::rows(&status["pools"][0]["shares"]).iter();
+        shares.map(|share| share["pieces"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(pieces(&after), pieces(&before));
+    let refused = three.made(&networks[2]).ask_for(&given.to_string());
+    assert!(refused.is_err(), "{given} is another host's");
+}

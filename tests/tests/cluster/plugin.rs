@@ -35,6 +35,12 @@ impl Member {
     /// The same with a name; gives why it is refused, with all undone.
     #[track_caller]
     pub fn try_network(&self, pool: &str, net: &str) -> Result<Network<'_>, String> {
+        self.try_network_with(pool, net, "")
+    }
+
+    /// The same with a gateway of one's own choice.
+    #[track_caller]
+    pub fn try_network_with(&self, pool: &str, net: &str, gateway: &str) -> Result<Network<'_>, String> {
         let (plugin, options) = (self.plugin(), json!({ "net": net }));
         let asked = json!({ "AddressSpace": "LocalDefault", "Pool": pool, "SubPool": "", "Options": options, "V6": false });
         let got = plugin.call("IpamDriver.RequestPool", &asked);
@@ -43,8 +49,8 @@ impl Member {
         }
         let pool_id = json::text(&got, "/PoolID").to_owned();
         let release = || plugin.accepted("IpamDriver.ReleasePool", &json!({ "PoolID": pool_id }));
-        let gateway = json!({ "RequestAddressType": "com.docker.network.gateway" });
-        let gateway = json!({ "PoolID": pool_id, "Address": "", "Options": gateway });
+        let as_gateway = json!({ "RequestAddressType": "com.docker.network.gateway" });
+        let gateway = json!({ "PoolID": pool_id, "Address": gateway, "Options": as_gateway });
         let gateway = plugin.call("IpamDriver.RequestAddress", &gateway);
         if let Some(why) = plugin::refusal(&gateway) {
             release();

@@ -155,8 +155,7 @@ impl Node {
         }
         let twice = self.confirm.twice.is_some_and(|at| self.now.since(at) < TWICE);
         if matches!(self.confirm.standing, Standing::Cloned(_)) && !twice {
-            self.confirm.got.clear();
-            self.confirm.next = self.now;
+            self.confirm_anew();
             self.stand(Standing::Waiting);
         }
         let waiting = matches!(self.confirm.standing, Standing::Waiting | Standing::Alone);
@@ -344,6 +343,7 @@ impl Node {
     /// This host begins another epoch: what was confirmed was of the one before.
     pub(super) fn confirm_anew(&mut self) {
         self.confirm.got.clear();
+        self.confirm.tries = 0;
         self.confirm.next = self.now;
     }
 }

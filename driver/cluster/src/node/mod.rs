@@ -46,6 +46,9 @@ const TABLE: Duration = Duration::from_secs(1);
 /// How long a wish may take: Docker waits for the handler that has it.
 pub const WISH_TIME: Duration = Duration::from_millis(1_900);
 
+/// How long a wish may take to let a host in: many may be at the door at once, and they wait longer than Docker does.
+pub const ADMIT_TIME: Duration = Duration::from_secs(8);
+
 /// What a host begins with.
 pub struct Setup {
     /// The host.
@@ -800,7 +803,11 @@ impl Node {
     }
 
     fn wish(&mut self, ticket: u64, wish: Wish) {
-        let until = self.now + WISH_TIME;
+        let until = self.now
+            + match &wish {
+                Wish::Admit { .. } => ADMIT_TIME,
+                _ => WISH_TIME,
+            };
         let had = match &wish {
             Wish::Space { pool, .. } => self.space.own().get(pool).map_or(0, |share| share.revision),
             _ => 0,

@@ -81,6 +81,8 @@ pub(super) struct State {
     others: BTreeMap<(IpNet, HostId), Fill>,
     asks: BTreeMap<IpNet, Asking>,
     rest: BTreeMap<IpNet, Tick>,
+    /// Who had no room when it was asked last, and hasn't told of more since.
+    said_no: BTreeSet<(IpNet, HostId)>,
     claims: BTreeMap<(IpNet, IpNet), Claiming>,
     /// Gifts that the owner of the shares was asked to make: for whom, and the taker's ticket.
     gives: BTreeMap<u64, (HostId, u64)>,
@@ -124,6 +126,7 @@ impl State {
             others: BTreeMap::new(),
             asks: BTreeMap::new(),
             rest: BTreeMap::new(),
+            said_no: BTreeSet::new(),
             claims: BTreeMap::new(),
             gives: BTreeMap::new(),
             barren: BTreeSet::new(),
@@ -234,6 +237,15 @@ impl State {
 
     pub(super) fn fill(&self, pool: &IpNet, host: &HostId) -> Option<Fill> {
         self.others.get(&(*pool, *host)).copied()
+    }
+
+    /// The same, as far as it can be had.
+    fn room_of(&self, pool: &IpNet, host: &HostId) -> Option<Fill> {
+        let fill = self.fill(pool, host)?;
+        match self.said_no.contains(&(*pool, *host)) {
+            true => Some(Fill { free: 0, ..fill }),
+            false => Some(fill),
+        }
     }
 
     pub(super) fn own_fill(&self, pool: &IpNet) -> Option<Fill> {
@@ -541,6 +553,7 @@ impl Node {
                     Ok(fill) => {
                         let before = self.space.others.insert((pool, row.origin), fill);
                         // Who said no may say yes now.
+                        self.space.said_no.remove(&(pool, row.origin));
                         if before.is_none_or(|before| before.free < fill.free) {
                             self.space.rest.remove(&pool);
                         }
@@ -688,10 +701,6 @@ impl Node {
                 }
             }
             Err(why) if asked => {
-                // Its own count of what is free may be on its way.
-                if let Some(fill) = self.space.others.get_mut(&(pool, from)) {
-                    fill.free = 0;
-                }
                 let waiting = self
                     .wishes
                     .iter()
@@ -712,6 +721,8 @@ impl Node {
                         );
                     }
                 } else {
+                    // Its own count of what is free may be on its way, or be what it keeps for itself.
+                    self.space.said_no.insert((pool, from));
                     self.ask_next(pool);
                 }
             }
@@ -766,7 +777,7 @@ impl Node {
             .holders(&pool)
             .into_iter()
             .filter(|host| !asking.tried.contains(host) && self.is_alive(host))
-            .map(|host| (self.space.fill(&pool, &host), host))
+            .map(|host| (self.space.room_of(&pool, &host), host))
             .filter(|(fill, _)| asking.urgent || fill.map_or(own == 0, spares))
             .map(|(fill, host)| (fill.map_or(1, |fill| fill.free), host))
             .collect();
@@ -831,14 +842,14 @@ impl Node {
                 hosts.push(format!("{} {}", self.name(host), fill.leased));
             }
             if *of == pool {
-                free += fill.free;
+                free += self.space.room_of(of, host).map_or(0, |fill| fill.free);
             }
         }
         let own = self.space.own_fill(&pool).unwrap_or_default();
         hosts.push(format!("this host {}", own.leased));
         let leased = hosts.join(", ");
         let there_is = match free {
-            0 => "none is free anywhere".to_owned(),
+            0 => "no other host has one to spare".to_owned(),
             free => format!("{free} are free on other hosts, which gave none"),
         };
         format!("pool {pool} has no free address for this host: {there_is} (leased: {leased}; {reached})")
@@ -1054,9 +1065,29 @@ impl Node {
             .map(|(pool, _)| *pool)
             .collect();
         for pool in late {
-            self.ask_next(pool);
+            let address = match self.space.asks.get(&pool).map(|asking| &asking.ask) {
+                Some(Ask::Address(address)) => *address,
+                _ => {
+                    self.ask_next(pool);
+                    continue;
+                }
+            };
+            // Nobody but its owner can give one address: a question or an answer was lost.
+            self.space.asks.remove(&pool);
+            let waits = |pending: &super::Pending| pending.wish == Wish::Address(pool, address);
+            if self.wishes.values().any(waits) {
+                self.ask_owner(pool, address);
+            }
         }
-        self.space.rest.retain(|_, until| *until > self.now);
+        let now = self.now;
+        let (rest, said_no) = (&mut self.space.rest, &mut self.space.said_no);
+        rest.retain(|pool, until| {
+            let rests = *until > now;
+            if !rests {
+                said_no.retain(|(of, _)| of != pool);
+            }
+            rests
+        });
         self.space.wanted.retain(|_, until| *until > self.now);
         let pools: Vec<IpNet> = self.charter().pools.keys().copied().collect();
         self.space.idle.retain(|pool, _| pools.contains(pool));
@@ -1256,33 +1287,32 @@ impl Node {
         }
         match self.owner_of(&pool, address) {
             Some(owner) if owner == self.me => {}
-            Some(owner) if self.is_alive(&owner) => {
-                let number = self.ticket();
-                let ask = Ask::Address(address);
-                let until = self.now + ASK;
-                let asking = Asking {
-                    ticket: number,
-                    ask,
-                    to: owner,
-                    until,
-                    tried: BTreeSet::from([owner]),
-                    urgent: true,
-                };
-                self.space.asks.insert(pool, asking);
-                self.send(
-                    owner,
-                    Frame::Ask {
-                        ticket: number,
-                        pool,
-                        ask,
-                    },
-                );
-            }
+            Some(owner) if self.is_alive(&owner) => self.ask_owner(pool, address),
             _ => {
                 let why = self.why_not_given(pool, address, "it can't be asked");
                 self.done(ticket, Err(why));
             }
         }
+    }
+
+    /// Asks the owner of an address for it, if it is there.
+    fn ask_owner(&mut self, pool: IpNet, address: IpAddr) {
+        let owner = self.owner_of(&pool, address);
+        let Some(to) = owner.filter(|owner| *owner != self.me && self.is_alive(owner)) else {
+            return;
+        };
+        let ticket = self.ticket();
+        let ask = Ask::Address(address);
+        let asking = Asking {
+            ticket,
+            ask,
+            to,
+            until: self.now + ASK,
+            tried: BTreeSet::from([to]),
+            urgent: true,
+        };
+        self.space.asks.insert(pool, asking);
+        self.send(to, Frame::Ask { ticket, pool, ask });
     }
 
     /// Ends the wishes that a change of our share fulfils.
