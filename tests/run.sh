@@ -104,7 +104,7 @@ engines() {
     for release in trixie sid; do
         step "Docker engine of Debian $release" \
             env "TOMBOLO_TEST_ENGINE=$release" \
-            cargo test --locked -p system-tests --test everyday --test bridge --test plugin --test cluster_engines
+            cargo test --locked -p system-tests --test everyday --test bridge --test plugin
     done
     # What differs little from release to release is tried with the newest; `make conformance` asks its part everywhere.
     step "tools and conformance with Docker of Debian sid" \

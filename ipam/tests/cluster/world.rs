@@ -98,7 +98,11 @@ impl World {
                     None => {
                         let quarter = self.cidr.subnets(self.cidr.prefix_len() + 2).unwrap();
                         let within = [self.cidr].into_iter().chain(quarter).nth(*within).unwrap();
-                        Ask::Space { within, want: *want }
+                        Ask::Space {
+                            within,
+                            want: *want,
+                            urgent: false,
+                        }
                     }
                 };
                 if from != of {

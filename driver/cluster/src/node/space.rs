@@ -20,7 +20,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
 use tombolo_ipam::prefix::{common, subtract};
-use tombolo_ipam::share::{Ask, Deal, Gift, Share, Standing, claims, resolve};
+use tombolo_ipam::share::{Ask, Deal, Gift, Share, Standing, claims, mended, resolve};
 
 use super::{Fill, Node, Output, Wish};
 use crate::charter::{Charter, Decree, Definition, Held};
@@ -86,6 +86,8 @@ pub(super) struct State {
     claims: BTreeMap<(IpNet, IpNet), Claiming>,
     /// Gifts that the owner of the shares was asked to make: for whom, and the taker's ticket.
     gives: BTreeMap<u64, (HostId, u64)>,
+    /// What was asked of the owner of the shares and changed nothing.
+    barren: BTreeSet<(IpNet, String)>,
     /// What was asked of the owner of the shares and is not done yet.
     dealing: BTreeMap<u64, (IpNet, String)>,
     idle: BTreeMap<IpNet, Tick>,
@@ -127,6 +129,7 @@ impl State {
             said_no: BTreeSet::new(),
             claims: BTreeMap::new(),
             gives: BTreeMap::new(),
+            barren: BTreeSet::new(),
             dealing: BTreeMap::new(),
             idle: BTreeMap::new(),
             stale: BTreeSet::new(),
@@ -425,7 +428,8 @@ impl Node {
             .dealing
             .values()
             .any(|(of, same)| *of == pool && *same == what);
-        if !dealing {
+        let barren = self.space.barren.contains(&(pool, what.clone()));
+        if !dealing && !barren {
             let ticket = self.deal(pool, deal);
             self.space.dealing.insert(ticket, (pool, what));
         }
@@ -433,7 +437,7 @@ impl Node {
 
     /// The owner of the shares has done something, or refused.
     pub(super) fn shared(&mut self, pool: IpNet, ticket: u64, share: Result<Option<Share>, String>) {
-        self.space.dealing.remove(&ticket);
+        let dealt = self.space.dealing.remove(&ticket);
         let share = match share {
             Ok(share) => share,
             Err(why) => {
@@ -450,6 +454,13 @@ impl Node {
                 return;
             }
         };
+        // What changed nothing would change nothing again, until something else does.
+        let before = self.space.own.get(&pool).map(|own| own.revision);
+        let same = before == share.as_ref().map(|share| share.revision);
+        match dealt.filter(|_| same) {
+            Some(dealt) => drop(self.space.barren.insert(dealt)),
+            None => self.space.barren.retain(|(of, _)| *of != pool),
+        }
         let row = share.as_ref().map(json);
         self.space.stale.insert(pool);
         match &share {
@@ -570,6 +581,12 @@ impl Node {
             .get(&(pool, host))
             .is_none_or(|known| known.revision < share.revision);
         if later && self.is_member(&host) && share.applied >= founded {
+            let (share, misfits) = mended(pool, share);
+            if !misfits.is_empty() {
+                // What no share can have is nobody's, whoever says so.
+                *self.strange.entry(host).or_default() += 1;
+            }
+            self.space.barren.retain(|(of, _)| *of != pool);
             self.space.known.insert((pool, host), share);
             self.react(pool, host);
         }

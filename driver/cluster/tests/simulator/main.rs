@@ -517,7 +517,7 @@ fn in_random_episodes_no_address_is_given_twice_and_all_become_equal() {
     }
     let (first, episodes) = (
         env("SIM_FIRST").unwrap_or(0),
-        env("SIM_EPISODES").unwrap_or(1_000),
+        env("SIM_EPISODES").unwrap_or(400),
     );
     let next = std::sync::atomic::AtomicU64::new(first);
     let failures = std::sync::Mutex::new(Vec::new());
