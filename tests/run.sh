@@ -81,6 +81,23 @@ scripts() {
     find .ci plugin-config tests \( -name '*.sh' -o -path .ci/run -o -path 'plugin-config/debian/p*' \) -print0 | sort -z | xargs -0 shellcheck -x
 }
 
+# The system tests by their names, but for one.
+system_tests_but() {
+    local path
+    for path in tests/tests/*; do
+        path=$(basename "$path" .rs)
+        [ "$path" = "$1" ] || printf -- '--test %s ' "$path"
+    done
+}
+
+cluster() {
+    need_root test-cluster
+    need_cargo
+    install_test_programs
+    release_build
+    step "clusters of daemons" cargo test --locked -p system-tests --test cluster
+}
+
 everything() {
     need_root test
     need_cargo
@@ -91,7 +108,10 @@ everything() {
     unit_tests
     step "kernel, store and command line" cargo test --locked -p tombolo --test '*'
     release_build
-    step "system tests" cargo test --locked -p system-tests
+    # The cluster's own have a target of their own: they are about how long things take among a dozen hosts.
+    local tests
+    read -ra tests <<<"$(system_tests_but cluster)"
+    step "system tests" cargo test --locked -p system-tests --lib --bins "${tests[@]}"
     say "" && say "All tests passed."
 }
 
@@ -162,10 +182,11 @@ deb) deb ;;
 check) check ;;
 test) everything ;;
 engines) engines ;;
+cluster) cluster ;;
 units) units ;;
 conformance) conformance ;;
 bench) bench "${@:2}" ;;
 soak) soak ;;
 clean) need_cargo && cargo clean ;;
-*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|units|conformance|bench|soak|clean" ;;
+*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|cluster|units|conformance|bench|soak|clean" ;;
 esac
