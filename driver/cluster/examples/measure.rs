@@ -1,13 +1,13 @@
 //! Measures a cluster in virtual time: the daemon's own code on a wire of our own making.
 //!
 //! ```text
-//! cargo run --release -p tombolo-cluster --example measure -- [--hosts N] [--rows N] [--loss F] [--seed N]
-//!                                                             [--only cold,rest,quiet,churn,failure] [--write FILE]
+//! cargo run --release -p tombolo-cluster --example measure -- [--hosts N[xROWS],...] [--loss F,...] [--seed N]
+//!                                                             [--only rest,quiet,churn,failure] [--write FILE]
 //! ```
 //!
 //! Prints the lines of a table, for each number of hosts a column. With `--write` they take the place of what stands
-//! in the file between `<!-- measured -->` and `<!-- /measured -->`. What it takes to compute or to send much does not
-//! appear in these times: they count waiting, and the way of each message.
+//! in the file between `<!-- measured -->` and `<!-- /measured -->`. What it takes to compute does not appear in these
+//! times: they count waiting, the way of each message, and sending over an uplink of 1 Gbit/s.
 
 #![allow(
     clippy::unwrap_used,
@@ -61,24 +61,22 @@ impl Plan {
 }
 
 fn main() {
-    let mut hosts = vec![3, 25, 200];
-    let (mut rows, mut losses, mut seed, mut only, mut write) = (50, vec![0.0], 1, Vec::new(), None);
+    let mut sizes = vec![(3, 50), (25, 50), (200, 50)];
+    let (mut losses, mut seed, mut only, mut write) = (vec![0.0], 1, Vec::new(), None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let value = args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
-        let numbers = || value.split(',').map(|n| n.parse().expect("a number")).collect();
         match arg.as_str() {
-            "--hosts" => hosts = numbers(),
-            "--rows" => rows = value.parse().expect("a number"),
+            "--hosts" => sizes = value.split(',').map(size).collect(),
             "--loss" => losses = value.split(',').map(|n| n.parse().expect("a number")).collect(),
             "--seed" => seed = value.parse().expect("a number"),
             "--only" => only = value.split(',').map(str::to_owned).collect(),
             "--write" => write = Some(value),
-            _ => panic!("{arg} is none of --hosts --rows --loss --seed --only --write"),
+            _ => panic!("{arg} is none of --hosts --loss --seed --only --write"),
         }
     }
     let mut columns = Vec::new();
-    for hosts in hosts {
+    for (hosts, rows) in sizes {
         for loss in &losses {
             let plan = Plan {
                 hosts,
@@ -98,6 +96,12 @@ fn main() {
         let (_, after) = rest.split_once(END).expect("a mark where the table ends");
         std::fs::write(&file, format!("{before}{BEGIN}\n{table}{END}{after}")).expect("the file");
     }
+}
+
+/// So many hosts, with so many rows each.
+fn size(text: &str) -> (usize, usize) {
+    let (hosts, rows) = text.split_once('x').unwrap_or((text, "50"));
+    (hosts.parse().expect("a number"), rows.parse().expect("a number"))
 }
 
 const BEGIN: &str = "<!-- measured -->";

@@ -347,8 +347,9 @@ impl Node {
         // What is read counts once it can't be forgotten any more.
         self.keep_known();
         let read = self.space.read.entry(from).or_default();
+        let more = *read < index;
         *read = (*read).max(index);
-        if !self.space.enough {
+        if more && !self.space.enough {
             self.space.count_read(self.council.charter(), self.me);
         }
     }

@@ -315,7 +315,14 @@ impl Episode {
     /// Whoever has left is switched off.
     fn see_off(&mut self) {
         for (at, ticket) in self.leaving.clone() {
-            if self.world.hosts[at].outcomes.get(&ticket) == Some(&Ok(())) && self.left.insert(at) {
+            // It may die before its wish ends, and the others let it go all the same.
+            let host = &self.world.hosts[at];
+            let (id, done) = (host.id, host.outcomes.get(&ticket) == Some(&Ok(())));
+            // As long as it alone knows, it is needed to tell.
+            let others = self.world.hosts.iter().filter(|host| host.id != id);
+            let mut nodes = others.filter_map(|host| host.node.as_ref());
+            let gone = nodes.any(|node| node.charter().gone.contains_key(&id));
+            if (done || gone) && self.left.insert(at) {
                 self.world.crash(at);
             }
         }
