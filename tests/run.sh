@@ -17,6 +17,7 @@ TEST_PROGRAMS=(
     "${BUILD_PROGRAMS[@]}" dockerd:docker.io docker-compose:docker-compose
     nft:nftables ip:iproute2 iptables:iptables sysctl:procps unshare:util-linux setsid:util-linux
     debootstrap:debootstrap busybox:busybox-static mkfs.ext4:e2fsprogs tar:tar shellcheck:shellcheck
+    etcd:etcd-server
 )
 
 install_test_programs() {

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use cluster::{Advertise, Alone, Join, KeyFile};
+pub use cluster::{Advertise, Alone, Join, KeyFile, Store};
 pub use fault::{Fault, Faults, Origin};
 pub use parse::{DockerHost, LogFormat, MetricsAddr};
 pub use pools::AddressPool;
@@ -61,6 +61,8 @@ pub enum Setting {
     ClusterPort,
     /// What a host does that has begun anew and that nobody answers.
     ClusterAlone,
+    /// What decides for a cluster.
+    Store,
     /// Which log lines are wanted.
     Log,
     /// What log lines look like.
@@ -69,7 +71,7 @@ pub enum Setting {
 
 impl Setting {
     /// All settings, in the order in which they are listed.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::PluginSocket,
         Self::ControlSocket,
         Self::StateDir,
@@ -82,6 +84,7 @@ impl Setting {
         Self::Advertise,
         Self::ClusterPort,
         Self::ClusterAlone,
+        Self::Store,
         Self::Log,
         Self::LogFormat,
     ];
@@ -101,6 +104,7 @@ impl Setting {
             Self::Advertise => "advertise",
             Self::ClusterPort => "cluster_port",
             Self::ClusterAlone => "cluster_alone",
+            Self::Store => "store",
             Self::Log => "log",
             Self::LogFormat => "log_format",
         }
@@ -129,6 +133,7 @@ impl Setting {
             Self::Advertise => "auto",
             Self::ClusterPort => "7947",
             Self::ClusterAlone => "lease",
+            Self::Store => "own",
             Self::Log => "info",
             Self::LogFormat => "human",
         }
@@ -150,6 +155,9 @@ impl Setting {
             Self::Advertise => "auto, an address of this host, or the name of one of its interfaces",
             Self::ClusterPort => "a port from 1 to 65535, for UDP and TCP; the same on all hosts",
             Self::ClusterAlone => "lease or wait",
+            Self::Store => {
+                "own, or etcd:// and HOST or HOST:PORT of the members of one etcd, separated by commas; the same on all hosts"
+            }
             Self::Log => {
                 "a level (off, error, warn, info, debug, trace) and TARGET=LEVEL pairs, such as info,tombolo=debug"
             }
@@ -206,6 +214,8 @@ pub struct Config {
     pub cluster_port: u16,
     /// What a host does that has begun anew and that nobody answers.
     pub cluster_alone: Alone,
+    /// What decides for a cluster: a majority of its own hosts, or a store outside of it.
+    pub store: Store,
     /// Which log lines are wanted: a filter that [`tracing_subscriber::EnvFilter`] takes.
     pub log: String,
     /// What log lines look like.
@@ -272,6 +282,7 @@ impl Config {
             Setting::Advertise => self.advertise.to_string(),
             Setting::ClusterPort => self.cluster_port.to_string(),
             Setting::ClusterAlone => self.cluster_alone.to_string(),
+            Setting::Store => self.store.to_string(),
             Setting::Log => self.log.clone(),
             Setting::LogFormat => self.log_format.to_string(),
         }
@@ -326,6 +337,7 @@ impl Reader {
         let advertise = self.take(Setting::Advertise, cluster::advertise);
         let cluster_port = self.take(Setting::ClusterPort, cluster::port);
         let cluster_alone = self.take(Setting::ClusterAlone, cluster::alone);
+        let store = self.take(Setting::Store, cluster::store);
         let log = self.take(Setting::Log, parse::filter);
         let log_format = self.take(Setting::LogFormat, parse::log_format);
         let origins = self
@@ -346,6 +358,7 @@ impl Reader {
             advertise: advertise?,
             cluster_port: cluster_port?,
             cluster_alone: cluster_alone?,
+            store: store?,
             log: log?,
             log_format: log_format?,
             ignored: std::mem::take(&mut self.ignored),

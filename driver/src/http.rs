@@ -144,10 +144,11 @@ async fn with_cluster(plugin: &Plugin, command: Command, deadline: Instant) -> R
     let refused = |why: String| (Outcome::Refused, why);
     let (cluster, shown) = (&plugin.cluster, plugin.cluster.shown());
     let ask = |command: Command| ask_engine(plugin, command, deadline);
+    let outside = || plugin.outside.why().unwrap_or_else(|| OUTSIDE.to_owned());
     match command {
         Command::RequestNetPool(mut request, net) => {
             if !shown.member {
-                return Err(refused(format!("net: {net}: {OUTSIDE}")));
+                return Err(refused(format!("net: {net}: {}", outside())));
             }
             if !matches!(request.want, Want::Exactly(_))
                 && let Some(pool) = called(&shown, &net, request.v6)
@@ -180,7 +181,7 @@ async fn with_cluster(plugin: &Plugin, command: Command, deadline: Instant) -> R
         Command::CreateNetwork(mut network) => {
             let shared = network.subnets.iter().filter(|subnet| subnet.ours);
             match network.spec.net() {
-                Some(_) if !shown.member => return Err(refused(format!("net: {OUTSIDE}"))),
+                Some(_) if !shown.member => return Err(refused(format!("net: {}", outside()))),
                 Some(_) => {
                     for subnet in shared {
                         clear_of(&shown, subnet.pool).map_err(refused)?;

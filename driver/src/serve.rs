@@ -328,6 +328,7 @@ async fn serve_once(
         port: config.cluster_port,
         advertise: cluster::handle::advertise,
         advertised: config.advertise.clone(),
+        store: cluster::store::Store::of(&config.store),
         alone: match config.cluster_alone {
             crate::config::Alone::Lease => tombolo_cluster::node::Alone::Lease,
             crate::config::Alone::Wait => tombolo_cluster::node::Alone::Wait,

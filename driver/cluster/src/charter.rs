@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tombolo_ipam::HostId;
+use tombolo_ipam::share::Share;
 
 pub(crate) use inherit::later;
 pub use limits::{CHARTER_MAX, DECREE_MAX, GONE_MAX, HELD_MAX, HOSTS_MAX, NoCharter, POOLS_MAX, TooMuch};
@@ -45,6 +46,9 @@ pub struct Charter {
     pub grants: Vec<Grant>,
     /// Which secret is in force.
     pub secret: Secret,
+    /// Whether a store outside of the cluster decides ([`crate::store`]), rather than a majority of the hosts. It is so,
+    /// or not, from the founding on.
+    pub by_store: bool,
 }
 
 /// A host of the cluster.
@@ -204,6 +208,19 @@ pub struct Held {
     pub gifts: Vec<(IpNet, u64, HostId)>,
 }
 
+impl From<&Share> for Held {
+    fn from(share: &Share) -> Self {
+        let pieces = share.pieces.iter().map(|(net, piece)| (*net, piece.seq));
+        let gifts = share.gifts.iter().map(|(net, gift)| (*net, gift.seq, gift.to));
+        Self {
+            version: ((share.revision >> 32) as u32, share.revision as u32),
+            applied: share.applied,
+            pieces: pieces.collect(),
+            gifts: gifts.collect(),
+        }
+    }
+}
+
 impl Decree {
     /// The hosts that it would forget; none unless it is a `Forget`.
     pub fn lost(&self) -> BTreeSet<HostId> {
@@ -298,6 +315,16 @@ impl Charter {
             pools: BTreeMap::new(),
             grants: Vec::new(),
             secret: Secret { number: 1, check },
+            by_store: false,
+        }
+    }
+
+    /// The same cluster, with a store outside of it that decides.
+    #[must_use]
+    pub fn with_store(self) -> Self {
+        Self {
+            by_store: true,
+            ..self
         }
     }
 

@@ -36,6 +36,7 @@ use crate::charter::{Charter, Decree, Held, Void};
 use crate::time::Tick;
 
 pub use acceptor::{Acceptor, Ballot};
+pub(crate) use answer::telling;
 use propose::Attempt;
 pub use quorum::Quorum;
 pub use word::{NoWord, OBJECTION_MAX, OBJECTIONS_MAX, Shares, WORD_MAX, Word};

@@ -8,6 +8,7 @@ pub mod charter;
 pub mod council;
 pub mod membership;
 pub mod node;
+pub mod store;
 pub mod table;
 pub mod time;
 pub mod wire;

@@ -64,6 +64,10 @@ pub struct Flags {
     /// [default: lease]
     #[arg(long, value_name = "lease|wait", verbatim_doc_comment)]
     cluster_alone: Option<String>,
+    /// What decides for the cluster: a majority of its own hosts, or etcd://HOST:PORT of one or several members of an etcd
+    /// [default: own]
+    #[arg(long, value_name = "own|URL", verbatim_doc_comment)]
+    store: Option<String>,
     /// Log lines to write: a level, or TARGET=LEVEL pairs separated by commas [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -100,6 +104,7 @@ impl Flags {
             (Setting::Advertise, &self.advertise),
             (Setting::ClusterPort, &self.cluster_port),
             (Setting::ClusterAlone, &self.cluster_alone),
+            (Setting::Store, &self.store),
             (Setting::Log, &self.log),
             (Setting::LogFormat, &self.log_format),
         ];

@@ -50,6 +50,7 @@ enum Ask {
 pub struct Cluster {
     asks: mpsc::Sender<Ask>,
     shown: Shown,
+    outside: crate::engine::Outside,
 }
 
 /// The task behind the handle.
@@ -72,6 +73,7 @@ impl Cluster {
         let handle = Self {
             asks,
             shown: around.shown.clone(),
+            outside: around.outside.clone(),
         };
         let task = Task {
             keeper: Keeper::new(around.asks.clone(), kept),
@@ -94,7 +96,8 @@ impl Cluster {
         let gone = || "tombolo is shutting down".to_owned();
         self.asks.send(ask(answer)).await.map_err(|_| gone())?;
         // Where there is no part, its requests are dropped.
-        answered.await.unwrap_or_else(|_| Err(OUTSIDE.to_owned()))
+        let no_part = || self.outside.why().unwrap_or_else(|| OUTSIDE.to_owned());
+        answered.await.unwrap_or_else(|_| Err(no_part()))
     }
 
     /// Has a wish come true.
@@ -533,6 +536,10 @@ impl Task {
             secret.check(),
         );
         charter.secret.number = secret.number();
+        if let Some(store) = &self.around.store {
+            charter = charter.with_store();
+            store.begin(&charter).await.map_err(|e| e.to_string())?;
+        }
         self.become_member(host, &key, &secret, &charter, Vec::new())
             .await
     }
@@ -565,6 +572,7 @@ impl Task {
             name: self.around.name.clone(),
             key: *key.key_print().bytes(),
             token: token.text(),
+            by_store: self.around.store.is_some(),
         };
         match joining::ask(address, token, &asking).await? {
             Answer::Refused(why) => Err(format!("{address} does not let this host in: {why}")),

@@ -21,6 +21,8 @@ pub struct Asking {
     pub key: [u8; 32],
     /// The token.
     pub token: String,
+    /// Whether its settings name a store that decides.
+    pub by_store: bool,
 }
 
 /// What it is told.

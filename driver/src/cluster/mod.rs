@@ -14,6 +14,7 @@
 
 pub mod calls;
 pub mod certs;
+pub mod etcd;
 pub mod handle;
 pub mod joining;
 pub mod keep;
@@ -21,6 +22,7 @@ pub mod part;
 pub mod private;
 pub mod seal;
 pub mod secret;
+pub mod store;
 pub mod token;
 
 /// The cryptographic library failed at what cannot fail with the sizes given, such as for lack of memory.

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tombolo_cluster::HostId;
 use tombolo_cluster::charter::{Charter, Definition};
 use tombolo_cluster::node::{Alone, Called, Input, News, Node, Output, Setup, Standing, Wish};
+use tombolo_cluster::store::Answer;
 use tombolo_cluster::table::Limits;
 use tombolo_cluster::time::Tick;
 use tombolo_core::state::{Command, Reply};
@@ -32,6 +33,7 @@ use super::joining;
 use super::keep::{Files, Keeper, Peers};
 use super::seal::{Instance, Last, Opener, Sealer, To, Why};
 use super::secret::Secret;
+use super::store::Store;
 use crate::engine::events::{Events, What};
 use crate::engine::shared::Told;
 use crate::engine::{Ask, Looked, Outside};
@@ -84,6 +86,8 @@ pub struct Around {
     pub advertised: crate::config::Advertise,
     /// What to do where nobody answers.
     pub alone: Alone,
+    /// What decides, if it isn't the cluster itself.
+    pub store: Option<Store>,
 }
 
 /// What requests are checked against without asking anybody.
@@ -157,6 +161,7 @@ enum Came {
     Join(joining::Asking, oneshot::Sender<joining::Answer>),
     GotSecret(Option<Vec<u8>>),
     Staged(HostId, bool),
+    Stored(u64, Result<Box<Answer>, String>),
 }
 
 /// Why a part ended.
@@ -242,6 +247,9 @@ impl Part {
         let charter: Charter = keeper
             .read("charter")
             .ok_or_else(|| NoPart("what was decided is missing".to_owned()))?;
+        if let Some(why) = other_store(&charter, around.store.as_ref()) {
+            return Err(NoPart(why));
+        }
         let secret =
             Secret::read(&around.files.secret()).map_err(|e| no("the secret")(crate::http::chain(&e)))?;
         let next = Secret::read(&around.files.next_secret()).ok();
@@ -470,6 +478,18 @@ impl Part {
                 let share = self.deal(Command::Deal(pool, deal)).await;
                 inputs.push_back(Input::Shared { pool, ticket, share });
             }
+            Output::Store { ticket, known, ask } => {
+                // A part of a cluster that a store decides for doesn't begin without one.
+                let Some(store) = self.around.store.clone() else {
+                    return Ok(());
+                };
+                let (cluster, came) = (self.node.charter().cluster, self.came.clone());
+                tokio::spawn(async move {
+                    let asked = store.ask(cluster, known, &ask).await;
+                    let answer = asked.map(Box::new).map_err(|e| e.to_string());
+                    came.send(Came::Stored(ticket, answer)).await.ok();
+                });
+            }
             Output::Done { ticket, outcome } => self.done(ticket, outcome),
             Output::Epoch(epoch) => self.begin_epoch(epoch).await?,
             Output::Charter => self.charter_changed().await,
@@ -646,6 +666,7 @@ impl Part {
                 Ok(())
             }
             Came::Staged(host, staged) => self.staged(host, staged).await,
+            Came::Stored(ticket, outcome) => self.step(Input::Stored { ticket, outcome }).await,
         }
     }
 
@@ -792,6 +813,19 @@ impl Part {
                     .verify(&self.secret, authority.print(), crate::host::now_s())
                     .map_err(|e| e.to_string())
             });
+        let verified = verified.and_then(|()| {
+            match self.around.store.as_ref().filter(|_| !asking.by_store) {
+                _ if self.around.store.is_some() == asking.by_store => Ok(()),
+                Some(store) => Err(format!(
+                    "in this cluster the store {} decides, and on that host no setting names it: set TOMBOLO_STORE there",
+                    store.name()
+                )),
+                None => Err(
+                    "in this cluster its own hosts decide, and on that host TOMBOLO_STORE names a store: leave it out there"
+                        .to_owned(),
+                ),
+            }
+        });
         if let Err(why) = verified {
             tracing::warn!(host = %asking.host, name = %tombolo_core::model::cut(&asking.name), %why, "a host was not let in");
             answer.send(joining::Answer::Refused(why)).ok();
@@ -1088,7 +1122,7 @@ impl Part {
                 "standing",
                 self.me,
                 self.around.name.clone(),
-                Some(words(standing)),
+                Some(words(standing, self.node.charter().by_store)),
             ),
         };
         match news {
@@ -1113,7 +1147,7 @@ impl Part {
     fn stand(&self) {
         let why = match self.node.standing() {
             Standing::Confirmed | Standing::Alone => None,
-            other => Some(words(other)),
+            other => Some(words(other, self.node.charter().by_store)),
         };
         self.around.outside.set(why);
     }
@@ -1212,8 +1246,11 @@ pub struct Running {
 }
 
 /// How this host stands, in words for people.
-pub fn words(standing: &Standing) -> String {
+pub fn words(standing: &Standing, by_store: bool) -> String {
     match standing {
+        Standing::Confirmed if by_store => "the store has confirmed it".to_owned(),
+        Standing::Waiting if by_store => "it has begun anew and waits for the store to confirm its share; see 'tombolo cluster status'".to_owned(),
+        Standing::Alone if by_store => "the store does not answer; it goes on with its own share".to_owned(),
         Standing::Confirmed => "a majority has confirmed it".to_owned(),
         Standing::Waiting => "it has begun anew and waits for a majority of the cluster to confirm its share; see 'tombolo cluster status'".to_owned(),
         Standing::Alone => "no majority answers; it goes on with its own share".to_owned(),
@@ -1233,6 +1270,23 @@ async fn ask_engine(asks: &mpsc::Sender<Ask>, everything: bool) -> Option<Told> 
     let (answer, answered) = oneshot::channel();
     asks.send(Ask::Cluster { everything, answer }).await.ok()?;
     answered.await.ok()
+}
+
+/// Why a cluster of this charter can't be taken part in with this store, or without one.
+fn other_store(charter: &Charter, store: Option<&Store>) -> Option<String> {
+    match (charter.by_store, store) {
+        (true, None) => Some(
+            "this cluster was begun with a store that decides, and the setting store (TOMBOLO_STORE) is own: set it as on the \
+             other hosts"
+                .to_owned(),
+        ),
+        (false, Some(store)) => Some(format!(
+            "this cluster was begun with its own hosts deciding, and the setting store (TOMBOLO_STORE) is {}: set it to own, \
+             or leave the cluster and begin one anew",
+            store.name()
+        )),
+        _ => None,
+    }
 }
 
 fn host_row(name: &str) -> Vec<u8> {

@@ -90,6 +90,31 @@ impl fmt::Display for Alone {
     }
 }
 
+/// What decides for a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Store {
+    /// A majority of its own hosts.
+    #[default]
+    Own,
+    /// An etcd with a member at each of these names or addresses (of IPv6 in brackets) and ports.
+    Etcd(Vec<(String, u16)>),
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("own"),
+            Self::Etcd(endpoints) => {
+                let endpoints: Vec<String> = endpoints
+                    .iter()
+                    .map(|(host, port)| format!("{host}:{port}"))
+                    .collect();
+                write!(f, "etcd://{}", endpoints.join(","))
+            }
+        }
+    }
+}
+
 /// Hosts to join, or `off`.
 pub(super) fn join(text: &str) -> Parsed<Join> {
     if text == "off" {
@@ -153,4 +178,56 @@ pub(super) fn alone(text: &str) -> Parsed<Alone> {
         "wait" => Ok(Alone::Wait),
         _ => Err(vec![Wrong::new(text, "it is neither lease nor wait")]),
     }
+}
+
+/// The port that etcd serves clients at where none is given.
+const ETCD_PORT: u16 = 2379;
+
+/// `own`, or a store.
+pub(super) fn store(text: &str) -> Parsed<Store> {
+    let one = |why: &str| Err(vec![Wrong::new(text, why)]);
+    let endpoints = match text.split_once("://") {
+        _ if text == "own" => return Ok(Store::Own),
+        Some(("etcd", endpoints)) => endpoints,
+        Some(("etcds" | "https", _)) => {
+            return one(
+                "TLS to a store is not spoken: keep the way to it private, or have a proxy on this host speak TLS",
+            );
+        }
+        Some(("http", _)) => return one("the scheme is etcd://"),
+        Some((scheme, _)) => return one(&format!("{scheme}:// is unknown")),
+        None => return one("it is neither own nor etcd:// and where that is"),
+    };
+    let (mut found, mut wrongs) = (Vec::new(), Vec::new());
+    for part in endpoints.trim_end_matches('/').split(',').map(str::trim) {
+        match endpoint(part) {
+            Some(endpoint) if !found.contains(&endpoint) => found.push(endpoint),
+            Some(_) => {}
+            None => wrongs.push(Wrong::new(part, "it is no HOST or HOST:PORT")),
+        }
+    }
+    if wrongs.is_empty() {
+        Ok(Store::Etcd(found))
+    } else {
+        Err(wrongs)
+    }
+}
+
+fn endpoint(text: &str) -> Option<(String, u16)> {
+    let (host, port) = match text.rsplit_once(':') {
+        // A colon within brackets is the address's own.
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, port.parse::<u16>().ok().filter(|port| *port > 0)?)
+        }
+        _ => (text, ETCD_PORT),
+    };
+    let inner = host.strip_prefix('[').map(|host| host.strip_suffix(']'));
+    let fits = match inner {
+        Some(address) => address?.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+            !host.is_empty() && host.len() <= 253 && host.chars().all(of_name)
+        }
+    };
+    fits.then(|| (host.to_owned(), port))
 }

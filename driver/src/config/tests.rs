@@ -97,6 +97,7 @@ fn the_names_of_flags_and_variables_are_those_of_the_contract() {
         "--advertise TOMBOLO_ADVERTISE",
         "--cluster-port TOMBOLO_CLUSTER_PORT",
         "--cluster-alone TOMBOLO_CLUSTER_ALONE",
+        "--store TOMBOLO_STORE",
         "--log TOMBOLO_LOG",
         "--log-format TOMBOLO_LOG_FORMAT",
     ];
@@ -129,6 +130,7 @@ fn flag_beats_environment_beats_file_beats_default() {
         "advertise: default",
         "cluster_port: default",
         "cluster_alone: default",
+        "store: default",
         "log: environment TOMBOLO_LOG",
         "log_format: default",
     ];
@@ -474,5 +476,44 @@ fn what_a_host_does_in_a_cluster_is_read() {
         "neither lease nor wait",
     ] {
         assert!(faults.contains(part), "{part}: {faults}");
+    }
+}
+
+#[test]
+fn a_store_is_the_cluster_itself_or_an_etcd() {
+    assert_eq!(read(&[], &[], None).unwrap().store, Store::Own);
+    for (text, shown) in [
+        ("own", "own"),
+        ("etcd://192.0.2.1:2379", "etcd://192.0.2.1:2379"),
+        ("etcd://etcd-1.example/", "etcd://etcd-1.example:2379"),
+        ("etcd://a:1, b:65535,a:1", "etcd://a:1,b:65535"),
+        (
+            "etcd://[fd00::1],[fd00::2]:80",
+            "etcd://[fd00::1]:2379,[fd00::2]:80",
+        ),
+    ] {
+        assert_eq!(with_flag(Setting::Store, text).unwrap().store.to_string(), shown);
+        let by_file = format!("store = '{text}'");
+        let by_variable = read(&[], &[("TOMBOLO_STORE", text)], None).unwrap();
+        assert_eq!(read(&[], &[], Some(&by_file)).unwrap().store, by_variable.store);
+    }
+    for (text, why) in [
+        ("etcds://192.0.2.1", "TLS to a store is not spoken"),
+        ("https://192.0.2.1", "TLS to a store is not spoken"),
+        ("http://192.0.2.1", "the scheme is etcd://"),
+        ("consul://192.0.2.1", "consul:// is unknown"),
+        ("", "neither own nor etcd://"),
+        ("none", "neither own nor etcd://"),
+        ("etcd://", "no HOST"),
+        ("etcd://a:0", "'a:0'"),
+        ("etcd://a:99999", "no HOST"),
+        ("etcd://a,,b", "no HOST"),
+        ("etcd://fd00::1:2379", "no HOST"),
+        ("etcd://[fd00::1", "no HOST"),
+        ("etcd://user:word@a:2379", "'user:word@a:2379'"),
+        ("etcd://a/path", "no HOST"),
+    ] {
+        let fault = fault_of(Setting::Store, text);
+        assert!(fault.contains(why), "{text}: {fault} lacks {why}");
     }
 }

@@ -1,6 +1,6 @@
 //! What a host answers to a word of another one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -233,20 +233,8 @@ impl Council {
             if lost.contains(&self.me) {
                 why.insert(0, "this host is alive".to_owned());
             }
-            held.extend(lost.iter().map(|host| (*host, ctx.witness.held(*host))));
-            for other in self.charter.hosts.keys().filter(|host| !lost.contains(host)) {
-                let mut share = ctx.witness.held(*other);
-                for (pool, theirs) in &mut share {
-                    theirs.gifts.clear();
-                    theirs
-                        .pieces
-                        .retain(|piece| lost.iter().any(|host| speaks_against(piece, pool, host, &held)));
-                }
-                // Of the heir what it has applied counts as well.
-                share.retain(|_, theirs| other == heir || !theirs.pieces.is_empty());
-                held.insert(*other, share);
-            }
-            held.retain(|_, share| !share.is_empty());
+            let members = self.charter.hosts.keys();
+            held = telling(&lost, *heir, members.map(|host| (*host, ctx.witness.held(*host))));
             let size = most(
                 "bytes of the shares of hosts to forget at once",
                 size(&held),
@@ -275,6 +263,29 @@ impl Council {
             .as_mut()
             .filter(|attempt| open && attempt.ballot == ballot)
     }
+}
+
+/// What is told of the members' shares for a decree that forgets some: of the lost ones all, of the others what speaks
+/// against them, and of the heir what it has applied.
+pub(crate) fn telling(
+    lost: &BTreeSet<HostId>,
+    heir: HostId,
+    members: impl Iterator<Item = (HostId, BTreeMap<IpNet, Held>)>,
+) -> Shares {
+    let (mut held, others): (Shares, Shares) = members.partition(|(host, _)| lost.contains(host));
+    for (other, mut share) in others {
+        for (pool, theirs) in &mut share {
+            theirs.gifts.clear();
+            theirs
+                .pieces
+                .retain(|piece| lost.iter().any(|host| speaks_against(piece, pool, host, &held)));
+        }
+        // Of the heir what it has applied counts as well.
+        share.retain(|_, theirs| other == heir || !theirs.pieces.is_empty());
+        held.insert(other, share);
+    }
+    held.retain(|_, share| !share.is_empty());
+    held
 }
 
 /// Whether a piece of somebody's says that a lost host's row is older than it should be.

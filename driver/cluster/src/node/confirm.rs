@@ -99,9 +99,11 @@ impl Node {
     }
 
     pub(super) fn confirm_due(&self) -> Option<Tick> {
-        let waiting = matches!(self.confirm.standing, Standing::Waiting | Standing::Alone);
-        let lonely = self.membership.alive_count() == 0 && self.charter().hosts.len() > 1;
-        let next = waiting.then_some(self.confirm.next);
+        let lonely = self.is_lonely();
+        let asks = self.is_unconfirmed() && !self.by_store();
+        let next = asks.then_some(self.confirm.next);
+        let patience = self.confirm.standing == Standing::Waiting && self.confirm.alone == Alone::Lease;
+        let patience = patience.then_some(self.confirm.since + PATIENCE);
         let twice = self
             .confirm
             .twice
@@ -109,7 +111,25 @@ impl Node {
         next.into_iter()
             .chain(lonely.then_some(self.confirm.hello))
             .chain(twice.map(|at| at + TWICE))
+            .chain(patience.filter(|at| *at > self.now))
             .min()
+    }
+
+    /// Whether this host has begun anew and is not confirmed yet.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        matches!(self.confirm.standing, Standing::Waiting | Standing::Alone)
+    }
+
+    /// Whether nobody else is there, though there should be.
+    fn is_lonely(&self) -> bool {
+        self.membership.alive_count() == 0 && self.charter().hosts.len() > 1
+    }
+
+    /// The store has confirmed what this host remembers.
+    pub(super) fn confirmed_by_store(&mut self) {
+        if self.is_unconfirmed() {
+            self.stand(Standing::Confirmed);
+        }
     }
 
     /// What was decided has changed.
@@ -126,6 +146,8 @@ impl Node {
             self.stand(Standing::Gone(why));
         } else if matches!(self.confirm.standing, Standing::Cloned(_)) {
             // Until nobody tells of it any more.
+        } else if charter.by_store {
+            // The store is asked, also by the only host: others may have joined before its disk was set back.
         } else if charter.hosts.len() <= 1 {
             self.stand(Standing::Confirmed);
         } else {
@@ -134,10 +156,7 @@ impl Node {
     }
 
     pub(super) fn confirm_tick(&mut self) {
-        if self.membership.alive_count() == 0
-            && self.charter().hosts.len() > 1
-            && self.confirm.hello <= self.now
-        {
+        if self.is_lonely() && self.confirm.hello <= self.now {
             self.confirm.hello = self.now + HELLO;
             // Datagrams may fail for a reason that a call tells: the key was rotated, or we are out.
             let unasked: Vec<HostId> = self
@@ -157,12 +176,12 @@ impl Node {
         if matches!(self.confirm.standing, Standing::Cloned(_)) && !twice {
             self.confirm_anew();
             self.stand(Standing::Waiting);
+            self.store_anew();
         }
-        let waiting = matches!(self.confirm.standing, Standing::Waiting | Standing::Alone);
-        if !waiting {
+        if !self.is_unconfirmed() {
             return;
         }
-        if self.confirm.next <= self.now {
+        if self.confirm.next <= self.now && !self.by_store() {
             // Hosts that are off need not be asked all the time.
             self.confirm.tries = self.confirm.tries.saturating_add(1);
             self.confirm.next = self.now + AGAIN.saturating_mul(self.confirm.tries).min(HELLO);
@@ -252,8 +271,7 @@ impl Node {
             .iter()
             .filter(|host| hosts.contains_key(host))
             .count();
-        let waiting = matches!(self.confirm.standing, Standing::Waiting | Standing::Alone);
-        if waiting && got + 1 > hosts.len() / 2 {
+        if self.is_unconfirmed() && !self.by_store() && got + 1 > hosts.len() / 2 {
             self.stand(Standing::Confirmed);
         }
     }
@@ -286,6 +304,9 @@ impl Node {
     /// Another host doesn't let us in. It may not know yet that we joined; if a majority says so, we are out.
     pub(super) fn refused(&mut self, by: HostId) {
         let news = self.confirm.refused.insert(by);
+        if news {
+            self.look_soon();
+        }
         if matches!(self.confirm.standing, Standing::Gone(_)) {
             return;
         }
@@ -311,6 +332,7 @@ impl Node {
             // Those who refused us had not heard yet that we joined.
             self.stand(Standing::Waiting);
             self.confirm.next = self.now;
+            self.store_anew();
         }
     }
 
@@ -323,7 +345,11 @@ impl Node {
             .iter()
             .filter(|host| hosts.contains_key(host))
             .count();
-        refused + 1 > hosts.len() / 2
+        // One whom a store let in may be unknown to a majority for a while; but it is known to somebody.
+        match self.by_store() {
+            true => refused > 0 && refused + 1 == hosts.len(),
+            false => refused + 1 > hosts.len() / 2,
+        }
     }
 
     pub(super) fn hello_answered(&mut self, from: HostId, answered: bool) {

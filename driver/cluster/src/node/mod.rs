@@ -13,6 +13,7 @@
 
 mod confirm;
 mod space;
+mod store;
 mod sync;
 mod view;
 
@@ -141,6 +142,13 @@ pub enum Input {
         /// What it is.
         wish: Wish,
     },
+    /// What the store answered; or that it can't be reached, or why it refused, in words for people.
+    Stored {
+        /// As it was given out.
+        ticket: u64,
+        /// What.
+        outcome: Result<Box<crate::store::Answer>, String>,
+    },
     /// Others reach us elsewhere now.
     Moved(SocketAddr),
     /// Two hosts have one identifier: the datagrams of both were heard.
@@ -259,6 +267,15 @@ pub enum Output {
         /// What.
         deal: Deal,
     },
+    /// Ask the store that decides for this cluster. There is always an answer ([`Input::Stored`]), in time for a wish.
+    Store {
+        /// Comes back with the answer.
+        ticket: u64,
+        /// Which charter is known here.
+        known: crate::store::Known,
+        /// What to ask.
+        ask: crate::store::Ask,
+    },
     /// A wish has come true, or not.
     Done {
         /// As it came.
@@ -355,6 +372,7 @@ pub struct Node {
     sync: sync::State,
     space: space::State,
     confirm: confirm::State,
+    store: store::State,
     /// Hosts that were taken for dead, and since when: their rows are hidden, not forgotten.
     down: BTreeMap<HostId, Tick>,
     /// When those count as not there who have not been heard of since the start.
@@ -408,6 +426,7 @@ impl Node {
             sync: sync::State::new(now),
             space: space::State::new(setup.shares, setup.witnessed),
             confirm: confirm::State::new(now, setup.alone),
+            store: store::State::new(now),
             down: BTreeMap::new(),
             unseen: now + UNSEEN,
             asker: None,
@@ -459,12 +478,13 @@ impl Node {
         let wishes = self.wishes.values().map(|wish| wish.until).min();
         let dues = [
             self.membership.due(),
-            self.council_due,
+            self.council_due.filter(|_| !self.by_store()),
             calls,
             wishes,
             Some(self.sync_due()),
             self.space_due(),
             self.confirm_due(),
+            self.store_due(),
             (self.unseen > Tick(0) && self.membership.alive_count() > 0).then_some(self.unseen),
         ];
         dues.into_iter()
@@ -487,6 +507,7 @@ impl Node {
             Input::Pools(pools) => self.pools(pools),
             Input::Routes(routes) => self.routes = routes,
             Input::Wish { ticket, wish } => self.wish(ticket, wish),
+            Input::Stored { ticket, outcome } => self.stored(ticket, outcome),
             Input::Moved(address) => self.membership.move_to(self.now, address),
             Input::Cloned {
                 host,
@@ -505,7 +526,7 @@ impl Node {
 
     fn tick(&mut self) {
         self.membership.tick(self.now);
-        if self.council_due.take_if(|due| *due <= self.now).is_some() {
+        if !self.by_store() && self.council_due.take_if(|due| *due <= self.now).is_some() {
             let acts = self.with_council(|council, now, ctx| council.tick(now, ctx));
             self.act(acts);
         }
@@ -520,6 +541,7 @@ impl Node {
         self.sync_tick();
         self.space_tick();
         self.confirm_tick();
+        self.store_tick();
         let late: Vec<u64> = self
             .calls
             .iter()
@@ -879,6 +901,9 @@ impl Node {
             .wishes
             .get(&ticket)
             .map_or(self.now + WISH_TIME, |pending| pending.until);
+        if self.by_store() {
+            return self.decide_by_store(ticket, decree);
+        }
         let acts = self.with_council(|council, now, ctx| council.propose(now, ticket, &decree, until, ctx));
         self.act(acts);
     }
@@ -894,15 +919,22 @@ impl Node {
         let charter = self.charter();
         let there = self.membership.alive_count() + 1;
         let reached = format!("{there} of {} hosts are there", charter.hosts.len());
+        if let Some(why) = self.store_fault() {
+            return why.to_owned();
+        }
         match self.wishes.get(&ticket).map(|pending| &pending.wish) {
             Some(Wish::Space { pool, .. }) => self.why_no_space(*pool, &reached),
             Some(Wish::Address(pool, address)) => self.why_not_given(*pool, *address, &reached),
             Some(Wish::Leave) if self.why_not_left().is_some() => self.why_not_left().unwrap_or_default(),
+            _ if self.by_store() => "the store has not answered in time: try again".to_owned(),
             _ => format!("not decided in time: {reached}; try again"),
         }
     }
 
     fn hear_word(&mut self, from: HostId, word: Word) {
+        if self.by_store() {
+            return;
+        }
         let acts = self.with_council(|council, now, ctx| council.hear(now, from, word, ctx));
         self.act(acts);
     }
@@ -947,6 +979,8 @@ impl Node {
                     ];
                     self.out.push_back(Output::Keep(records));
                 }
+                // Where a store decides, nobody else is asked.
+                Act::Say(..) if self.council.charter().by_store => {}
                 Act::Say(to, word) => {
                     for host in to {
                         self.send(host, Frame::Council(word.clone()));

@@ -24,6 +24,7 @@ use tombolo_ipam::share::{Ask, Deal, Gift, Share, Standing, claims, mended, reso
 
 use super::{Fill, Node, Output, Wish};
 use crate::charter::{Charter, Decree, Definition, Held};
+use crate::store::{Claim, Whose};
 use crate::table::Seen;
 use crate::time::Tick;
 use crate::wire::{Frame, Request, encode};
@@ -47,6 +48,9 @@ const READING: Duration = Duration::from_millis(300);
 
 /// How long after others objected to it leaving is proposed again.
 const LEAVE: Duration = Duration::from_millis(300);
+
+/// How long the owner of the shares isn't asked again for what it refused: it may have other leases then.
+const BALKED: Duration = Duration::from_millis(300);
 
 /// How often the fill of a share is told to others at most.
 const FILL: Duration = Duration::from_millis(500);
@@ -88,6 +92,8 @@ pub(super) struct State {
     gives: BTreeMap<u64, (HostId, u64)>,
     /// What was asked of the owner of the shares and changed nothing.
     barren: BTreeSet<(IpNet, String)>,
+    /// What the owner of the shares refused, and until when it isn't asked for again.
+    balked: BTreeMap<(IpNet, String), Tick>,
     /// What was asked of the owner of the shares and is not done yet.
     dealing: BTreeMap<u64, (IpNet, String)>,
     idle: BTreeMap<IpNet, Tick>,
@@ -130,6 +136,7 @@ impl State {
             claims: BTreeMap::new(),
             gives: BTreeMap::new(),
             barren: BTreeSet::new(),
+            balked: BTreeMap::new(),
             dealing: BTreeMap::new(),
             idle: BTreeMap::new(),
             stale: BTreeSet::new(),
@@ -161,11 +168,13 @@ impl State {
             return self
                 .own
                 .iter()
-                .map(|(pool, share)| (*pool, held(share)))
+                .map(|(pool, share)| (*pool, Held::from(share)))
                 .collect();
         }
         let of_host = self.known.iter().filter(|((_, of), _)| of == host);
-        of_host.map(|((pool, _), share)| (*pool, held(share))).collect()
+        of_host
+            .map(|((pool, _), share)| (*pool, Held::from(share)))
+            .collect()
     }
 
     /// Whether a host still owns something, or is giving it, as far as is known here.
@@ -265,23 +274,6 @@ fn sum(bytes: &[u8]) -> u64 {
     })
 }
 
-fn held(share: &Share) -> Held {
-    Held {
-        version: ((share.revision >> 32) as u32, share.revision as u32),
-        applied: share.applied,
-        pieces: share
-            .pieces
-            .iter()
-            .map(|(net, piece)| (*net, piece.seq))
-            .collect(),
-        gifts: share
-            .gifts
-            .iter()
-            .map(|(net, gift)| (*net, gift.seq, gift.to))
-            .collect(),
-    }
-}
-
 fn share_key(pool: &IpNet) -> String {
     format!("share/{pool}")
 }
@@ -313,8 +305,13 @@ impl Node {
             let (told, at) = self.space.told_fills.get(pool)?;
             (told != fill).then_some(*at + FILL)
         });
-        let rest = self.space.rest.values().copied();
-        let unread = !self.space.has_read();
+        let rest = self
+            .space
+            .rest
+            .values()
+            .chain(self.space.balked.values())
+            .copied();
+        let unread = self.is_unread();
         let rest = rest.chain(unread.then_some(self.space.reading.max(self.now)));
         let leave = self.space.objected.as_ref().map(|(_, at)| *at);
         let rest = rest.chain(leave.filter(|at| self.space.leaving.is_some() && *at > self.now));
@@ -396,13 +393,25 @@ impl Node {
         self.read_shares(from, index);
     }
 
+    /// Whether shares have to be read since the members have changed: before they change again, and where a store decides,
+    /// for what was given to somebody who is gone.
+    fn is_unread(&self) -> bool {
+        match self.by_store() {
+            true => !self.has_read_store() && !self.orphans().is_empty(),
+            false => !self.space.has_read(),
+        }
+    }
+
     /// Reads the shares of others after the members have changed: before they change again, what a majority of the earlier
     /// ones had in mind must be known to a majority of the present ones.
     fn read_tick(&mut self) {
-        if self.space.reading > self.now || self.space.has_read() {
+        if self.space.reading > self.now || !self.is_unread() {
             return;
         }
         self.space.reading = self.now + READING;
+        if self.by_store() {
+            return self.read_store();
+        }
         let since = self.charter().members_since();
         let unread = |host: &HostId| self.space.read.get(host).is_none_or(|index| *index < since);
         let mut hosts: Vec<HostId> = self
@@ -423,6 +432,14 @@ impl Node {
 
     /// Asks the owner of the shares, once for the same thing.
     fn deal_once(&mut self, pool: IpNet, deal: Deal) {
+        if !self.is_sure() && deal != Deal::Void {
+            // A share that isn't confirmed stays as it is: a later revision of an earlier state would hide that. But there
+            // has to be one, or all of the pool could be leased.
+            let first = matches!(deal, Deal::Grant { .. }) && !self.space.own.contains_key(&pool);
+            if !first {
+                return;
+            }
+        }
         let what = format!("{deal:?}");
         let dealing = self
             .space
@@ -430,7 +447,8 @@ impl Node {
             .values()
             .any(|(of, same)| *of == pool && *same == what);
         let barren = self.space.barren.contains(&(pool, what.clone()));
-        if !dealing && !barren {
+        let balked = self.space.balked.contains_key(&(pool, what.clone()));
+        if !dealing && !barren && !balked {
             let ticket = self.deal(pool, deal);
             self.space.dealing.insert(ticket, (pool, what));
         }
@@ -442,6 +460,9 @@ impl Node {
         let share = match share {
             Ok(share) => share,
             Err(why) => {
+                if let Some(dealt) = dealt {
+                    self.space.balked.insert(dealt, self.now + BALKED);
+                }
                 if let Some((to, theirs)) = self.space.gives.remove(&ticket) {
                     self.send(
                         to,
@@ -469,6 +490,9 @@ impl Node {
             None => drop(self.space.own.remove(&pool)),
         }
         self.set_row(&share_key(&pool), row.as_deref());
+        if let Some(share) = &share {
+            self.raise(pool, share);
+        }
         if let Some((to, theirs)) = self.space.gives.remove(&ticket) {
             let given = share
                 .clone()
@@ -593,6 +617,14 @@ impl Node {
         }
     }
 
+    /// What follows for us from everybody's shares.
+    pub(super) fn react_to_all(&mut self) {
+        let known: Vec<(IpNet, HostId)> = self.space.known.keys().copied().collect();
+        for (pool, host) in known {
+            self.react(pool, host);
+        }
+    }
+
     /// What follows for us from another host's share.
     fn react(&mut self, pool: IpNet, host: HostId) {
         let Some(theirs) = self.space.known.get(&(pool, host)) else {
@@ -654,7 +686,7 @@ impl Node {
     pub(super) fn asked(&mut self, from: HostId, ticket: u64, pool: IpNet, ask: Ask) {
         let why = if !self.charter().pools.contains_key(&pool) {
             Some(format!("{pool} is no pool of the cluster's here"))
-        } else if !self.may_lease() {
+        } else if !self.may_lease() || !self.is_sure() {
             Some("this host has not been confirmed since its start".to_owned())
         } else {
             None
@@ -698,6 +730,9 @@ impl Node {
                     if asking.urgent && self.wants_space(&pool) {
                         self.space.asks.insert(pool, asking);
                         self.ask_next(pool);
+                    } else {
+                        // Asked again at once, it would say the same.
+                        self.space.rest.insert(pool, self.now + REST);
                     }
                 }
             }
@@ -740,6 +775,10 @@ impl Node {
 
     /// Asks for space, unless that is under way.
     fn ask(&mut self, pool: IpNet, ask: Ask, urgent: bool) {
+        // What is given while the store is away would be nobody's until it is back.
+        if !self.is_sure() || !urgent && self.store_fault().is_some() {
+            return;
+        }
         if let Some(under_way) = self.space.asks.get_mut(&pool) {
             let replaced = urgent && !under_way.urgent;
             if !replaced {
@@ -985,6 +1024,19 @@ impl Node {
             let Some(mine) = self.space.own.get(&pool).cloned() else {
                 continue;
             };
+            if self.council.charter().by_store {
+                let claim = Claim {
+                    pool,
+                    net,
+                    seq,
+                    giver,
+                    gave,
+                    claimer: self.me,
+                    mine,
+                };
+                self.witness_by_store(round, claim);
+                continue;
+            }
             let mut others: Vec<HostId> = self
                 .charter()
                 .hosts
@@ -1010,6 +1062,28 @@ impl Node {
             }
             if got.len() + 1 >= needed {
                 self.deal_once(pool, Deal::Settle(net, seq));
+            }
+        }
+    }
+
+    /// A claim of ours is in the store with the gift, or not: then it is tried again at a time.
+    pub(super) fn claim_stored(&mut self, round: u64, again: Option<Tick>) {
+        let mut claims = self.space.claims.iter_mut();
+        let Some((key, claim)) = claims.find(|(_, claim)| claim.round == round) else {
+            return;
+        };
+        let ((pool, net), seq) = (*key, claim.seq);
+        match again {
+            Some(at) => claim.next = at,
+            None => self.deal_once(pool, Deal::Settle(net, seq)),
+        }
+    }
+
+    /// Takes what the store has of others' shares.
+    pub(super) fn learn_stored(&mut self, shares: BTreeMap<Whose, Share>) {
+        for ((pool, host), share) in shares {
+            if host != self.me {
+                self.learn_share(pool, host, share);
             }
         }
     }
@@ -1052,6 +1126,27 @@ impl Node {
         }
         self.space.fills = fills;
         self.space.stale.clear();
+        self.enter_pools();
+    }
+
+    /// Where this host has a network on a pool of the cluster's and no share of it, an empty one comes about, so that nothing
+    /// is leased there. It may have wished for the pool in vain, and others founded it.
+    fn enter_pools(&mut self) {
+        if !self.is_member(&self.me) {
+            return;
+        }
+        let used = |pool: &IpNet| self.space.fills.get(pool).is_some_and(|fill| fill.used);
+        let pools = self.council.charter().pools.iter();
+        let entered: Vec<(IpNet, u64)> = pools
+            .filter(|(pool, founded)| {
+                founded.founder != self.me && used(pool) && !self.space.own.contains_key(*pool)
+            })
+            .map(|(pool, founded)| (*pool, founded.at))
+            .collect();
+        for (pool, at) in entered {
+            let (pieces, gifts) = (Vec::new(), Vec::new());
+            self.deal_once(pool, Deal::Grant { at, pieces, gifts });
+        }
     }
 
     pub(super) fn space_tick(&mut self) {
@@ -1081,6 +1176,7 @@ impl Node {
             }
         }
         let now = self.now;
+        self.space.balked.retain(|_, until| *until > self.now);
         let (rest, said_no) = (&mut self.space.rest, &mut self.space.said_no);
         rest.retain(|pool, until| {
             let rests = *until > now;
@@ -1189,6 +1285,9 @@ impl Node {
                 let ticket = self.ticket();
                 let until = self.now + Duration::from_secs(5);
                 let decree = Decree::Dissolve { pool, by: self.me };
+                if self.by_store() {
+                    return self.decide_by_store(ticket, decree);
+                }
                 let acts =
                     self.with_council(|council, now, ctx| council.propose(now, ticket, &decree, until, ctx));
                 self.act(acts);
@@ -1268,6 +1367,9 @@ impl Node {
         if !self.charter().pools.contains_key(&pool) {
             return self.done(ticket, Err(format!("pool {pool} is none of the cluster's")));
         }
+        if !self.is_sure() {
+            return self.done(ticket, Err(self.why_not_sure()));
+        }
         let fill = self.space.own_fill(&pool).unwrap_or_default();
         let want = self.fair(&pool, fill);
         self.ask(
@@ -1285,6 +1387,9 @@ impl Node {
         let own = self.space.own.get(&pool);
         if own.is_some_and(|share| share.leases(address)) {
             return self.done(ticket, Ok(()));
+        }
+        if !self.is_sure() {
+            return self.done(ticket, Err(self.why_not_sure()));
         }
         match self.owner_of(&pool, address) {
             Some(owner) if owner == self.me => {}
@@ -1353,6 +1458,7 @@ impl Node {
     /// What was decided has changed: take what is granted, drop what is void.
     pub(super) fn space_charter(&mut self) {
         let charter = self.council.charter().clone();
+        self.enter_pools();
         self.space.read.retain(|host, _| charter.hosts.contains_key(host));
         self.space.count_read(&charter, self.me);
         let me_gone = !charter.hosts.contains_key(&self.me);
@@ -1423,16 +1529,8 @@ impl Node {
     /// Gifts whose recipients are no more, or that we inherited and are to ourselves: whoever has the piece under a later
     /// number has it; what nobody has is ours again. That is known once a majority was read since the members changed.
     fn orphans_tick(&mut self) {
-        let charter = self.council.charter();
-        let me = self.me;
-        let orphan = |to: &HostId| *to == me || !charter.hosts.contains_key(to);
-        let gifts = self
-            .space
-            .own
-            .iter()
-            .flat_map(|(pool, share)| share.gifts.iter().map(move |(net, gift)| (*pool, *net, *gift)));
-        let orphans: Vec<(IpNet, IpNet, Gift)> = gifts.filter(|(_, _, gift)| orphan(&gift.to)).collect();
-        if orphans.is_empty() || !self.space.has_read() {
+        let orphans = self.orphans();
+        if orphans.is_empty() || self.is_unread() {
             return;
         }
         for (pool, net, gift) in orphans {
@@ -1447,6 +1545,18 @@ impl Node {
                 self.deal_once(pool, Deal::Regain(part, gift.seq));
             }
         }
+    }
+
+    fn orphans(&self) -> Vec<(IpNet, IpNet, Gift)> {
+        let charter = self.council.charter();
+        let me = self.me;
+        let orphan = |to: &HostId| *to == me || !charter.hosts.contains_key(to);
+        let gifts = self
+            .space
+            .own
+            .iter()
+            .flat_map(|(pool, share)| share.gifts.iter().map(move |(net, gift)| (*pool, *net, *gift)));
+        gifts.filter(|(_, _, gift)| orphan(&gift.to)).collect()
     }
 
     /// What of a given piece somebody has under a later number, or settled under the same.
@@ -1487,6 +1597,7 @@ impl Node {
             pending.until = self.now + Duration::from_secs(20);
         }
         self.space.leaving = Some(ticket);
+        self.space.gone = false;
         self.space.objected = None;
         self.leave_tick();
     }
@@ -1506,7 +1617,10 @@ impl Node {
         let Some(ticket) = self.space.leaving else { return };
         if self.space.out {
             // Whoever is there and has not heard of it could not decide anything more without us.
-            let untold = self.council.untold().any(|host| self.is_alive(&host));
+            let untold = match self.by_store() {
+                true => self.store_untold(),
+                false => self.council.untold().any(|host| self.is_alive(&host)),
+            };
             let until = self.wishes.get(&ticket).map(|pending| pending.until);
             let late = until.is_none_or(|until| until <= self.now + Duration::from_secs(1));
             if !untold || late {
@@ -1531,7 +1645,12 @@ impl Node {
             .filter(|(_, share)| !share.pieces.is_empty())
             .map(|(pool, _)| *pool)
             .collect();
-        for pool in &held {
+        // Only what is settled can be given: asking for the rest would go on without an end.
+        let settled = |pool: &&IpNet| {
+            let share = self.space.own.get(*pool);
+            share.is_some_and(|share| share.settled().next().is_some())
+        };
+        for pool in held.iter().filter(settled).copied().collect::<Vec<_>>().iter() {
             let used = |host: &HostId| self.space.fill(pool, host).is_some_and(|fill| fill.used);
             let user = self
                 .membership

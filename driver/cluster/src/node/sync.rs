@@ -153,7 +153,10 @@ impl Node {
         if theirs.members != ours.members {
             self.compare_members(from);
         }
-        if theirs.shares == ours.shares {
+        self.store_heard(theirs.index);
+        if self.by_store() {
+            // What must be known of shares for a decree is in the store.
+        } else if theirs.shares == ours.shares {
             self.read_shares(from, theirs.index);
         } else {
             self.fetch_shares(from);

@@ -6,6 +6,8 @@
 //! - *Bounded queues.*
 //! - *A forgotten host never leases.*
 //!
+//! In every fourth episode a store outside of the cluster decides, which fails and is cut off like anything else.
+//!
 //! An episode follows from its seed. `SIM_SEED=n` runs one alone, `SIM_TRACE=1` with it prints what happened,
 //! `SIM_EPISODES=n` runs so many, `SIM_FIRST=n` from there on.
 
@@ -51,14 +53,18 @@ fn pool(n: usize) -> IpNet {
 
 impl Episode {
     fn new(seed: u64) -> Self {
-        let alone = if seed.is_multiple_of(2) {
-            Alone::Wait
-        } else {
-            Alone::Lease
+        let by_store = seed % 4 == 3;
+        // What a host does alone is another question than who decides.
+        let alone = match seed.is_multiple_of(2) || seed % 8 == 3 {
+            true => Alone::Wait,
+            false => Alone::Lease,
         };
         let mut world = World::new(seed, 2, alone);
         let hosts = world.rng.random_range(1..=6);
         world = World::new(seed, hosts, alone);
+        if by_store {
+            world = world.with_store();
+        }
         let mut episode = Self {
             world,
             forgotten: BTreeSet::new(),
@@ -141,8 +147,9 @@ impl Episode {
                 self.world.hosts[at].wall_ms += jump;
             }
             97 => {
-                // It changes its address; nobody else has that.
-                let _ = at;
+                if let Some(shelf) = &mut self.world.shelf {
+                    shelf.down = !shelf.down;
+                }
             }
             _ => {
                 if self.world.hosts[at].node.is_some() {
@@ -347,6 +354,9 @@ impl Episode {
     fn mend(&mut self) {
         self.world.wire = Wire::GOOD;
         self.world.side.iter_mut().for_each(|side| *side = 0);
+        if let Some(shelf) = &mut self.world.shelf {
+            shelf.down = false;
+        }
         for at in 0..self.hosts() {
             self.world.hosts[at].fuse = None;
             if !self.left.contains(&at) {

@@ -14,6 +14,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use tombolo_cluster::charter::{Charter, Decree, Definition};
 use tombolo_cluster::membership::Seat;
 use tombolo_cluster::node::{Alone, Called, Fill, Input, News, Node, Output, Setup, Wish};
+use tombolo_cluster::store::{Answer, Ask, Found, Known, Reads, Verdict, Whose, Writes};
 use tombolo_cluster::table::{Limits, Seen};
 use tombolo_cluster::time::Tick;
 use tombolo_cluster::wire::decode;
@@ -91,6 +92,111 @@ enum Parcel {
         called: Called,
     },
     Wake(At),
+    /// A question has reached the store.
+    Asked {
+        from: At,
+        question: Question,
+    },
+    /// The store has read, judged, and now writes what comes of it.
+    Judged {
+        from: At,
+        question: Question,
+        verdict: Box<Verdict>,
+        read: Revisions,
+    },
+    /// The store's answer, or that there is none.
+    Stored {
+        to: At,
+        life: u32,
+        ticket: u64,
+        outcome: Result<Box<Answer>, String>,
+    },
+}
+
+/// A question to the store.
+#[derive(Clone)]
+struct Question {
+    life: u32,
+    ticket: u64,
+    known: Known,
+    ask: Ask,
+    tries: u32,
+}
+
+/// As of when the charter and shares were read.
+type Revisions = (u64, BTreeMap<Whose, u64>, Option<(HostId, u64)>);
+
+/// A store outside of the cluster, whose transactions are all or nothing.
+#[derive(Default)]
+pub struct Shelf {
+    revision: u64,
+    charter: Option<(u64, Vec<u8>)>,
+    shares: BTreeMap<Whose, (u64, Share)>,
+    lives: BTreeMap<HostId, u64>,
+    /// Whether it runs.
+    pub down: bool,
+}
+
+impl Shelf {
+    fn read(&self, ask: &Ask) -> (Found, Revisions) {
+        let (revision, charter) = self.charter.as_ref().expect("the store has a charter");
+        let charter = decode(charter).expect("a charter");
+        let wanted: Vec<Whose> = match ask.reads() {
+            Reads::Of(shares) => shares,
+            Reads::All => self.shares.keys().copied().collect(),
+        };
+        let there = wanted
+            .iter()
+            .filter_map(|whose| Some((*whose, self.shares.get(whose)?)));
+        let life = ask.life_of();
+        let life = life.map(|host| (host, self.lives.get(&host).copied().unwrap_or(0)));
+        let shares = there.clone().map(|(whose, (_, share))| (whose, share.clone()));
+        let read = there.map(|(whose, (revision, _))| (whose, *revision));
+        (
+            Found {
+                charter,
+                shares: shares.collect(),
+                life: life.map_or(0, |(_, life)| life),
+            },
+            (*revision, read.collect(), life),
+        )
+    }
+
+    fn write(&mut self, writes: &Writes, read: &Revisions) -> bool {
+        let of = |whose: &Whose| self.shares.get(whose).map(|(revision, _)| *revision);
+        let same = writes
+            .unless
+            .iter()
+            .all(|whose| of(whose) == read.1.get(whose).copied());
+        if !same || self.charter.as_ref().map(|(revision, _)| *revision) != Some(read.0) {
+            return false;
+        }
+        if let Some((host, life)) = read.2 {
+            if self.lives.get(&host).copied().unwrap_or(0) != life {
+                return false;
+            }
+            if let Some(life) = writes.life {
+                self.lives.insert(host, life);
+            }
+        }
+        self.revision += 1;
+        if let Some(charter) = &writes.charter {
+            self.charter = Some((self.revision, tombolo_cluster::wire::encode(charter)));
+        }
+        for (whose, share) in &writes.shares {
+            match share {
+                Some(share) => drop(self.shares.insert(*whose, (self.revision, share.clone()))),
+                None => drop(self.shares.remove(whose)),
+            }
+        }
+        for host in &writes.gone {
+            self.lives.remove(host);
+        }
+        if let Some(pool) = writes.dissolved {
+            self.shares.retain(|(of, _), _| *of != pool);
+        }
+        true
+    }
 }
 
 /// How bad the wire is.
@@ -118,6 +224,8 @@ pub struct World {
     /// Which side of a cut each host is on: sides don't hear each other.
     pub side: Vec<u8>,
     pub alone: Alone,
+    /// What decides, if it isn't the majority; it is on the side 0 of a cut.
+    pub shelf: Option<Shelf>,
     /// Who holds an address, in truth.
     pub leases: BTreeMap<(IpNet, IpAddr), At>,
     queue: BinaryHeap<Reverse<(Tick, u64)>>,
@@ -173,6 +281,7 @@ impl World {
             wire: Wire::GOOD,
             side: Vec::new(),
             alone,
+            shelf: None,
             leases: BTreeMap::new(),
             queue: BinaryHeap::new(),
             parcels: BTreeMap::new(),
@@ -203,6 +312,20 @@ impl World {
             world.add(n, charter.clone(), seats.clone());
         }
         world
+    }
+
+    /// Has a store decide, from the beginning on.
+    pub fn with_store(mut self) -> Self {
+        for host in &mut self.hosts {
+            let charter = host.disk.records.get_mut("charter").expect("a charter");
+            let by_store: Charter = decode::<Charter>(charter).expect("a charter").with_store();
+            *charter = tombolo_cluster::wire::encode(&by_store);
+            self.shelf = Some(Shelf {
+                charter: Some((0, charter.clone())),
+                ..Shelf::default()
+            });
+        }
+        self
     }
 
     /// Puts a host there that is off.
@@ -326,7 +449,11 @@ impl World {
                     called: Called::Answer(bytes),
                     ..
                 } => tap.push(Heard::Answer(bytes.clone())),
-                Parcel::Answer { .. } | Parcel::Wake(_) => {}
+                Parcel::Answer { .. }
+                | Parcel::Wake(_)
+                | Parcel::Asked { .. }
+                | Parcel::Judged { .. }
+                | Parcel::Stored { .. } => {}
             }
         }
         self.numbered += 1;
@@ -474,6 +601,16 @@ impl World {
                 inputs.push_back(Input::Shared { pool, ticket, share });
                 self.hosts[at].fills_dirty = true;
             }
+            Output::Store { ticket, known, ask } => {
+                let question = Question {
+                    life: self.hosts[at].starts,
+                    ticket,
+                    known,
+                    ask,
+                    tries: 0,
+                };
+                self.ask_store(at, question);
+            }
             Output::Done { ticket, outcome } => drop(self.hosts[at].outcomes.insert(ticket, outcome)),
             Output::Charter => {}
             Output::Tell(news) => {
@@ -500,6 +637,102 @@ impl World {
                 }
             }
         }
+    }
+
+    fn no_store(&self, at: At) -> bool {
+        self.side[at] != 0 || self.shelf.as_ref().is_none_or(|shelf| shelf.down)
+    }
+
+    fn ask_store(&mut self, from: At, question: Question) {
+        let after = self.travel(from, 0);
+        let lost = self.rng.random_bool(self.wire.loss);
+        if question.tries > 5 || lost || self.no_store(from) {
+            return self.store_away(from, &question);
+        }
+        self.post(after, Parcel::Asked { from, question });
+    }
+
+    fn store_away(&mut self, from: At, question: &Question) {
+        let answer = Parcel::Stored {
+            to: from,
+            life: question.life,
+            ticket: question.ticket,
+            outcome: Err("the store can't be reached".to_owned()),
+        };
+        self.post(Duration::from_millis(1_600), answer);
+    }
+
+    /// The store has been asked: it reads, and after a while writes, if what it read still holds.
+    fn asked(&mut self, from: At, question: Question) {
+        if self.no_store(from) {
+            return self.store_away(from, &question);
+        }
+        let Some(shelf) = &self.shelf else { return };
+        let (found, read) = shelf.read(&question.ask);
+        match question.ask.judge(question.known, found) {
+            Ok(verdict) => {
+                let after = self.travel(from, 0);
+                let verdict = Box::new(verdict);
+                self.post(
+                    after,
+                    Parcel::Judged {
+                        from,
+                        question,
+                        verdict,
+                        read,
+                    },
+                );
+            }
+            Err(why) => {
+                assert!(
+                    !matches!(
+                        why,
+                        tombolo_cluster::store::Refused::Torn(_)
+                            | tombolo_cluster::store::Refused::SetBack { .. }
+                    ),
+                    "{why}"
+                );
+                let after = self.travel(from, 0);
+                self.post(
+                    after,
+                    Parcel::Stored {
+                        to: from,
+                        life: question.life,
+                        ticket: question.ticket,
+                        outcome: Err(why.to_string()),
+                    },
+                );
+            }
+        }
+    }
+
+    fn judged(&mut self, from: At, mut question: Question, verdict: Verdict, read: &Revisions) {
+        if self.no_store(from) {
+            return self.store_away(from, &question);
+        }
+        let Some(shelf) = &mut self.shelf else { return };
+        let written = verdict
+            .writes
+            .as_ref()
+            .is_none_or(|writes| shelf.write(writes, read));
+        if !written {
+            question.tries += 1;
+            return self.ask_store(from, question);
+        }
+        // It may have come about though nobody hears of it.
+        if self.rng.random_bool(self.wire.loss) {
+            return self.store_away(from, &question);
+        }
+        let after = self.travel(from, 0);
+        self.post(
+            after,
+            Parcel::Stored {
+                to: from,
+                life: question.life,
+                ticket: question.ticket,
+                outcome: Ok(Box::new(verdict.answer)),
+            },
+        );
     }
 
     /// The owner of the shares.
@@ -660,6 +893,24 @@ impl World {
                     if self.hosts[at].fills_dirty {
                         self.fills(at);
                     }
+                }
+            }
+            Parcel::Asked { from, question } => self.asked(from, question),
+            Parcel::Judged {
+                from,
+                question,
+                verdict,
+                read,
+            } => self.judged(from, question, *verdict, &read),
+            Parcel::Stored {
+                to,
+                life,
+                ticket,
+                outcome,
+            } => {
+                // Whoever asked in an earlier life hears nothing of it.
+                if self.hosts[to].starts == life {
+                    self.input(to, Input::Stored { ticket, outcome });
                 }
             }
             Parcel::Datagram { from, to, bytes } => {
