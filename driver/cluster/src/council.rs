@@ -71,6 +71,10 @@ pub trait Witness {
     /// that a host which wants to leave owns something.
     fn objections(&self, decree: &Decree, charter: &Charter) -> Vec<String>;
 
+    /// Whether this host remembers all that it has promised, accepted and witnessed, as far as that can be known; where a
+    /// decree forgets these hosts, without them. One that may not takes no part in deciding.
+    fn is_sure(&self, lost: &BTreeSet<HostId>, charter: &Charter) -> bool;
+
     /// The members whose shares this host has read since the members changed last ([`Charter::members_since`]), each
     /// told by that member itself after it knew of that change, with all that it had witnessed of others; as durable as
     /// what they told, since rows that are frozen cannot be read again after a restart. Until these are enough ([`Charter::read_enough`]) this host takes no part in changing the members again.
@@ -179,6 +183,8 @@ pub struct Council {
     recent: VecDeque<(u64, Decree)>,
     wishes: VecDeque<Wish>,
     attempt: Option<Attempt>,
+    /// The last proposal that this host has promised itself to in this life, and had not only kept from an earlier one.
+    vowed: Option<Ballot>,
     /// The highest round heard of in this slot.
     round: u64,
     /// Refused attempts in this slot.
@@ -232,6 +238,7 @@ impl Council {
             recent: VecDeque::new(),
             wishes: VecDeque::new(),
             attempt: None,
+            vowed: None,
             round: 0,
             refused: 0,
             rest: Tick(0),
@@ -313,6 +320,23 @@ impl Council {
         acts
     }
 
+    /// What this host has promised and accepted for the slot after its charter.
+    pub fn vote(&self) -> (Ballot, Option<(Ballot, Decree)>) {
+        (self.acceptor.promised, self.acceptor.accepted.clone())
+    }
+
+    /// Takes note of what another host has promised and accepted for the slot after the charter of this index: this one
+    /// may have done the same, and not remember it. What it took part in was taken part in by a majority, and it asks
+    /// so many that one of these is among them.
+    pub fn recall(&mut self, index: u64, promised: Ballot, accepted: Option<(Ballot, Decree)>) -> Vec<Act> {
+        let mut acts = Vec::new();
+        if index == self.charter.index && self.takes_part() {
+            let changed = self.acceptor.recall(promised, accepted);
+            self.keep(changed, &mut acts);
+        }
+        acts
+    }
+
     /// Takes over a charter of this cluster, if it is newer.
     pub fn adopt(&mut self, now: Tick, charter: Charter, ctx: Context<'_>) -> Vec<Act> {
         let mut acts = Vec::new();
@@ -350,7 +374,7 @@ impl Council {
             self.acceptor = Acceptor::of(self.charter.slot());
         }
         acts.push(Act::Keep(Kept::Charter(Box::new(self.charter.clone()))));
-        (self.attempt, self.half_way) = (None, None);
+        (self.attempt, self.half_way, self.vowed) = (None, None, None);
         (self.round, self.refused, self.ended) = (0, 0, 0);
         self.rest = now;
         // What was offered for the slot before is decided by now, or never will be.
@@ -365,6 +389,9 @@ impl Council {
     /// Whether this host may take part in deciding this: if it changes the members, it has to know enough. Not so where
     /// it has accepted something: then that or another accepted decree is what comes of the slot.
     fn may_vote(&self, decree: &Decree, ctx: Context<'_>) -> bool {
+        if !ctx.witness.is_sure(&decree.lost(), &self.charter) {
+            return false;
+        }
         if !decree.changes_members() || self.acceptor.accepted.is_some() {
             return true;
         }

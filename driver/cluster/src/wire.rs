@@ -14,8 +14,8 @@ use std::net::SocketAddr;
 use tombolo_ipam::HostId;
 use tombolo_ipam::share::{Ask, Share};
 
-use crate::charter::Charter;
-use crate::council::Word;
+use crate::charter::{Charter, Decree};
+use crate::council::{Ballot, Word};
 use crate::membership::Seat;
 use crate::table::{Delta, Head};
 
@@ -122,6 +122,8 @@ pub struct Digest {
     pub shares: u64,
     /// Of who is there, as it sees it.
     pub members: u64,
+    /// Whether what it holds is all that it has ever held, as far as is known.
+    pub sure: bool,
     /// Its own time, in milliseconds.
     pub sent: u64,
     /// Its wall clock, in milliseconds since 1970.
@@ -137,6 +139,9 @@ pub struct Confirm {
     pub index: u64,
     /// The revisions of its shares.
     pub shares: BTreeMap<IpNet, u64>,
+    /// Whether its shares are of this epoch once it is confirmed. What it gave in an earlier one and whoever answers
+    /// doesn't know of then comes too late.
+    pub strict: bool,
 }
 
 /// What a call asks for.
@@ -168,6 +173,8 @@ pub enum Request {
     Shares,
     /// What do you hold of anybody's shares?
     AllShares,
+    /// My disk may have been set back: what do you know that I may have known?
+    Recall,
     /// I am here: at this address, with these decrees.
     Hello {
         /// Where the asker is reached.
@@ -197,10 +204,23 @@ pub enum Answer {
     Charter(Box<Charter>),
     /// The asker's shares as they are known.
     Shares(BTreeMap<IpNet, Share>),
-    /// All shares as they are known, by a host that knows of so many decrees.
-    AllShares(u64, Vec<(IpNet, HostId, Share)>),
+    /// All shares as they are known.
+    AllShares(Holding),
+    /// The same, and what was promised and accepted for the decree that comes next.
+    Recalled(Holding, Ballot, Option<(Ballot, Decree)>),
     /// The request was not understood.
     Strange,
+}
+
+/// What a host holds of everybody's shares.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Holding {
+    /// How many decrees it knows of.
+    pub index: u64,
+    /// Whether it is all that it has ever held, as far as is known.
+    pub sure: bool,
+    /// Whose share of which pool, in no order.
+    pub shares: Vec<(IpNet, HostId, Share)>,
 }
 
 /// Where a host is reached.

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tombolo_cluster::HostId;
 use tombolo_cluster::charter::{Charter, Definition};
-use tombolo_cluster::node::{Alone, Called, Input, News, Node, Output, Setup, Standing, Wish};
+use tombolo_cluster::node::{Alone, Called, Input, News, Node, Output, Setup, Standing, Wish, next_epoch};
 use tombolo_cluster::store::Answer;
 use tombolo_cluster::table::Limits;
 use tombolo_cluster::time::Tick;
@@ -257,7 +257,9 @@ impl Part {
             .map_err(|e| no("the host's key")(crate::http::chain(&e)))?;
         let address = (around.advertise)(&around.advertised).map_err(no("advertise"))?;
         let address = SocketAddr::new(address, around.port);
-        let epoch = keeper.read::<u32>("epoch").unwrap_or(0).saturating_add(1);
+        let refused = |e: super::Refused| NoPart(e.to_string());
+        let seed = u64::from_be_bytes(draw().map_err(refused)?);
+        let epoch = next_epoch(keeper.read::<u32>("epoch").unwrap_or(0), seed);
         keeper
             .keep(vec![(
                 "epoch".to_owned(),
@@ -271,7 +273,6 @@ impl Part {
                 address.port()
             ))
         })?;
-        let refused = |e: super::Refused| NoPart(e.to_string());
         let instance = Instance(draw().map_err(refused)?);
         let sealer = Sealer::new(&secret, me, epoch, instance).map_err(refused)?;
         let members: BTreeSet<HostId> = charter.hosts.keys().copied().collect();
@@ -281,12 +282,14 @@ impl Part {
             .await
             .ok_or_else(|| NoPart("the engine has ended".to_owned()))?;
         let peers = around.files.read_peers();
-        let seed = u64::from_be_bytes(draw().map_err(refused)?);
         let witnessed = keeper.below("witness/").into_iter().filter_map(|(key, bytes)| {
             let (host, pool) = key.split_once('/')?;
             let share: Share = tombolo_cluster::wire::decode(&bytes)?;
             Some(((pool.parse().ok()?, host.parse().ok()?), share))
         });
+        let lives = keeper.below("life/").into_iter();
+        let lives = lives
+            .filter_map(|(key, bytes)| Some((key.parse().ok()?, tombolo_cluster::wire::decode(&bytes)?)));
         let mut rows: Vec<(String, Vec<u8>)> = vec![("host".to_owned(), host_row(&around.name))];
         rows.extend(
             endpoint_rows(&told, address.ip())
@@ -301,6 +304,7 @@ impl Part {
             charter,
             acceptor: keeper.read("acceptor"),
             witnessed: witnessed.collect(),
+            lives: lives.collect(),
             shares: told.shares.clone(),
             rows,
             remembered: peers.rows,

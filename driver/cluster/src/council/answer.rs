@@ -27,7 +27,8 @@ impl Council {
                 }
             }
             Word::Accept { slot, ballot, decree } => {
-                if self.is_open(from, slot, ballot, acts) {
+                let sure = self.vowed == Some(ballot) || ctx.witness.is_sure(&decree.lost(), &self.charter);
+                if self.is_open(from, slot, ballot, acts) && sure {
                     self.accept(from, ballot, &decree, acts);
                 }
             }
@@ -191,6 +192,7 @@ impl Council {
             }
         };
         if let Ok(changed) = self.acceptor.promise(ballot, intent) {
+            self.vowed = Some(ballot);
             self.keep(changed, acts);
             let accepted = self.acceptor.accepted.clone();
             acts.push(Act::Say(

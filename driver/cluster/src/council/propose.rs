@@ -193,7 +193,8 @@ impl Council {
 
     /// Begins an attempt for the first wish, or for an end of the slot; whether anything was done.
     fn begin(&mut self, now: Tick, ctx: Context<'_>, acts: &mut Vec<Act>) -> bool {
-        let ending = self.takes_part() && self.half_way.is_some_and(|until| now >= until);
+        let sure = ctx.witness.is_sure(&BTreeSet::new(), &self.charter);
+        let ending = sure && self.takes_part() && self.half_way.is_some_and(|until| now >= until);
         let Some(wish) = self.wishes.front().filter(|_| !ending) else {
             return ending && self.end_slot(now, acts);
         };

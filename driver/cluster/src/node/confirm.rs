@@ -1,8 +1,17 @@
 //! Is what a host remembers of itself the latest?
 //!
 //! Between two lives of a host its disk may have been set back, the others may have forgotten it, or a copy of its disk
-//! may be running elsewhere. So before it gives addresses from its share, it asks. Every change of ownership is known to a
-//! majority, and so is the forgetting of a host: if a majority says that all is well, it is.
+//! may be running elsewhere. So before it gives addresses from its share, it asks.
+//!
+//! Every change of ownership, and every decree, is known to a majority; but this host may have been one of that, and
+//! not remember. A host that is to be safe against this ([`Alone::Wait`]) is *sure* when so many others have told it all
+//! that they know that one of any majority's others is among them, and takes over what they know of its shares and votes.
+//! Until then it gives no address, changes no share, votes for nothing and witnesses nothing. Its shares are of this
+//! *life* then: their revisions have its epoch in the upper half. Who was asked lets pass nothing of an earlier life that
+//! it didn't know of, so a gift that nobody told of can't be claimed any more.
+//!
+//! A host that is not ([`Alone::Lease`]) asks as well, but no more than a majority, itself among it; and if nobody
+//! answers at all, it goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -13,9 +22,10 @@ use tombolo_ipam::HostId;
 use tombolo_ipam::share::{Deal, Share};
 
 use super::{Alone, News, Node, Output};
-use crate::table::Version;
+use crate::charter::{Charter, Decree};
+use crate::council::Ballot;
 use crate::time::Tick;
-use crate::wire::{Confirm, Frame, Request};
+use crate::wire::{Confirm, Frame, Holding, Request, encode};
 
 use super::sync::Purpose;
 
@@ -55,8 +65,12 @@ pub(super) struct State {
     tries: u32,
     hello: Tick,
     got: BTreeSet<HostId>,
+    /// Who has told all that it knows, since this host began anew.
+    told: BTreeSet<HostId>,
     /// Others hold later shares of ours: they are being fetched.
     later: BTreeSet<HostId>,
+    /// In which lives others were confirmed, as we were told.
+    lives: BTreeMap<HostId, u32>,
     /// Who doesn't let us in.
     refused: BTreeSet<HostId>,
     /// When we were last told of another host with our identifier. Who was is not alone, whoever answers.
@@ -64,7 +78,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(now: Tick, alone: Alone) -> Self {
+    pub(super) fn new(now: Tick, alone: Alone, lives: BTreeMap<HostId, u32>) -> Self {
         Self {
             standing: Standing::Waiting,
             alone,
@@ -73,11 +87,29 @@ impl State {
             tries: 0,
             hello: now,
             got: BTreeSet::new(),
+            told: BTreeSet::new(),
             later: BTreeSet::new(),
+            lives,
             refused: BTreeSet::new(),
             twice: None,
         }
     }
+
+    /// Whether this host remembers all that it ever promised, as far as can be known; where hosts are to be forgotten,
+    /// without them.
+    pub(super) fn is_recalled(&self, lost: &BTreeSet<HostId>, charter: &Charter, me: HostId) -> bool {
+        self.alone == Alone::Lease || self.standing == Standing::Confirmed || {
+            let rest = charter.hosts.keys().filter(|host| !lost.contains(host));
+            let told = rest.clone().filter(|host| self.told.contains(host)).count();
+            let is_member = charter.hosts.contains_key(&me);
+            is_member && !lost.is_empty() && told >= strict(rest.count())
+        }
+    }
+}
+
+/// How many of so many hosts, but for one of them, meet each majority's others; all the others at most.
+fn strict(hosts: usize) -> usize {
+    hosts.div_ceil(2).min(hosts.saturating_sub(1))
 }
 
 impl Node {
@@ -93,9 +125,37 @@ impl Node {
 
     fn stand(&mut self, standing: Standing) {
         if self.confirm.standing != standing {
+            let sure = standing == Standing::Confirmed;
             self.confirm.standing = standing.clone();
             self.out.push_back(Output::Tell(News::Standing(standing)));
+            if sure && self.is_strict() && !self.by_store() {
+                self.go_on_sure();
+            }
         }
+    }
+
+    /// Whether it matters that this host's disk may have been set back.
+    pub(super) fn is_strict(&self) -> bool {
+        self.confirm.alone == Alone::Wait
+    }
+
+    /// Whether this host remembers all that it ever promised, as far as can be known.
+    pub(super) fn is_recalled(&self) -> bool {
+        let (charter, lost) = (self.council.charter(), BTreeSet::new());
+        self.confirm.is_recalled(&lost, charter, self.me)
+    }
+
+    /// The life that this host's shares are of.
+    pub(super) fn own_life(&self) -> u64 {
+        match self.is_strict() && self.is_recalled() {
+            true => u64::from(self.epoch),
+            false => 0,
+        }
+    }
+
+    /// The life that another host's shares have to be of, or a later one.
+    pub(super) fn confirm_life(&self, host: &HostId) -> u64 {
+        self.confirm.lives.get(host).copied().map_or(0, u64::from)
     }
 
     pub(super) fn confirm_due(&self) -> Option<Tick> {
@@ -138,6 +198,14 @@ impl Node {
             return;
         }
         let charter = self.council.charter();
+        let forget = self
+            .confirm
+            .lives
+            .extract_if(.., |host, _| !charter.hosts.contains_key(host));
+        let forget: Vec<_> = forget.map(|(host, _)| (life_key(&host), None)).collect();
+        if !forget.is_empty() {
+            self.out.push_back(Output::Keep(forget));
+        }
         if !charter.hosts.contains_key(&self.me) && charter.index > 0 {
             let why = match charter.gone.get(&self.me) {
                 Some(gone) => format!("{:?} by decree {}", gone.how, gone.at).to_lowercase(),
@@ -194,20 +262,28 @@ impl Node {
                     .iter()
                     .map(|(pool, share)| (*pool, share.revision))
                     .collect(),
+                strict: self.is_strict(),
             };
             let others = self.charter().hosts.keys().copied();
-            let unheard = others.filter(|host| *host != self.me && !self.confirm.got.contains(host));
+            let done = match self.is_strict() {
+                true => &self.confirm.told,
+                false => &self.confirm.got,
+            };
+            let unheard = others.filter(|host| *host != self.me && !done.contains(host));
             // Those that are there first, and a few more than are needed: some may be slow.
             let mut asked: Vec<HostId> = unheard.filter(|host| self.address(host).is_some()).collect();
+            let lack = self.confirm_need().saturating_sub(done.len());
             let start = usize::try_from(self.chance() % asked.len().max(1) as u64).unwrap_or(0);
             asked.rotate_left(start);
             asked.sort_by_key(|host| !self.is_alive(host));
-            let lack = (self.charter().hosts.len() / 2).saturating_sub(self.confirm.got.len());
             for host in asked.into_iter().take(lack + lack / 4 + 2) {
                 self.send(host, Frame::Confirm(mine.clone()));
             }
         }
-        let patience = self.now.since(self.confirm.since) >= PATIENCE && self.confirm.twice.is_none();
+        // Who is refused by anybody is not alone, and may have been forgotten.
+        let patience = self.now.since(self.confirm.since) >= PATIENCE
+            && self.confirm.twice.is_none()
+            && self.confirm.refused.is_empty();
         if patience && self.confirm.alone == Alone::Lease && self.confirm.standing == Standing::Waiting {
             self.stand(Standing::Alone);
         }
@@ -221,6 +297,11 @@ impl Node {
             .any(|((pool, _), share)| confirm.shares.get(pool).is_none_or(|mine| *mine < share.revision));
         let covers = self.table.hosts().find(|(host, ..)| *host == from);
         let heard = covers.map_or(0, |(_, cover, _)| cover.top().epoch);
+        if confirm.strict && self.confirm_life(&from) < u64::from(confirm.epoch) {
+            self.confirm.lives.insert(from, confirm.epoch);
+            let record = (life_key(&from), Some(encode(&confirm.epoch)));
+            self.out.push_back(Output::Keep(vec![record]));
+        }
         let index = self.charter().index;
         self.send_to(
             from,
@@ -243,11 +324,7 @@ impl Node {
             return;
         }
         if heard > self.epoch {
-            let version = Version {
-                epoch: heard,
-                count: 0,
-            };
-            self.rows_from_future(from, version);
+            self.rise(from, heard);
         }
         if index > self.charter().index {
             // What is missing may be that we are out: it counts when that is known.
@@ -260,18 +337,52 @@ impl Node {
             return;
         }
         self.confirm.got.insert(from);
+        let asked = |call: &super::Calling| call.to == from && call.what == Purpose::Recall;
+        if self.is_strict() && !self.confirm.told.contains(&from) && !self.calls.values().any(asked) {
+            self.call(from, &Request::Recall, Purpose::Recall);
+        }
         self.confirm_count();
     }
 
+    /// What another host has told of all that this one may have forgotten.
+    pub(super) fn recalled(
+        &mut self,
+        from: HostId,
+        holding: Holding,
+        promised: Ballot,
+        accepted: Option<(Ballot, Decree)>,
+    ) {
+        let index = holding.index;
+        self.take_shares(from, holding);
+        if index > self.charter().index {
+            // It is asked again when that is known.
+            return self.fetch_charter(from);
+        }
+        let acts = self.council.recall(index, promised, accepted);
+        self.act(acts);
+        // An answer to a question of an earlier epoch may lack what was said since.
+        if self.confirm.got.contains(&from) {
+            self.confirm.told.insert(from);
+        }
+        self.confirm_count();
+    }
+
+    /// How many others have to confirm this host.
+    fn confirm_need(&self) -> usize {
+        let hosts = self.charter().hosts.len();
+        match self.is_strict() {
+            true => strict(hosts),
+            false => hosts / 2,
+        }
+    }
+
     fn confirm_count(&mut self) {
-        let hosts = &self.council.charter().hosts;
-        let got = self
-            .confirm
-            .got
-            .iter()
-            .filter(|host| hosts.contains_key(host))
-            .count();
-        if self.is_unconfirmed() && !self.by_store() && got + 1 > hosts.len() / 2 {
+        let done = match self.is_strict() {
+            true => &self.confirm.told,
+            false => &self.confirm.got,
+        };
+        let done = done.iter().filter(|host| self.is_member(host)).count();
+        if self.is_unconfirmed() && !self.by_store() && done >= self.confirm_need() {
             self.stand(Standing::Confirmed);
         }
     }
@@ -281,7 +392,9 @@ impl Node {
         let mut back = Vec::new();
         for (pool, share) in shares {
             let own = self.space.own().get(&pool).map_or(0, |share| share.revision);
-            if own < share.revision {
+            let founded = self.charter().pools.get(&pool).map(|founded| founded.at);
+            // It may be of a pool that was given up meanwhile.
+            if own < share.revision && founded.is_some_and(|at| at <= share.applied) {
                 back.push(format!(
                     "{pool} was at revision {own}, and is at {}",
                     share.revision
@@ -290,8 +403,8 @@ impl Node {
             }
         }
         self.confirm.later.clear();
-        self.confirm.next = self.now;
         if !back.is_empty() {
+            self.confirm.next = self.now;
             self.set_back(back.join("; "));
         }
     }
@@ -309,6 +422,9 @@ impl Node {
         }
         if matches!(self.confirm.standing, Standing::Gone(_)) {
             return;
+        }
+        if self.confirm.standing == Standing::Alone {
+            self.stand(Standing::Waiting);
         }
         if self.are_refused() {
             let names: Vec<String> = self.confirm.refused.iter().map(|host| self.name(host)).collect();
@@ -369,7 +485,16 @@ impl Node {
     /// This host begins another epoch: what was confirmed was of the one before.
     pub(super) fn confirm_anew(&mut self) {
         self.confirm.got.clear();
+        self.confirm.told.clear();
         self.confirm.tries = 0;
         self.confirm.next = self.now;
+        if self.is_strict() && self.confirm.standing == Standing::Confirmed {
+            self.stand(Standing::Waiting);
+            self.confirm_charter();
+        }
     }
+}
+
+fn life_key(host: &HostId) -> String {
+    format!("life/{host}")
 }

@@ -50,6 +50,13 @@ pub const WISH_TIME: Duration = Duration::from_millis(1_900);
 /// How long a wish may take to let a host in: many may be at the door at once, and they wait longer than Docker does.
 pub const ADMIT_TIME: Duration = Duration::from_secs(8);
 
+/// The epoch after this one. A host whose disk was set back must not begin an epoch that it had already, so it is one of
+/// several thousand that may come next, by a random number.
+pub fn next_epoch(last: u32, random: u64) -> u32 {
+    // Enough for a million starts.
+    last.saturating_add(1 + (random >> 52) as u32)
+}
+
 /// What a host begins with.
 pub struct Setup {
     /// The host.
@@ -66,6 +73,8 @@ pub struct Setup {
     pub acceptor: Option<Acceptor>,
     /// Shares of others that we promised to keep in mind.
     pub witnessed: BTreeMap<(IpNet, HostId), Share>,
+    /// In which epochs others were that their shares are to be of, or later ones.
+    pub lives: BTreeMap<HostId, u32>,
     /// Our own shares.
     pub shares: BTreeMap<IpNet, Share>,
     /// Our own rows.
@@ -425,7 +434,7 @@ impl Node {
             routes: Vec::new(),
             sync: sync::State::new(now),
             space: space::State::new(setup.shares, setup.witnessed),
-            confirm: confirm::State::new(now, setup.alone),
+            confirm: confirm::State::new(now, setup.alone, setup.lives),
             store: store::State::new(now),
             down: BTreeMap::new(),
             unseen: now + UNSEEN,
@@ -954,6 +963,7 @@ impl Node {
             alive: &alive,
             routes: &self.routes,
             space: &self.space,
+            confirm: &self.confirm,
         };
         let context = Context {
             alive: &alive,
@@ -1117,6 +1127,7 @@ struct Eyes<'a> {
     alive: &'a BTreeSet<HostId>,
     routes: &'a [(IpNet, String)],
     space: &'a space::State,
+    confirm: &'a confirm::State,
 }
 
 impl Witness for Eyes<'_> {
@@ -1158,6 +1169,10 @@ impl Witness for Eyes<'_> {
 
     fn held(&self, host: HostId) -> BTreeMap<IpNet, Held> {
         self.space.held(&host, self.me)
+    }
+
+    fn is_sure(&self, lost: &BTreeSet<HostId>, charter: &Charter) -> bool {
+        self.confirm.is_recalled(lost, charter, self.me)
     }
 
     fn read(&self, charter: &Charter) -> BTreeSet<HostId> {

@@ -24,10 +24,10 @@ use tombolo_ipam::share::{Ask, Deal, Gift, Share, Standing, claims, mended, reso
 
 use super::{Fill, Node, Output, Wish};
 use crate::charter::{Charter, Decree, Definition, Held};
-use crate::store::{Claim, Whose};
+use crate::store::{Claim, Whose, life};
 use crate::table::Seen;
 use crate::time::Tick;
-use crate::wire::{Frame, Request, encode};
+use crate::wire::{Frame, Holding, Request, encode};
 
 use super::sync::Purpose;
 
@@ -384,13 +384,28 @@ impl Node {
     }
 
     /// Takes what another host holds of everybody's shares.
-    pub(super) fn take_shares(&mut self, from: HostId, index: u64, shares: Vec<(IpNet, HostId, Share)>) {
-        for (pool, host, share) in shares {
-            if host != self.me {
-                self.learn_share(pool, host, share);
+    pub(super) fn take_shares(&mut self, from: HostId, holding: Holding) {
+        let mut own = BTreeMap::new();
+        for (pool, host, share) in holding.shares {
+            match host == self.me {
+                true => drop(own.insert(pool, share)),
+                false => self.learn_share(pool, host, share),
             }
         }
-        self.read_shares(from, index);
+        self.shares_elsewhere(own);
+        match holding.sure {
+            true => self.read_shares(from, holding.index),
+            false => self.keep_known(),
+        }
+    }
+
+    /// What this host holds of everybody's shares.
+    pub(super) fn holding(&self) -> Holding {
+        Holding {
+            index: self.charter().index,
+            sure: self.is_sure(),
+            shares: self.all_shares(),
+        }
     }
 
     /// Whether shares have to be read since the members have changed: before they change again, and where a store decides,
@@ -605,6 +620,8 @@ impl Node {
             .known
             .get(&(pool, host))
             .is_none_or(|known| known.revision < share.revision);
+        // What its owner has told nobody before its disk was set back is void.
+        let later = later && life(&share) >= self.confirm_life(&host);
         if later && self.is_member(&host) && share.applied >= founded {
             let (share, misfits) = mended(pool, share);
             if !misfits.is_empty() {
@@ -935,9 +952,17 @@ impl Node {
         gave: Share,
         mine: Share,
     ) {
+        // Who may have forgotten something can't be relied on to remember.
+        if !self.is_sure() {
+            return;
+        }
         let mut keep = Vec::new();
         for (host, share) in [(giver, gave), (from, mine)] {
             if host == self.me {
+                let own = self.space.own.get(&pool);
+                if own.is_none_or(|own| own.revision < share.revision || life(own) != life(&share)) {
+                    return;
+                }
                 continue;
             }
             let known = self

@@ -93,14 +93,21 @@ impl Node {
 
     /// Why they aren't.
     pub(super) fn why_not_sure(&self) -> String {
+        let by = if self.by_store() {
+            "the store"
+        } else {
+            "enough other hosts"
+        };
         let why = self.store_fault().map(str::to_owned);
-        why.unwrap_or_else(|| "the store has not confirmed this host since its start: try again".to_owned())
+        why.unwrap_or_else(|| format!("{by} did not confirm this host since its start: try again"))
     }
 
-    /// Whether this host's shares are known to be the latest, so that they may change. Where no store decides, that is
-    /// another question.
+    /// Whether this host's shares are known to be the latest, so that they may change.
     pub(super) fn is_sure(&self) -> bool {
-        self.store.sure || !self.by_store()
+        match self.by_store() {
+            true => self.store.sure,
+            false => self.is_recalled(),
+        }
     }
 
     fn ask_store(&mut self, ticket: u64, ask: Ask) {
@@ -123,6 +130,7 @@ impl Node {
             alive: &alive,
             routes: &self.routes,
             space: &self.space,
+            confirm: &self.confirm,
         };
         let against = eyes.objections(&decree, self.council.charter());
         let refused = match (against.is_empty(), decree.check()) {
@@ -315,21 +323,29 @@ impl Node {
             return;
         }
         self.store.sure = true;
-        let own: Vec<(IpNet, Share)> = self.space.own().clone().into_iter().collect();
-        for (pool, share) in own {
-            self.raise(pool, &share);
-        }
-        // What was put off until it was certain that this host's shares are the latest.
-        self.space_charter();
-        self.react_to_all();
+        self.go_on_sure();
         // Leases begin after all that.
         self.confirmed_by_store();
     }
 
+    /// What was put off until it was certain that this host's shares are the latest.
+    pub(super) fn go_on_sure(&mut self) {
+        let own: Vec<(IpNet, Share)> = self.space.own().clone().into_iter().collect();
+        for (pool, share) in own {
+            self.raise(pool, &share);
+        }
+        self.space_charter();
+        self.react_to_all();
+    }
+
     /// Puts a share into this life, if it isn't.
     pub(super) fn raise(&mut self, pool: IpNet, share: &Share) {
-        if crate::store::life(share) < self.store.life {
-            let risen = crate::store::risen(share, self.store.life);
+        let life = match self.by_store() {
+            true => self.store.life,
+            false => self.own_life(),
+        };
+        if crate::store::life(share) < life {
+            let risen = crate::store::risen(share, life);
             self.deal(pool, Deal::Restore(risen));
         }
     }

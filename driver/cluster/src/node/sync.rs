@@ -55,6 +55,8 @@ pub(super) enum Purpose {
     Shares,
     /// To learn what others hold of anybody's shares.
     AllShares,
+    /// To learn what this host may have forgotten.
+    Recall,
     /// To be known to somebody.
     Hello,
 }
@@ -136,6 +138,7 @@ impl Node {
             index: self.charter().index,
             shares: self.space.sum(self.me),
             members: self.membership.sum(),
+            sure: self.is_sure(),
             sent: self.now.0,
             wall: self.wall,
         }
@@ -157,7 +160,9 @@ impl Node {
         if self.by_store() {
             // What must be known of shares for a decree is in the store.
         } else if theirs.shares == ours.shares {
-            self.read_shares(from, theirs.index);
+            if theirs.sure {
+                self.read_shares(from, theirs.index);
+            }
         } else {
             self.fetch_shares(from);
         }
@@ -302,7 +307,11 @@ impl Node {
                 Answer::Done
             }
             Request::Shares => Answer::Shares(self.shares_of(&from)),
-            Request::AllShares => Answer::AllShares(self.charter().index, self.all_shares()),
+            Request::AllShares => Answer::AllShares(self.holding()),
+            Request::Recall => {
+                let (promised, accepted) = self.council.vote();
+                Answer::Recalled(self.holding(), promised, accepted)
+            }
             Request::Hello { seat, index } => {
                 if seat.host == from {
                     self.seats.insert(from, seat.clone());
@@ -426,8 +435,9 @@ impl Node {
                 let acts = self.with_council(|council, now, ctx| council.adopt(now, *charter, ctx));
                 self.act(acts);
             }
-            (Purpose::AllShares, Some(Answer::AllShares(index, shares))) => {
-                self.take_shares(calling.to, index, shares);
+            (Purpose::AllShares, Some(Answer::AllShares(holding))) => self.take_shares(calling.to, holding),
+            (Purpose::Recall, Some(Answer::Recalled(holding, promised, accepted))) => {
+                self.recalled(calling.to, holding, promised, accepted);
             }
             (Purpose::Shares, Some(Answer::Shares(shares))) => self.shares_elsewhere(shares),
             (Purpose::Hello, answer) => self.hello_answered(calling.to, answer.is_some()),

@@ -26,7 +26,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
+use tombolo_cluster::charter::Charter;
 use tombolo_cluster::node::{Alone, Standing, Wish};
+use tombolo_cluster::wire::decode;
 use tombolo_ipam::HostId;
 use tombolo_ipam::share::Ask;
 use world::{At, Disk, Wire, World, address, definition, host_id};
@@ -44,6 +46,8 @@ struct Episode {
     /// One is at the door: it may have been let in without hearing of it, and asks again.
     at_door: bool,
     snapshots: Vec<Option<Disk>>,
+    /// Whose disk was set back last.
+    back: Option<At>,
     rows: u32,
 }
 
@@ -72,6 +76,7 @@ impl Episode {
             left: BTreeSet::new(),
             leaving: Vec::new(),
             at_door: false,
+            back: None,
             snapshots: vec![None; hosts],
             rows: 0,
         };
@@ -335,19 +340,72 @@ impl Episode {
         }
     }
 
-    /// A machine is put back to how it was: its containers are gone, its disk is old.
+    /// A machine is put back to how it was: its containers are gone, its disk is old. While one is, no other one is; there
+    /// are others that remember, or nobody could say that it was; and it takes a while.
     fn set_back(&mut self, at: At) {
         if self.world.alone == Alone::Lease || self.left.contains(&at) {
+            return;
+        }
+        if self.world.shelf.is_none() && self.at_back().is_some() {
             return;
         }
         let Some(old) = self.snapshots[at].take() else {
             return;
         };
+        if !self.is_remembered(at, &old) {
+            return;
+        }
         self.world.crash(at);
+        self.world.run(Duration::from_secs(30));
+        // Much may have happened meanwhile.
+        if self.world.hosts[at].node.is_some() || !self.is_remembered(at, &old) {
+            return;
+        }
+        self.back = Some(at);
         self.world.leases.retain(|_, holder| *holder != at);
         self.world.log(|| format!("host {at} is set back"));
         self.world.hosts[at].disk = old;
         self.empty(at);
+    }
+
+    /// Who was set back and hasn't found out yet what it forgot.
+    fn at_back(&mut self) -> Option<At> {
+        let sure = |node: &tombolo_cluster::node::Node| {
+            matches!(node.standing(), Standing::Confirmed | Standing::Gone(_))
+        };
+        let back = self.back?;
+        if self.is_out(back) || self.world.hosts[back].node.as_ref().is_some_and(sure) {
+            self.back = None;
+        }
+        self.back
+    }
+
+    /// Whether those that a host knows with an earlier disk are enough to tell it what came later. A store remembers by itself.
+    fn is_remembered(&self, at: At, disk: &Disk) -> bool {
+        if self.world.shelf.is_some() {
+            return true;
+        }
+        let charter = disk
+            .records
+            .get("charter")
+            .and_then(|bytes| decode::<Charter>(bytes));
+        let known = charter.expect("a charter").hosts;
+        let latest = self.latest();
+        let others = (0..self.hosts()).filter(|other| *other != at && known.contains_key(&host_id(*other)));
+        let there =
+            others.filter(|other| !self.is_out(*other) && latest.hosts.contains_key(&host_id(*other)));
+        known.len() > 1 && there.count() >= known.len().div_ceil(2).min(known.len() - 1)
+    }
+
+    /// The charter with the most decrees that anybody has.
+    fn latest(&self) -> Charter {
+        let records = self
+            .world
+            .hosts
+            .iter()
+            .filter_map(|host| host.disk.records.get("charter"));
+        let charters = records.filter_map(|bytes| decode::<Charter>(bytes));
+        charters.max_by_key(|charter| charter.index).expect("a charter")
     }
 
     /// Ends all faults, and waits until what must come about has.

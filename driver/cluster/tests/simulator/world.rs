@@ -374,7 +374,7 @@ impl World {
         }
         let seed = self.rng.next_u64();
         let host = &mut self.hosts[at];
-        host.disk.epoch += 1;
+        host.disk.epoch = tombolo_cluster::node::next_epoch(host.disk.epoch, seed);
         host.starts += 1;
         let disk = &host.disk;
         let charter = disk
@@ -393,6 +393,10 @@ impl World {
                 decode::<Share>(bytes).expect("a share"),
             ))
         });
+        let lives = disk.records.iter().filter_map(|(key, bytes)| {
+            let host = key.strip_prefix("life/")?;
+            Some((host.parse().expect("a host"), decode(bytes).expect("an epoch")))
+        });
         let setup = Setup {
             me: host.id,
             epoch: disk.epoch,
@@ -401,6 +405,7 @@ impl World {
             charter,
             acceptor,
             witnessed: witnessed.collect(),
+            lives: lives.collect(),
             shares: disk.ipam.shares().clone(),
             rows: disk.rows.clone().into_iter().collect(),
             remembered: disk.remembered.clone(),
