@@ -20,6 +20,11 @@ pub fn common(a: IpNet, b: IpNet) -> Option<IpNet> {
     }
 }
 
+/// Whether both have an address in common.
+pub fn overlap(a: IpNet, b: IpNet) -> bool {
+    common(a, b).is_some()
+}
+
 /// The lower and the upper half of a prefix; none of a single address.
 pub fn halves(net: IpNet) -> Option<[IpNet; 2]> {
     let mut both = net.trunc().subnets(net.prefix_len().checked_add(1)?).ok()?;

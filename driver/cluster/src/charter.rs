@@ -179,6 +179,17 @@ pub enum Decree {
         /// What other hosts must agree with.
         definition: Definition,
     },
+    /// What hosts must agree with of a pool that was founded by its name alone, or that nobody uses any more.
+    Define {
+        /// Its addresses.
+        pool: IpNet,
+        /// Who wants that.
+        by: HostId,
+        /// What stands until then: it may have been replaced meanwhile.
+        before: Box<Definition>,
+        /// What other hosts must agree with from then on.
+        definition: Box<Definition>,
+    },
     /// A pool ends.
     Dissolve {
         /// Its addresses.
@@ -391,6 +402,10 @@ impl Charter {
             } => {
                 let founded = self.pools.get(pool)?;
                 (founded.founder == *founder && founded.definition == *definition).then_some(founded.at)
+            }
+            Decree::Define { pool, definition, .. } => {
+                let founded = self.pools.get(pool)?;
+                (founded.definition == **definition).then_some(self.index)
             }
             Decree::Secret { number, check } => (self.secret
                 == Secret {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
+use tombolo_ipam::prefix::overlap;
 
 use super::{
     Charter, Decree, Definition, Founded, GONE_MAX, Gone, Grant, HOSTS_MAX, Held, How, Member, POOLS_MAX,
@@ -26,6 +27,12 @@ impl Charter {
                 founder,
                 definition,
             } => self.found(*pool, *founder, definition),
+            Decree::Define {
+                pool,
+                by,
+                before,
+                definition,
+            } => self.define(*pool, *by, before, definition),
             Decree::Dissolve { pool, by } => self.dissolve(*pool, *by),
             Decree::Secret { number, check } => self.renew(*number, *check),
         }
@@ -154,53 +161,16 @@ impl Charter {
                 masked: pool.trunc(),
             });
         }
-        let outside = |field, address: &IpAddr| match pool.contains(address) {
-            true => Ok(()),
-            false => Err(Void::Outside {
-                field,
-                address: *address,
-                pool,
-            }),
-        };
-        definition
-            .gateway
-            .iter()
-            .try_for_each(|address| outside("gateway", address))?;
-        definition
-            .aux
-            .iter()
-            .try_for_each(|address| outside("aux address", address))?;
         for (existing, founded) in &self.pools {
-            let by = || format!("{} at decree {}", self.called(founded.founder), founded.at);
-            if existing.contains(&pool) || pool.contains(existing) {
+            if overlap(*existing, pool) {
                 return Err(Void::Overlap {
                     wanted: pool,
                     existing: *existing,
-                    by: by(),
-                });
-            }
-            let theirs = &founded.definition;
-            if let Some(net) = definition
-                .net
-                .as_ref()
-                .filter(|net| theirs.net.as_ref() == Some(net))
-            {
-                return Err(Void::NetTaken {
-                    net: net.clone(),
-                    wanted: pool,
-                    existing: *existing,
-                    by: by(),
-                });
-            }
-            if let Some(vni) = definition.vni.filter(|vni| theirs.vni == Some(*vni)) {
-                return Err(Void::VniTaken {
-                    vni,
-                    wanted: pool,
-                    existing: *existing,
-                    by: by(),
+                    by: self.founding(founded),
                 });
             }
         }
+        self.fits(pool, definition)?;
         if self.pools.len() >= POOLS_MAX {
             return Err(TooMuch {
                 what: "pools of the cluster",
@@ -226,6 +196,69 @@ impl Charter {
             pieces: vec![(pool, 1)],
             gifts: Vec::new(),
         });
+        Ok(())
+    }
+
+    /// Whether a pool may be defined so, beside the others.
+    fn fits(&self, pool: IpNet, definition: &Definition) -> Result<(), Void> {
+        let outside = |field, address: &IpAddr| match pool.contains(address) {
+            true => Ok(()),
+            false => Err(Void::Outside {
+                field,
+                address: *address,
+                pool,
+            }),
+        };
+        let (mut gateway, mut aux) = (definition.gateway.iter(), definition.aux.iter());
+        gateway.try_for_each(|address| outside("gateway", address))?;
+        aux.try_for_each(|address| outside("aux address", address))?;
+        let v6 = |pool: IpNet| pool.network().is_ipv6();
+        for (existing, founded) in self.pools.iter().filter(|(existing, _)| **existing != pool) {
+            let theirs = &founded.definition;
+            // A network of both families has a pool of each.
+            let same_net = definition.net.is_some() && definition.net == theirs.net;
+            let other_half = same_net && v6(*existing) != v6(pool);
+            if let Some(net) = definition.net.clone().filter(|_| same_net && !other_half) {
+                return Err(Void::NetTaken {
+                    net,
+                    wanted: pool,
+                    existing: *existing,
+                    by: self.founding(founded),
+                });
+            }
+            let same_vni = |vni: &u32| theirs.vni == Some(*vni) && !other_half;
+            if let Some(vni) = definition.vni.filter(same_vni) {
+                return Err(Void::VniTaken {
+                    vni,
+                    wanted: pool,
+                    existing: *existing,
+                    by: self.founding(founded),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn founding(&self, founded: &Founded) -> String {
+        format!("{} at decree {}", self.called(founded.founder), founded.at)
+    }
+
+    fn define(
+        &mut self,
+        pool: IpNet,
+        by: HostId,
+        before: &Definition,
+        definition: &Definition,
+    ) -> Result<(), Void> {
+        self.member(by)?;
+        let founded = self.pools.get(&pool).ok_or(Void::NoPool { pool })?;
+        if founded.definition != *before {
+            return Err(Void::DefinedAnew { pool });
+        }
+        self.fits(pool, definition)?;
+        if let Some(founded) = self.pools.get_mut(&pool) {
+            founded.definition = definition.clone();
+        }
         Ok(())
     }
 

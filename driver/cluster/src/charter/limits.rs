@@ -68,6 +68,9 @@ impl Decree {
             Self::Nothing | Self::Leave { .. } | Self::Dissolve { .. } | Self::Secret { .. } => Ok(()),
             Self::Join { name, .. } => most("bytes of a host's name", name.len(), NAME_MAX),
             Self::Found { definition, .. } => definition.check(),
+            Self::Define {
+                before, definition, ..
+            } => before.check().and_then(|()| definition.check()),
             Self::Forget { hosts, shares, .. } => {
                 most("hosts to forget at once", hosts.len(), LOST_MAX)?;
                 most("hosts with shares", shares.len(), HOSTS_MAX)?;

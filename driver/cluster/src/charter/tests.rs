@@ -172,6 +172,55 @@ fn two_pools_have_neither_one_name_nor_one_vni() {
     assert!(void(&mut charter, &named("10.3.0.0/24", "web", 6)).contains("'web'"));
     assert!(void(&mut charter, &named("10.3.0.0/24", "db", 5)).contains("VNI 5"));
     charter.apply(&named("10.3.0.0/24", "db", 6)).unwrap();
+    // A network of both families has two pools.
+    charter.apply(&named("fd00:3::/64", "db", 6)).unwrap();
+    assert!(void(&mut charter, &named("fd00:4::/64", "db", 7)).contains("'db'"));
+}
+
+#[test]
+fn a_pool_is_defined_anew_by_who_knows_what_stood_until_then() {
+    let mut charter = four();
+    let pool = net("10.2.0.0/24");
+    let by_name = Definition {
+        net: Some("web".into()),
+        kind: String::new(),
+        ..plain()
+    };
+    let whole = |gateway: &str| Definition {
+        kind: "bridge".into(),
+        gateway: Some(gateway.parse().unwrap()),
+        ..by_name.clone()
+    };
+    let define = |before: &Definition, definition: Definition| Decree::Define {
+        pool,
+        by: host(2),
+        before: Box::new(before.clone()),
+        definition: Box::new(definition),
+    };
+    let first = define(&by_name, whole("10.2.0.1"));
+    assert!(void(&mut charter, &first).contains("was not founded"));
+    charter
+        .apply(&Decree::Found {
+            pool,
+            founder: host(1),
+            definition: by_name.clone(),
+        })
+        .unwrap();
+    assert_eq!(charter.holds(&first), None);
+    charter.apply(&first).unwrap();
+    assert!(charter.holds(&first).is_some());
+    assert_eq!(charter.pools[&pool].definition, whole("10.2.0.1"));
+    // The other one that began at the same time.
+    assert!(void(&mut charter, &define(&by_name, whole("10.2.0.2"))).contains("decided anew meanwhile"));
+    assert!(void(&mut charter, &define(&whole("10.2.0.1"), whole("10.9.0.1"))).contains("gateway 10.9.0.1"));
+    charter
+        .apply(&define(&whole("10.2.0.1"), whole("10.2.0.2")))
+        .unwrap();
+    // Whose the addresses are is another question.
+    assert_eq!(
+        charter.grants.iter().filter(|grant| grant.pool == pool).count(),
+        1
+    );
 }
 
 #[test]

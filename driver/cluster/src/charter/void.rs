@@ -125,6 +125,12 @@ pub enum Void {
         /// The pool.
         pool: IpNet,
     },
+    /// Somebody was faster.
+    #[error("what belongs to pool {pool} was decided anew meanwhile: try again")]
+    DefinedAnew {
+        /// The pool.
+        pool: IpNet,
+    },
     /// A secret out of turn.
     #[error("secret {got} cannot be put in force: {inforce} is, so only {allowed} is allowed")]
     Number {

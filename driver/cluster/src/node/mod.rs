@@ -23,9 +23,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
+use tombolo_ipam::prefix::overlap;
 use tombolo_ipam::share::{Deal, Share};
 
-use crate::charter::{Charter, Decree, Definition, Held, How};
+use crate::charter::{Charter, Decree, Definition, Held, How, Void};
 use crate::council::{Acceptor, Act, Context, Council, Kept, Outcome, Witness, Word};
 use crate::membership::{self, Membership, Seat};
 use crate::table::{self, Change, Key, Limits, Refused, Seen, Table};
@@ -1017,7 +1018,12 @@ impl Node {
             (Outcome::Decided { .. }, _) => self.done(ticket, Ok(())),
             // Somebody may have been faster: look again.
             (Outcome::Void { why }, Wish::Pool(pool, definition)) => {
-                match self.charter().pools.contains_key(&pool) {
+                let faster = match why {
+                    Void::DefinedAnew { .. } => true,
+                    Void::Overlap { existing, .. } => existing == pool,
+                    _ => false,
+                };
+                match faster && self.charter().pools.contains_key(&pool) {
                     true => self.wish_pool(ticket, pool, definition),
                     false => self.done(ticket, Err(why.to_string())),
                 }
@@ -1148,9 +1154,20 @@ impl Witness for Eyes<'_> {
                 }
             }
             Decree::Found { pool, .. } => {
-                let overlap = |net: &IpNet| net.contains(pool) || pool.contains(net);
-                for (net, what) in self.routes.iter().filter(|(net, _)| overlap(net)) {
+                for (net, what) in self.routes.iter().filter(|(net, _)| overlap(*net, *pool)) {
                     objections.push(format!("{pool} overlaps {net} there ({what})"));
+                }
+            }
+            Decree::Define {
+                pool, by, definition, ..
+            } if *by != self.me => {
+                let founded = charter.pools.get(pool);
+                let conflict = founded.and_then(|founded| founded.conflict(definition));
+                let used = self.space.own_fill(pool).is_some_and(|fill| fill.used);
+                if let Some((field, ours, theirs)) = conflict.filter(|_| used) {
+                    objections.push(format!(
+                        "{pool} is in use there with {field} {ours}, which can't become {theirs}"
+                    ));
                 }
             }
             Decree::Dissolve { pool, by } if *by != self.me && self.space.needs(pool) => {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
-use tombolo_ipam::prefix::{common, subtract};
+use tombolo_ipam::prefix::{common, overlap, subtract};
 use tombolo_ipam::share::{Ask, Deal, Gift, Share, Standing, claims, mended, resolve};
 
 use super::{Fill, Node, Output, Wish};
@@ -285,11 +285,6 @@ fn fill_key(pool: &IpNet) -> String {
 fn json<T: serde::Serialize>(what: &T) -> Vec<u8> {
     // Keys are texts and numbers finite: it can't fail.
     serde_json::to_vec(what).unwrap_or_default()
-}
-
-/// Whether two prefixes have an address in common.
-fn overlap(one: &IpNet, two: &IpNet) -> bool {
-    one.contains(two) || two.contains(one)
 }
 
 fn majority(of: usize) -> usize {
@@ -667,7 +662,7 @@ impl Node {
             let void = founded
                 .floor
                 .iter()
-                .any(|(piece, floor)| *floor > gift.seq && overlap(piece, net));
+                .any(|(piece, floor)| *floor > gift.seq && overlap(*piece, *net));
             if !later && !elsewhere && !void {
                 deals.push(Deal::Claim(*net, gift.seq));
             }
@@ -1137,7 +1132,7 @@ impl Node {
             .iter()
             .filter(|((of, _), _)| of == pool)
             .map(|((_, by), share)| (*by, share));
-        floor.any(|(piece, floor)| *floor > seq && overlap(piece, net))
+        floor.any(|(piece, floor)| *floor > seq && overlap(*piece, *net))
             || claims(known, *net).any(|claim| claim.seq > seq)
     }
 
@@ -1327,8 +1322,12 @@ impl Node {
     }
 
     pub(super) fn wish_pool(&mut self, ticket: u64, pool: IpNet, definition: Definition) {
-        if let Some(founded) = self.charter().pools.get(&pool) {
-            if let Some((field, theirs, ours)) = founded.conflict(&definition) {
+        if let Some(founded) = self.charter().pools.get(&pool).cloned() {
+            let conflict = founded.conflict(&definition);
+            let completes = founded.definition.kind.is_empty() && !definition.kind.is_empty();
+            if let Some((field, theirs, ours)) =
+                conflict.as_ref().filter(|_| self.is_used(&pool, &definition))
+            {
                 let founder = self.name(&founded.founder);
                 let why = format!(
                     "pool {pool} is the cluster's already, founded by host {founder} with {field} {theirs}; here it is {ours}: \
@@ -1337,9 +1336,22 @@ impl Node {
                 return self.done(ticket, Err(why));
             }
             self.space.wanted.insert(pool, self.now + Duration::from_secs(60));
+            if completes || conflict.is_some() {
+                let (by, before) = (self.me, founded.definition);
+                let net = definition.net.or_else(|| before.net.clone());
+                let definition = Box::new(Definition { net, ..definition });
+                let before = Box::new(before);
+                let decree = Decree::Define {
+                    pool,
+                    by,
+                    before,
+                    definition,
+                };
+                return self.decree(ticket, decree);
+            }
             return self.pool_founded(ticket, pool);
         }
-        if let Some((other, founded)) = self.charter().pools.iter().find(|(net, _)| overlap(net, &pool)) {
+        if let Some((other, founded)) = self.charter().pools.iter().find(|(net, _)| overlap(**net, pool)) {
             let founder = self.name(&founded.founder);
             let why = format!(
                 "pool {pool} overlaps the cluster's pool {other}, founded by host {founder}: choose another subnet"
@@ -1355,6 +1367,14 @@ impl Node {
                 definition,
             },
         );
+    }
+
+    /// Whether somebody has a network on a pool, but for the one that is wished for. One that is to be made here has an
+    /// address pool of ours already; one of which only the name is known has not.
+    fn is_used(&self, pool: &IpNet, wished: &Definition) -> bool {
+        let ours = self.space.own_fill(pool).is_some_and(|fill| fill.used);
+        let mut fills = self.space.others.iter();
+        ours && wished.kind.is_empty() || fills.any(|((of, _), fill)| of == pool && fill.used)
     }
 
     /// A pool is one of the cluster's; the wish for it ends when what it grants us is in our share.
@@ -1469,7 +1489,7 @@ impl Node {
                     let asking = self.space.asks.contains_key(&pool);
                     // What was there before is used up.
                     let settled = own.is_some_and(|share| {
-                        share.revision > had && share.settled().any(|(net, _)| overlap(&net, &within))
+                        share.revision > had && share.settled().any(|(net, _)| overlap(net, within))
                     });
                     if settled && !claiming && !asking {
                         self.done(ticket, Ok(()));
@@ -1606,7 +1626,7 @@ impl Node {
         later
             .map(|claim| claim.net)
             .chain(decreed)
-            .filter(|piece| overlap(piece, net))
+            .filter(|piece| overlap(*piece, *net))
             .collect()
     }
 
