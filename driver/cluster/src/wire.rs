@@ -104,6 +104,11 @@ pub enum Frame {
         /// The latest epoch that was heard of either.
         epoch: u32,
     },
+    /// You were elsewhere a moment ago, and may be so still: ask again.
+    Elsewhere {
+        /// The epoch that was asked about.
+        epoch: u32,
+    },
     /// You speak in an epoch before the latest that was heard of you, and so nobody listens.
     Behind {
         /// The latest that was heard.
@@ -135,6 +140,8 @@ pub struct Digest {
 pub struct Confirm {
     /// The epoch that it begins.
     pub epoch: u32,
+    /// Where it is reached.
+    pub address: SocketAddr,
     /// How many decrees it knows of.
     pub index: u64,
     /// The revisions of its shares.

@@ -17,6 +17,18 @@ fn tells(member: &Member, both: [&str; 2]) -> bool {
     })
 }
 
+/// Leases all the while until a host knows that it is there twice.
+fn lease_until_told(member: &Member, network: &super::plugin::Network<'_>) -> Vec<IpAddr> {
+    let mut got = Vec::new();
+    system_tests::wait::within(s(10), || {
+        if got.len() < 40 {
+            got.extend(network.try_lease());
+        }
+        (member.standing().as_deref() == Some("cloned")).then_some(())
+    });
+    got
+}
+
 /// A host's disk is copied to another host, whose daemon is then started so many times; the last time on the wire.
 fn with_a_copy(starts: usize) {
     let lab = Lab::joined(3);
@@ -38,6 +50,20 @@ fn with_a_copy(starts: usize) {
     copy.host
         .run("ip", &["route", "replace", "default", "via", "10.200.0.254"]);
     three.tombolo.start_again();
+    let twins = [three, &copy];
+    let meanwhile = at_once(&twins, |member| {
+        lease_until_told(member, &member.made(&networks[2]))
+    });
+    for (member, got) in twins.iter().zip(meanwhile) {
+        say(&format!(
+            "{} leased {} addresses until it knew",
+            member.name(),
+            got.len()
+        ));
+        for address in got {
+            assert!(leased.insert(address), "{address} was given twice");
+        }
+    }
     let both = [three.address.as_str(), copy.address.as_str()];
     let took = timed("somebody says that a host is there twice", s(15), || {
         [one, two].iter().any(|member| tells(member, both))
@@ -76,16 +102,9 @@ fn with_a_copy(starts: usize) {
     say(&format!("{} of the two may lease", who.len()));
     assert!(who.len() <= 1, "{who:?}");
 
-    // The way out of it.
-    let out = [three, &copy]
-        .into_iter()
-        .find(|member| cloned(member))
-        .expect("one that knows");
-    let stays = if out.address == three.address {
-        &copy
-    } else {
-        three
-    };
+    // The way out of it, on the copy as people are told: it doesn't know what the original has given since.
+    timed("the copy knows it as well", s(15), || cloned(&&copy));
+    let (out, stays) = (&copy, three);
     out.try_cli(&["cluster", "leave"]).must();
     assert_eq!(out.status()["in_cluster"], false);
     if starts == 1 {

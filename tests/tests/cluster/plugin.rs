@@ -42,7 +42,7 @@ impl Member {
     #[track_caller]
     pub fn try_network_with(&self, pool: &str, net: &str, gateway: &str) -> Result<Network<'_>, String> {
         let (plugin, options) = (self.plugin(), json!({ "net": net }));
-        let asked = json!({ "AddressSpace": "LocalDefault", "Pool": pool, "SubPool": "", "Options": options, "V6": false });
+        let asked = json!({ "AddressSpace": "tombolo-local", "Pool": pool, "SubPool": "", "Options": options, "V6": false });
         let got = plugin.call("IpamDriver.RequestPool", &asked);
         if let Some(why) = plugin::refusal(&got) {
             return Err(why);
@@ -62,7 +62,7 @@ impl Member {
         });
         let id = format!("{sum:016x}{sum:048x}");
         let data =
-            json!([{ "AddressSpace": "LocalDefault", "Pool": got["Pool"], "Gateway": gateway["Address"] }]);
+            json!([{ "AddressSpace": "tombolo-local", "Pool": got["Pool"], "Gateway": gateway["Address"] }]);
         let made = plugin.call(
             "NetworkDriver.CreateNetwork",
             &json!({

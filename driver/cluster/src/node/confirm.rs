@@ -32,6 +32,10 @@ use super::sync::Purpose;
 /// How long a host waits to be confirmed before it counts itself as alone.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a host that is there at one address isn't confirmed at another one: the disk may have been copied, and whoever
+/// runs twice is found out until then.
+const MOVING: Duration = Duration::from_secs(5);
+
 /// How often those are asked again who have not answered.
 const AGAIN: Duration = Duration::from_millis(400);
 
@@ -73,6 +77,8 @@ pub(super) struct State {
     lives: BTreeMap<HostId, u32>,
     /// Who doesn't let us in.
     refused: BTreeSet<HostId>,
+    /// When we were last told that we were elsewhere a moment ago.
+    elsewhere: Option<Tick>,
     /// When we were last told of another host with our identifier. Who was is not alone, whoever answers.
     twice: Option<Tick>,
 }
@@ -91,6 +97,7 @@ impl State {
             later: BTreeSet::new(),
             lives,
             refused: BTreeSet::new(),
+            elsewhere: None,
             twice: None,
         }
     }
@@ -255,6 +262,7 @@ impl Node {
             self.confirm.next = self.now + AGAIN.saturating_mul(self.confirm.tries).min(HELLO);
             let mine = Confirm {
                 epoch: self.epoch,
+                address: self.membership.me().address,
                 index: self.charter().index,
                 shares: self
                     .space
@@ -280,6 +288,7 @@ impl Node {
                 self.send(host, Frame::Confirm(mine.clone()));
             }
         }
+        self.confirm_count();
         // Who is refused by anybody is not alone, and may have been forgotten.
         let patience = self.now.since(self.confirm.since) >= PATIENCE
             && self.confirm.twice.is_none()
@@ -291,6 +300,14 @@ impl Node {
 
     /// Another host has begun anew and asks.
     pub(super) fn asked_to_confirm(&mut self, from: HostId, address: SocketAddr, confirm: Confirm) {
+        let seat = self.membership.seat(&from);
+        let moved = self.heard.get(&from).and_then(|heard| heard.moved);
+        if seat.is_some_and(|seat| seat.address != confirm.address)
+            || moved.is_some_and(|at| self.now.since(at) < MOVING)
+        {
+            let epoch = confirm.epoch;
+            return self.send_to(from, address, &Frame::Elsewhere { epoch });
+        }
         let known = self.space.known().iter().filter(|((_, host), _)| *host == from);
         let newer = known
             .into_iter()
@@ -376,13 +393,29 @@ impl Node {
         }
     }
 
+    /// Somebody has seen us at another address a moment ago.
+    pub(super) fn seen_elsewhere(&mut self, epoch: u32) {
+        // The first answers may have been enough.
+        let just =
+            self.confirm.standing == Standing::Confirmed && self.now.since(self.confirm.since) < MOVING;
+        if epoch == self.epoch && (just || self.is_unconfirmed()) {
+            self.confirm.elsewhere = Some(self.now);
+            self.confirm.since = self.now;
+            self.stand(Standing::Waiting);
+        }
+    }
+
     fn confirm_count(&mut self) {
+        let elsewhere = self
+            .confirm
+            .elsewhere
+            .is_some_and(|at| self.now.since(at) < MOVING);
         let done = match self.is_strict() {
             true => &self.confirm.told,
             false => &self.confirm.got,
         };
         let done = done.iter().filter(|host| self.is_member(host)).count();
-        if self.is_unconfirmed() && !self.by_store() && done >= self.confirm_need() {
+        if self.is_unconfirmed() && !self.by_store() && !elsewhere && done >= self.confirm_need() {
             self.stand(Standing::Confirmed);
         }
     }

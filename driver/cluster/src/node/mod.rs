@@ -359,6 +359,8 @@ struct Heard {
     at: Option<Tick>,
     rtt: Option<Duration>,
     clock_ms: Option<i64>,
+    /// When it was there at another address last.
+    moved: Option<Tick>,
 }
 
 /// A host's part in the cluster.
@@ -635,6 +637,14 @@ impl Node {
             }
             membership::Event::Moved(seat) if self.is_member(&seat.host) => {
                 self.sync_moved();
+                if self.is_alive(&seat.host)
+                    && self
+                        .seats
+                        .get(&seat.host)
+                        .is_some_and(|old| old.address != seat.address)
+                {
+                    self.heard.entry(seat.host).or_default().moved = Some(self.now);
+                }
                 self.seats.insert(seat.host, seat);
             }
             membership::Event::Rejoined => self.sync_now(),
@@ -715,6 +725,7 @@ impl Node {
                 self.confirm_cloned(if one == mine { other } else { one });
                 self.rise(from, epoch);
             }
+            Frame::Elsewhere { epoch } => self.seen_elsewhere(epoch),
             Frame::Behind { epoch } if epoch > self.epoch => self.rise(from, epoch),
             Frame::Behind { .. } => {}
         }
