@@ -22,6 +22,7 @@ use tombolo_ipam::share::Deal;
 use super::certs::HostKey;
 use super::joining::{self, Answer, Asking};
 use super::keep::{Keeper, Peers, hex};
+use super::out::{self, Because, Mark};
 use super::part::{Around, End, NoPart, Part, Request, Shown, ShownNow, Sight};
 use super::secret::Secret;
 use super::token::Token;
@@ -59,8 +60,27 @@ pub struct Task {
     keeper: Keeper,
     queue: mpsc::Receiver<Ask>,
     join: Vec<SocketAddr>,
+    /// The same as the setting says it.
+    setting: String,
     key_file: Option<std::path::PathBuf>,
     told: crate::engine::Outside,
+}
+
+/// Why this host was not let in, in words.
+#[derive(Debug, thiserror::Error)]
+enum NotIn {
+    /// The identifier that it has drawn is of a host that is gone for good.
+    #[error("{0}")]
+    Gone(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for NotIn {
+    fn from(why: String) -> Self {
+        Self::Other(why)
+    }
 }
 
 /// Why this host may not lease while it is in no cluster.
@@ -81,6 +101,7 @@ impl Cluster {
             around,
             queue,
             join: config.join.addresses(config.cluster_port),
+            setting: config.join.to_string(),
             key_file: config.cluster_key_file.0.clone(),
         };
         (handle, task)
@@ -171,8 +192,10 @@ impl Cluster {
     /// The document behind `tombolo cluster status`.
     pub async fn status(&self) -> Value {
         let Some(sight) = self.see().await else {
+            let out = self.shown().out.clone();
             return json!({
-                "in_cluster": false, "cluster": null, "host": null, "standing": null, "standing_note": null, "decrees": 0,
+                "in_cluster": false, "cluster": null, "host": null, "standing": out.as_ref().map(|_| "out"),
+                "standing_note": out, "decrees": 0,
                 "secret": 0, "hosts": [], "pools": [], "waiting": 0,
                 "counts": {"garbled": 0, "wrong_key": 0, "replayed": 0, "strangers": 0},
             });
@@ -333,6 +356,7 @@ impl Task {
     pub async fn run(mut self, mut end: oneshot::Receiver<()>) {
         let mut attempts = 0;
         let mut next = tokio::time::Instant::now();
+        self.heed_mark().await;
         loop {
             if self.keeper.get("host").is_some() {
                 match Box::pin(self.take_part(&mut end)).await {
@@ -349,7 +373,7 @@ impl Task {
                 }
                 continue;
             }
-            let joins = !self.join.is_empty() && self.key_file.is_some();
+            let joins = self.joins_by_settings();
             tokio::select! {
                 _ = &mut end => return,
                 ask = self.queue.recv() => match ask {
@@ -366,6 +390,56 @@ impl Task {
         }
     }
 
+    /// Whether it is the settings' turn to have this host join.
+    fn joins_by_settings(&self) -> bool {
+        let out = self.keeper.get(out::RECORD).is_some();
+        !out && !self.join.is_empty() && self.key_file.is_some()
+    }
+
+    /// Says that this host stays out if it does; forgets that if the setting has changed since.
+    async fn heed_mark(&mut self) {
+        let Some(mark) = self.keeper.read::<Mark>(out::RECORD) else {
+            return;
+        };
+        if mark.holds(&self.setting) {
+            return self.say_out(&mark);
+        }
+        tracing::info!(
+            join = self.setting,
+            "the setting join has changed since this host left, and is followed"
+        );
+        let record = vec![(out::RECORD.to_owned(), None)];
+        if let Err(error) = self.keeper.keep(record).await {
+            tracing::error!(%error, "this host stays out of its cluster");
+        }
+    }
+
+    fn say_out(&self, mark: &Mark) {
+        let why = mark.text();
+        tracing::warn!("{why}");
+        self.told.set(Some(why.clone()));
+        self.around.shown.set(ShownNow {
+            out: Some(why),
+            ..ShownNow::default()
+        });
+    }
+
+    /// What one is told who had this host leave.
+    fn left(&self) -> Value {
+        json!({ "out": self.around.shown.get().out })
+    }
+
+    /// Has this host stay out from now on, though its settings name a cluster.
+    async fn stay_out(&mut self, because: Because) -> Result<(), String> {
+        let Some(mark) = Mark::of(&self.setting, because) else {
+            return Ok(());
+        };
+        let records = vec![(out::RECORD.to_owned(), Some(encode(&mark)))];
+        self.keeper.keep(records).await.map_err(|e| e.to_string())?;
+        self.say_out(&mark);
+        Ok(())
+    }
+
     /// Answers requests for a while during which there is no part.
     async fn refuse_for(&mut self, span: Duration) {
         let until = tokio::time::Instant::now() + span;
@@ -374,7 +448,7 @@ impl Task {
             match ask {
                 Ask::Leave(answer) => {
                     self.clear().await;
-                    answer.send(Ok(json!({}))).ok();
+                    answer.send(Ok(self.left())).ok();
                     return;
                 }
                 Ask::Init(answer) | Ask::Join(_, _, answer) => drop(answer.send(Err(IN_CLUSTER.to_owned()))),
@@ -455,7 +529,7 @@ impl Task {
         }
         self.clear().await;
         if let Some(answer) = leaving {
-            answer.send(Ok(json!({}))).ok();
+            answer.send(Ok(self.left())).ok();
         }
         match gone {
             true => End::Told,
@@ -463,9 +537,11 @@ impl Task {
         }
     }
 
-    /// Forgets the cluster: records, files and shares.
+    /// Forgets the cluster: records, files and shares. It was said to leave, so the settings don't lead back in.
     async fn clear(&mut self) {
-        if let Err(error) = self.keeper.clear().await {
+        let mark = Mark::of(&self.setting, Because::Left);
+        let record = mark.as_ref().map(|mark| (out::RECORD.to_owned(), encode(mark)));
+        if let Err(error) = self.keeper.clear(record).await {
             tracing::error!(%error, "the records of the cluster are still there");
         }
         if let Err(error) = self.around.files.remove() {
@@ -487,6 +563,9 @@ impl Task {
         }
         self.told.set(Some(OUTSIDE.to_owned()));
         self.around.shown.set(ShownNow::default());
+        if let Some(mark) = mark {
+            self.say_out(&mark);
+        }
     }
 
     async fn deal(&self, pool: IpNet, deal: Deal) {
@@ -511,8 +590,13 @@ impl Task {
                 answer.send(begun.map(|()| json!({}))).ok();
             }
             Ask::Join(address, token, answer) => {
-                let joined = self.join(address, &token).await;
+                let joined = self.join_as_told(address, &token).await;
                 answer.send(joined).ok();
+            }
+            // It is about to join, and isn't to.
+            Ask::Leave(answer) if self.joins_by_settings() => {
+                let stays = self.stay_out(Because::Left).await;
+                answer.send(stays.map(|()| self.left())).ok();
             }
             Ask::Leave(answer) => drop(answer.send(Err("this host is in no cluster".to_owned()))),
             // Its answer is dropped, which says that there is no part.
@@ -544,7 +628,23 @@ impl Task {
             .await
     }
 
-    async fn join(&mut self, address: SocketAddr, token: &Token) -> Result<Value, String> {
+    /// Joins because somebody says so: under another identifier if the one that was drawn is gone.
+    async fn join_as_told(&mut self, address: SocketAddr, token: &Token) -> Result<Value, String> {
+        match self.join(address, token).await {
+            Err(NotIn::Gone(_)) => {
+                let record = vec![("joining".to_owned(), None)];
+                self.keeper.keep(record).await.map_err(|e| e.to_string())?;
+                self.around
+                    .files
+                    .remove()
+                    .map_err(|e| format!("the state directory: {e}"))?;
+            }
+            joined => return joined.map_err(|e| e.to_string()),
+        }
+        self.join(address, token).await.map_err(|e| e.to_string())
+    }
+
+    async fn join(&mut self, address: SocketAddr, token: &Token) -> Result<Value, NotIn> {
         (self.around.advertise)(&self.around.advertised).map_err(|why| format!("advertise: {why}"))?;
         let text = |e: super::Refused| e.to_string();
         // One who was let in without hearing of it asks again as the same.
@@ -575,7 +675,8 @@ impl Task {
             by_store: self.around.store.is_some(),
         };
         match joining::ask(address, token, &asking).await? {
-            Answer::Refused(why) => Err(format!("{address} does not let this host in: {why}")),
+            Answer::Refused(why) => Err(format!("{address} does not let this host in: {why}").into()),
+            Answer::Gone(why) => Err(NotIn::Gone(format!("{address} does not let this host in: {why}"))),
             Answer::Welcome {
                 secret,
                 charter,
@@ -587,7 +688,7 @@ impl Task {
                     .parse()
                     .map_err(|e| format!("{address} sent a key that can't be read: {e}"))?;
                 if secret.check() != charter.secret.check || !charter.hosts.contains_key(&host) {
-                    return Err(format!("{address} sent what does not fit together; try again"));
+                    return Err(format!("{address} sent what does not fit together; try again").into());
                 }
                 let hosts = charter.hosts.len();
                 self.become_member(host, &key, &secret, &charter, seats).await?;
@@ -619,6 +720,7 @@ impl Task {
         let records = vec![
             ("charter".to_owned(), Some(encode(charter))),
             ("joining".to_owned(), None),
+            (out::RECORD.to_owned(), None),
             // The last: with it there is a part.
             ("host".to_owned(), Some(encode(&host))),
         ];
@@ -660,6 +762,13 @@ impl Task {
         for address in self.join.clone().into_iter().filter(|address| *address != own) {
             match self.join(address, &token).await {
                 Ok(_) => return tracing::info!(%address, "joined the cluster"),
+                Err(NotIn::Gone(why)) => {
+                    tracing::warn!(%address, %why, "this host was forgotten before it knew that it had been let in");
+                    if let Err(why) = self.stay_out(Because::Forgotten).await {
+                        tracing::error!(%why, "that this host stays out was not stored");
+                    }
+                    return;
+                }
                 Err(why) => tracing::info!(%address, %why, "not joined yet"),
             }
         }

@@ -6,6 +6,7 @@
 //! | record `host` | this host's identifier, as long as it is in the cluster |
 //! | record `epoch` | how often it was started; raised before anything is said |
 //! | records `charter.N`, `acceptor.N`, `witness/…` | what the node must not forget |
+//! | record `out` | that it stays out, whatever its settings say; [`out`](super::out) |
 //! | record `heard.N` | how far each sender was heard, so that nothing is taken twice |
 //! | file `cluster/secret` | the cluster's secret, mode 0600 |
 //! | file `cluster/secret.next` | the next one, while it is being rotated |
@@ -111,15 +112,16 @@ impl Keeper {
         Ok(())
     }
 
-    /// Forgets everything.
+    /// Forgets everything but this, which is kept in the same write.
     ///
     /// # Errors
     /// As for [`keep`](Self::keep).
-    pub async fn clear(&mut self) -> Result<(), NotKept> {
+    pub async fn clear(&mut self, but: Option<(String, Vec<u8>)>) -> Result<(), NotKept> {
         let keys = self.records.keys().filter_map(|key| key.rsplit_once('.'));
-        let mut keys: Vec<String> = keys.map(|(key, _)| key.to_owned()).collect();
-        keys.dedup();
-        self.keep(keys.into_iter().map(|key| (key, None)).collect()).await
+        let mut records: BTreeMap<String, Option<Vec<u8>>> =
+            keys.map(|(key, _)| (key.to_owned(), None)).collect();
+        records.extend(but.map(|(key, value)| (key, Some(value))));
+        self.keep(records.into_iter().collect()).await
     }
 }
 
@@ -271,7 +273,9 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(keeper.below("witness/"), [("a".to_owned(), vec![1])]);
-        keeper.clear().await.unwrap();
+        keeper.clear(Some(("out".to_owned(), vec![7]))).await.unwrap();
+        assert_eq!((keeper.records.len(), keeper.get("out")), (1, Some(vec![7])));
+        keeper.clear(None).await.unwrap();
         assert!(keeper.records.is_empty());
     }
 

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tombolo_cluster::HostId;
-use tombolo_cluster::charter::{Charter, Definition};
+use tombolo_cluster::charter::{Charter, Definition, How};
 use tombolo_cluster::node::{Alone, Called, Input, News, Node, Output, Setup, Standing, Wish};
 use tombolo_cluster::store::Answer;
 use tombolo_cluster::table::Limits;
@@ -103,6 +103,8 @@ pub struct ShownNow {
     pub routes: Vec<(IpNet, String)>,
     /// Whether this host is in a cluster.
     pub member: bool,
+    /// Why it is in none though its settings name one, if so.
+    pub out: Option<String>,
 }
 
 impl Shown {
@@ -831,6 +833,10 @@ impl Part {
             answer.send(joining::Answer::Refused(why)).ok();
             return Ok(());
         }
+        if let Some(gone) = self.gone(&asking.host) {
+            answer.send(gone).ok();
+            return Ok(());
+        }
         self.ticket += 1;
         let ticket = self.ticket;
         let wish = Wish::Admit {
@@ -842,9 +848,22 @@ impl Part {
         self.step(Input::Wish { ticket, wish }).await
     }
 
+    /// The answer to one who is gone.
+    fn gone(&self, host: &HostId) -> Option<joining::Answer> {
+        let gone = self.node.charter().gone.get(host)?;
+        let how = match gone.how {
+            How::Left => "left",
+            How::Forgotten { .. } => "was forgotten by",
+        };
+        Some(joining::Answer::Gone(format!(
+            "it {how} the cluster at decree {}",
+            gone.at
+        )))
+    }
+
     fn join_answer(&self, asking: &joining::Asking, outcome: Result<(), String>) -> joining::Answer {
         match outcome {
-            Err(why) => joining::Answer::Refused(why),
+            Err(why) => self.gone(&asking.host).unwrap_or(joining::Answer::Refused(why)),
             Ok(()) => joining::Answer::Welcome {
                 secret: self.secret.text().to_string(),
                 charter: Box::new(self.node.charter().clone()),
@@ -1172,6 +1191,7 @@ impl Part {
                 .collect(),
             routes,
             member: true,
+            out: None,
         });
     }
 

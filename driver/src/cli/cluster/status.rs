@@ -316,8 +316,9 @@ fd00::/64      -     -              -                                           
         );
         assert!(shown.contains("`tombolo cluster init`"), "{shown}");
         assert!(!shown.contains("Standing"), "{shown}");
-        let shown = render(&json!({"in_cluster": false, "standing": "gone"}));
-        assert!(shown.contains("\nStanding   gone\n"), "{shown}");
+        let shown =
+            render(&json!({"in_cluster": false, "standing": "out", "standing_note": "told to leave"}));
+        assert!(shown.contains("\nStanding   out: told to leave\n"), "{shown}");
     }
 
     #[test]
