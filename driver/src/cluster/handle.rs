@@ -21,7 +21,7 @@ use tombolo_ipam::share::Deal;
 
 use super::certs::HostKey;
 use super::joining::{self, Answer, Asking};
-use super::keep::{Keeper, Peers, hex};
+use super::keep::{Keeper, hex};
 use super::out::{self, Because, Mark};
 use super::part::{Around, End, NoPart, Part, Request, Shown, ShownNow, Sight};
 use super::secret::Secret;
@@ -711,12 +711,7 @@ impl Task {
         files.make().map_err(|e| format!("the state directory: {e}"))?;
         key.write(&files.host_key()).map_err(|e| chain(&e))?;
         secret.write(&files.secret()).map_err(|e| chain(&e))?;
-        files
-            .write_peers(&Peers {
-                seats,
-                rows: Vec::new(),
-            })
-            .map_err(|e| chain(&e))?;
+        files.write_seats(&seats).map_err(|e| chain(&e))?;
         let records = vec![
             ("charter".to_owned(), Some(encode(charter))),
             ("joining".to_owned(), None),

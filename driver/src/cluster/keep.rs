@@ -11,7 +11,8 @@
 //! | file `cluster/secret` | the cluster's secret, mode 0600 |
 //! | file `cluster/secret.next` | the next one, while it is being rotated |
 //! | file `cluster/host-key` | this host's own key, mode 0600 |
-//! | file `cluster/peers` | the rows of others and where they were reached, written now and then; may be missing |
+//! | file `cluster/seats` | where others were reached, written soon after a change; may be missing |
+//! | file `cluster/rows` | the rows of others, written now and then; may be missing |
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -166,23 +167,42 @@ impl Files {
         self.dir.join("host-key")
     }
 
-    fn peers(&self) -> PathBuf {
-        self.dir.join("peers")
+    fn seats(&self) -> PathBuf {
+        self.dir.join("seats")
     }
 
-    /// What is known of others, to begin with after a restart.
-    pub fn read_peers(&self) -> Peers {
-        // Without it all comes again from the others.
-        let bytes = std::fs::read(self.peers()).unwrap_or_default();
+    fn rows(&self) -> PathBuf {
+        self.dir.join("rows")
+    }
+
+    /// Where others were reached before the start.
+    pub fn read_seats(&self) -> Vec<Seat> {
+        // Without it others have to find this host.
+        let bytes = std::fs::read(self.seats()).unwrap_or_default();
         decode(&bytes).unwrap_or_default()
     }
 
-    /// Writes what is known of others.
+    /// Writes where others are reached.
     ///
     /// # Errors
     /// If it can't be written.
-    pub fn write_peers(&self, peers: &Peers) -> Result<(), super::private::Error> {
-        super::private::write(&self.peers(), &encode(peers))
+    pub fn write_seats(&self, seats: &[Seat]) -> Result<(), super::private::Error> {
+        super::private::write(&self.seats(), &encode(&seats))
+    }
+
+    /// The rows of others as they were known before the start.
+    pub fn read_rows(&self) -> Vec<Vec<u8>> {
+        // Without it all come again from the others.
+        let bytes = std::fs::read(self.rows()).unwrap_or_default();
+        decode(&bytes).unwrap_or_default()
+    }
+
+    /// Writes the rows of others.
+    ///
+    /// # Errors
+    /// If they can't be written.
+    pub fn write_rows(&self, rows: &[Vec<u8>]) -> Result<(), super::private::Error> {
+        super::private::write(&self.rows(), &encode(&rows))
     }
 
     /// Takes the next secret for the present one.
@@ -206,15 +226,6 @@ impl Files {
             removed => removed,
         }
     }
-}
-
-/// What is known of other hosts.
-#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
-pub struct Peers {
-    /// Where they were reached.
-    pub seats: Vec<Seat>,
-    /// Their rows.
-    pub rows: Vec<Vec<u8>>,
 }
 
 /// Bytes as hexadecimal digits.

@@ -18,6 +18,7 @@ pub mod etcd;
 pub mod handle;
 pub mod joining;
 pub mod keep;
+pub mod notes;
 pub mod out;
 pub mod part;
 pub mod private;

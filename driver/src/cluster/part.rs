@@ -30,7 +30,8 @@ use super::calls::{self, FOR_NODE, FOR_SECRET, NEXT_SECRET};
 use super::certs::{Acceptor, Authority, ClusterId, Connector, HostKey, Print, SharedTrust, Trust, Who};
 use super::draw;
 use super::joining;
-use super::keep::{Files, Keeper, Peers};
+use super::keep::{Files, Keeper};
+use super::notes::Notes;
 use super::seal::{Instance, Last, Opener, Sealer, To, Why};
 use super::secret::Secret;
 use super::store::Store;
@@ -44,7 +45,9 @@ const BURST: usize = 256;
 const QUEUE: usize = 4 << 20;
 /// How many connections are served at a time.
 const CONNECTIONS: usize = 256;
-/// How often what is known of others is written down.
+/// How often it is looked whether others are reached elsewhere than was written down.
+const SEATS: Duration = Duration::from_secs(1);
+/// How often all that is known of others is written down.
 const REMEMBER: Duration = Duration::from_secs(30);
 /// How often this host's routes and its address are looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -190,6 +193,7 @@ struct Rotation {
 pub struct Part {
     around: Around,
     keeper: Keeper,
+    notes: Notes,
     node: Node,
     me: HostId,
     started: Instant,
@@ -282,7 +286,8 @@ impl Part {
         let told = ask_engine(&around.asks, true)
             .await
             .ok_or_else(|| NoPart("the engine has ended".to_owned()))?;
-        let peers = around.files.read_peers();
+        let seats = around.files.read_seats();
+        let notes = Notes::new(around.files.clone(), seats.clone());
         let seed = u64::from_be_bytes(draw().map_err(refused)?);
         let witnessed = keeper.below("witness/").into_iter().filter_map(|(key, bytes)| {
             let (host, pool) = key.split_once('/')?;
@@ -305,8 +310,8 @@ impl Part {
             witnessed: witnessed.collect(),
             shares: told.shares.clone(),
             rows,
-            remembered: peers.rows,
-            seats: peers.seats,
+            remembered: around.files.read_rows(),
+            seats,
             alone: around.alone,
             limits: Limits::default(),
         };
@@ -322,6 +327,7 @@ impl Part {
         let part = Self {
             around,
             keeper,
+            notes,
             node,
             me,
             started: Instant::now(),
@@ -369,8 +375,10 @@ impl Part {
     ) -> (End, Keeper) {
         let ended = self.take_part(&mut running, requests, end).await;
         running.serving.abort();
+        self.notes.settled().await;
         if !self.left {
             self.remember().await;
+            self.notes.settled().await;
         }
         (ended, self.keeper)
     }
@@ -384,6 +392,8 @@ impl Part {
         let mut buffer = vec![0; 2048];
         let mut remember = tokio::time::interval(REMEMBER);
         remember.tick().await;
+        let mut seats = tokio::time::interval(SEATS);
+        seats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(LOOK);
         let mut gathered: Option<tokio::time::Instant> = None;
         let mut left_at: Option<tokio::time::Instant> = None;
@@ -417,6 +427,10 @@ impl Part {
                     self.tell_changes(false).await
                 }
                 _ = look.tick() => self.look().await,
+                _ = seats.tick() => {
+                    self.notes.seats(self.node.seats());
+                    Ok(())
+                }
                 _ = remember.tick() => {
                     self.remember().await;
                     Ok(())
@@ -1239,18 +1253,7 @@ impl Part {
 
     /// Writes down what is known of others.
     async fn remember(&mut self) {
-        let peers = Peers {
-            seats: self.node.seats().cloned().collect(),
-            rows: self.node.remember(),
-        };
-        let files = self.around.files.clone();
-        let written = tokio::task::spawn_blocking(move || files.write_peers(&peers)).await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!(
-                error = crate::http::chain(&error),
-                "what is known of other hosts was not written down"
-            );
-        }
+        self.notes.all(self.node.seats(), || self.node.remember());
         let heard = tombolo_cluster::wire::encode(&self.opener.last());
         if let Err(error) = self.keeper.keep(vec![("heard".to_owned(), Some(heard))]).await {
             tracing::warn!(%error, "how far others were heard was not kept");

@@ -308,3 +308,31 @@ fn as_texts<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'static str, &'
         .map(|(name, value)| (*name, value.as_str()))
         .collect()
 }
+
+#[test]
+fn a_host_that_is_killed_soon_after_others_joined_knows_where_these_are() {
+    let lab = Lab::new(3);
+    let [one, two, three] = [&lab.members[0], &lab.members[1], &lab.members[2]];
+    let line = one.init();
+    three.paste(&line);
+    two.paste(&line);
+    lab.agree(s(10));
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    lab.members.iter().for_each(|member| member.tombolo.kill());
+    three.tombolo.start_again();
+    let status = three.status();
+    let of = |member: &super::lab::Member| {
+        let hosts = json::rows(&status["hosts"]).iter();
+        hosts
+            .clone()
+            .find(|host| host["name"] == member.name())
+            .map(|host| host["address"].clone())
+    };
+    for member in [one, two] {
+        assert_eq!(
+            of(member),
+            Some(json!(format!("{}:7947", member.address))),
+            "{status:#}"
+        );
+    }
+}
