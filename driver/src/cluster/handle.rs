@@ -23,8 +23,9 @@ use super::certs::HostKey;
 use super::joining::{self, Answer, Asking};
 use super::keep::{Keeper, hex};
 use super::out::{self, Because, Mark};
-use super::part::{Around, End, NoPart, Part, Request, Shown, ShownNow, Sight};
+use super::part::{Around, End, NoPart, Part, Request, Shown, ShownNow};
 use super::secret::Secret;
+use super::sight::Sight;
 use super::token::Token;
 use crate::config::{Advertise, Config};
 
@@ -185,19 +186,25 @@ impl Cluster {
 
     async fn see(&self) -> Option<Sight> {
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask::Part(Request::See(answer))).await.ok()?;
+        self.asks.send(Ask::Part(Request::See(true, answer))).await.ok()?;
         answered.await.ok()
+    }
+
+    /// Has the part be looked at without its rows, if this host is in a cluster and not too much is asked of it already.
+    pub fn measure(&self, answer: oneshot::Sender<Sight>) -> bool {
+        self.shown().member && self.asks.try_send(Ask::Part(Request::See(false, answer))).is_ok()
     }
 
     /// The document behind `tombolo cluster status`.
     pub async fn status(&self) -> Value {
         let Some(sight) = self.see().await else {
             let out = self.shown().out.clone();
+            let broken = self.outside.why().filter(|why| out.is_none() && why != OUTSIDE);
+            let standing = out.as_ref().map(|_| "out").or(broken.as_ref().map(|_| "broken"));
             return json!({
-                "in_cluster": false, "cluster": null, "host": null, "standing": out.as_ref().map(|_| "out"),
-                "standing_note": out, "decrees": 0,
-                "secret": 0, "hosts": [], "pools": [], "waiting": 0,
-                "counts": {"garbled": 0, "wrong_key": 0, "replayed": 0, "strangers": 0},
+                "in_cluster": false, "cluster": null, "host": null, "standing": standing, "standing_note": out.or(broken),
+                "decrees": 0, "secret": 0, "store": null, "hosts": [], "pools": [], "waiting": 0, "clones": [],
+                "counts": {"garbled": 0, "wrong_key": 0, "replayed": 0, "strangers": 0, "clones": 0}, "dropped": [],
             });
         };
         let view = &sight.view;
@@ -221,8 +228,24 @@ impl Cluster {
                 "host": host.host, "name": host.name, "address": host.address, "state": state, "down_ms": down_ms,
                 "heard_ms": host.heard_ms, "rtt_ms": host.rtt_ms, "clock_ms": host.clock_ms, "version": version(&host.host),
                 "rows": host.rows, "faults": host.faults,
+                "call_ms": sight.noted.last_call(&host.host).map(|ago| ago.as_millis()),
             })
         });
+        let clones = sight.noted.clones();
+        let clones =
+            clones.map(|(host, one, other)| json!({ "host": host, "name": name(host), "at": [one, other] }));
+        let dropped = sight.counts.dropped().into_iter().filter(|(_, count)| *count > 0);
+        let dropped = dropped.map(|(why, count)| {
+            let last = sight.noted.last_dropped(why);
+            json!({
+                "why": why, "count": count, "last_ms": last.map(|(ago, _)| ago.as_millis()),
+                "from": last.map(|(_, from)| from),
+            })
+        });
+        let store = sight
+            .store
+            .as_ref()
+            .map(|(store, fault)| json!({ "name": store, "fault": fault }));
         let pools = view.pools.iter().map(|pool| {
             let holders: BTreeSet<&HostId> = pool.pieces.keys().chain(pool.fills.keys()).collect();
             let shares = holders.into_iter().map(|host| {
@@ -247,7 +270,8 @@ impl Cluster {
         let counts = sight.counts;
         json!({
             "in_cluster": true, "cluster": hex(&sight.cluster), "host": view.me, "standing": standing, "standing_note": note,
-            "decrees": view.index, "secret": view.secret, "hosts": hosts.collect::<Vec<_>>(), "pools": pools.collect::<Vec<_>>(),
+            "decrees": view.index, "secret": view.secret, "store": store, "clones": clones.collect::<Vec<_>>(),
+            "dropped": dropped.collect::<Vec<_>>(), "hosts": hosts.collect::<Vec<_>>(), "pools": pools.collect::<Vec<_>>(),
             "waiting": view.waiting,
             "counts": {
                 "garbled": counts.short + counts.long + counts.magic + counts.version + counts.mac,

@@ -24,6 +24,7 @@ pub mod part;
 pub mod private;
 pub mod seal;
 pub mod secret;
+pub mod sight;
 pub mod store;
 pub mod token;
 

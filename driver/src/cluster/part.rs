@@ -34,6 +34,7 @@ use super::keep::{Files, Keeper};
 use super::notes::Notes;
 use super::seal::{Instance, Last, Opener, Sealer, To, Why};
 use super::secret::Secret;
+use super::sight::{Noted, Sight};
 use super::store::Store;
 use crate::engine::events::{Events, What};
 use crate::engine::shared::Told;
@@ -126,8 +127,8 @@ impl Shown {
 pub enum Request {
     /// Have a wish come true.
     Wish(Wish, oneshot::Sender<Result<(), String>>),
-    /// Let the part be looked at.
-    See(oneshot::Sender<Sight>),
+    /// Let the part be looked at, with the rows of hosts and endpoints or without.
+    See(bool, oneshot::Sender<Sight>),
     /// Make a token to join with, good for so many seconds.
     Token(u64, oneshot::Sender<Result<(SocketAddr, String), String>>),
     /// Have another secret in force.
@@ -139,21 +140,9 @@ pub enum Request {
 /// How a rotation ended: the number of the key in force, how many hosts have it, and the names of those that do not yet.
 pub type Rotated = Result<(u32, usize, Vec<String>), String>;
 
-/// What is seen of a part.
-pub struct Sight {
-    /// The cluster.
-    pub cluster: [u8; 16],
-    /// What the node shows.
-    pub view: tombolo_cluster::node::View,
-    /// The rows of all hosts that begin with `ep/` or `host`.
-    pub rows: Vec<(HostId, String, Vec<u8>)>,
-    /// Datagrams, counted.
-    pub counts: super::seal::Counts,
-}
-
 /// What comes from tasks.
 enum Came {
-    Called(u64, Called),
+    Called(u64, HostId, Called),
     Asked {
         from: HostId,
         bytes: Vec<u8>,
@@ -215,6 +204,7 @@ pub struct Part {
     clones: BTreeMap<HostId, Suspicion>,
     /// Where hosts were heard last.
     places: BTreeMap<HostId, SocketAddr>,
+    noted: Noted,
     /// When hosts were told that they speak in an epoch that is over.
     behind: BTreeMap<HostId, Instant>,
     left: bool,
@@ -348,6 +338,7 @@ impl Part {
             rotation: None,
             clones: BTreeMap::new(),
             places: BTreeMap::new(),
+            noted: Noted::default(),
             behind: BTreeMap::new(),
             left: false,
             leave_ticket: None,
@@ -482,7 +473,8 @@ impl Part {
                 tokio::spawn(async move {
                     let outcome = calls::call(&connector, address, to, FOR_NODE, &bytes).await;
                     // A part that has ended needs no answer.
-                    came.send(Came::Called(call, calls::called(outcome))).await.ok();
+                    let called = calls::called(outcome);
+                    came.send(Came::Called(call, to, called)).await.ok();
                 });
             }
             Output::Answer { call, bytes } => {
@@ -533,7 +525,7 @@ impl Part {
     fn send(&mut self, to: HostId, address: SocketAddr, bytes: &[u8]) {
         match self.sealer.seal(To::Host(to), bytes) {
             // A full queue, or a way that is gone: datagrams may be lost.
-            Ok(sealed) => drop(self.udp.try_send_to(&sealed, address)),
+            Ok(sealed) => self.noted.sent(&self.udp.try_send_to(&sealed, address)),
             Err(error) => tracing::error!(%error, "a datagram was not sealed"),
         }
     }
@@ -569,7 +561,12 @@ impl Part {
             let Some(bytes) = buffer.get_mut(..length) else {
                 continue;
             };
-            let input = match self.opener.open(now, from, bytes) {
+            self.noted.received(length);
+            let opened = self.opener.open(now, from, bytes);
+            if let Err(why) = &opened {
+                self.noted.dropped(why, from);
+            }
+            let input = match opened {
                 Ok(opened) => {
                     self.keep_heard |= opened.first;
                     self.places.insert(opened.sender, from);
@@ -632,10 +629,12 @@ impl Part {
             return None;
         }
         suspicion.told = Some(now);
+        let other = self.places.get(&host).copied().unwrap_or(from);
+        self.noted.cloned(host, from, other);
         Some(Input::Cloned {
             host,
             one: from,
-            other: self.places.get(&host).copied().unwrap_or(from),
+            other,
             epoch: self.opener.epoch(&host).unwrap_or(0),
         })
     }
@@ -658,8 +657,12 @@ impl Part {
 
     async fn came(&mut self, came: Came) -> Result<(), String> {
         match came {
-            Came::Called(call, called) => self.step(Input::Answered { call, answer: called }).await,
+            Came::Called(call, host, answer) => {
+                self.noted.called(host, &answer);
+                self.step(Input::Answered { call, answer }).await
+            }
             Came::Asked { from, bytes, answer } => {
+                self.noted.taken(from);
                 self.ticket += 1;
                 let call = self.ticket;
                 self.answers.retain(|_, answer| !answer.is_closed());
@@ -699,19 +702,24 @@ impl Part {
                 self.wishes.insert(ticket, answer);
                 self.step(Input::Wish { ticket, wish }).await
             }
-            Request::See(answer) => {
+            Request::See(with_rows, answer) => {
                 let told = |key: &str| key == "host" || key.starts_with(tombolo_core::peers::ENDPOINT);
                 let rows = self
                     .node
                     .table()
                     .visible()
-                    .filter(|(_, key, _)| told(key.as_str()));
+                    .filter(|(_, key, _)| with_rows && told(key.as_str()));
                 let rows = rows.map(|(host, key, body)| (host, key.to_string(), body.to_vec()));
                 let sight = Sight {
                     cluster: self.node.charter().cluster,
                     view: self.node.view(),
                     rows: rows.collect(),
                     counts: self.opener.counts(),
+                    noted: self.noted.clone(),
+                    store: self.around.store.as_ref().map(|store| {
+                        let fault = self.node.store_fault().map(str::to_owned);
+                        (store.name().to_owned(), fault)
+                    }),
                 };
                 answer.send(sight).ok();
                 Ok(())
@@ -900,6 +908,7 @@ impl Part {
         self.clones.retain(|host, _| members.contains(host));
         self.places.retain(|host, _| members.contains(host));
         self.behind.retain(|host, _| members.contains(host));
+        self.noted.keep(&members);
         if charter.secret.number > self.secret.number() {
             let (number, check) = (charter.secret.number, charter.secret.check);
             match self
