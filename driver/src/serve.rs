@@ -338,6 +338,7 @@ async fn serve_once(
     let (end_cluster, cluster_ends) = oneshot::channel();
     let clustered = tokio::spawn(task.run(cluster_ends));
     let (giver, mut offers) = Giver::new(config, sockets.are_ours(), tell.clone());
+    let scraped_cluster = cluster.clone();
     let (mends, mut mend) = mpsc::channel::<oneshot::Sender<Mended>>(1);
     let called = Arc::new(Notify::new());
     let plugin = http::plugin(Plugin {
@@ -370,7 +371,7 @@ async fn serve_once(
     others.spawn(heartbeat(asks.clone()));
     let scraped = match metrics_socket {
         Some(socket) => {
-            let router = metrics::router(metrics, asks.clone());
+            let router = metrics::router(metrics, asks.clone(), scraped_cluster);
             let socket = scrapable(socket)?;
             Some(tokio::spawn(http::serve(socket, router, end(told.clone()))))
         }
