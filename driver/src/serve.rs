@@ -35,7 +35,8 @@ use crate::claim::Claim;
 use crate::cluster;
 use crate::cluster::handle::{Cluster, OUTSIDE};
 use crate::cluster::keep::Files;
-use crate::cluster::part::{Around, Shown};
+use crate::cluster::part::Around;
+use crate::cluster::shown::Shown;
 use crate::config::{Config, DockerHost, MetricsAddr, Setting};
 use crate::control::{Control, Mended};
 use crate::door::Door;
@@ -326,7 +327,7 @@ async fn serve_once(
         files: Files::below(&config.state_dir),
         name: host_name(),
         port: config.cluster_port,
-        advertise: cluster::handle::advertise,
+        advertise: cluster::advertise::advertise,
         advertised: config.advertise.clone(),
         store: cluster::store::Store::of(&config.store),
         alone: match config.cluster_alone {

@@ -12,6 +12,7 @@
 //! tells members apart, on connections; so what must come from one certain member goes over a connection.
 //! Time and random bits are handed in, but for TLS itself, which draws its own.
 
+pub mod advertise;
 pub mod calls;
 pub mod certs;
 pub mod etcd;
@@ -24,8 +25,10 @@ pub mod part;
 pub mod private;
 pub mod seal;
 pub mod secret;
+pub mod shown;
 pub mod sight;
 pub mod store;
+mod task;
 pub mod token;
 
 /// The cryptographic library failed at what cannot fail with the sizes given, such as for lack of memory.

@@ -9,43 +9,49 @@
 //!
 //! One task owns it all; it waits for nobody but the engine, which never waits for it.
 
+mod datagrams;
+mod door;
+mod members;
+mod news;
+mod own;
+mod secrets;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tombolo_cluster::HostId;
-use tombolo_cluster::charter::{Charter, Definition, How};
-use tombolo_cluster::node::{Alone, Called, Input, News, Node, Output, Setup, Standing, Wish};
+use tombolo_cluster::charter::Charter;
+use tombolo_cluster::node::{Alone, Called, Input, Node, Output, Setup, Standing, Wish};
 use tombolo_cluster::store::Answer;
 use tombolo_cluster::table::Limits;
 use tombolo_cluster::time::Tick;
 use tombolo_core::state::{Command, Reply};
 use tombolo_ipam::share::Share;
 
-use super::calls::{self, FOR_NODE, FOR_SECRET, NEXT_SECRET};
-use super::certs::{Acceptor, Authority, ClusterId, Connector, HostKey, Print, SharedTrust, Trust, Who};
+use super::calls::{self, FOR_NODE};
+use super::certs::{Acceptor, Connector, HostKey, SharedTrust};
 use super::draw;
 use super::joining;
 use super::keep::{Files, Keeper};
 use super::notes::Notes;
-use super::seal::{Instance, Last, Opener, Sealer, To, Why};
+use super::seal::{Instance, Last, Opener, Sealer, To};
 use super::secret::Secret;
+use super::shown::{Shown, ShownNow};
 use super::sight::{Noted, Sight};
 use super::store::Store;
-use crate::engine::events::{Events, What};
-use crate::engine::shared::Told;
+use crate::engine::events::Events;
 use crate::engine::{Ask, Looked, Outside};
+use datagrams::Suspicion;
+use door::{doors, serve, sockets, trust};
+use news::words;
+use own::{ask_engine, endpoint_rows, host_row};
+use secrets::Rotation;
 
-/// How many datagrams are taken in one go before anything else has its turn.
-const BURST: usize = 256;
-/// How large the kernel's queue of datagrams is to be, in bytes.
-const QUEUE: usize = 4 << 20;
-/// How many connections are served at a time.
-const CONNECTIONS: usize = 256;
 /// How often it is looked whether others are reached elsewhere than was written down.
 const SEATS: Duration = Duration::from_secs(1);
 /// How often all that is known of others is written down.
@@ -56,14 +62,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const DEAL: Duration = Duration::from_secs(5);
 /// How long changes of this host are gathered before the cluster is told.
 const GATHER: Duration = Duration::from_millis(10);
-/// How long the secret before is taken after another came into force.
-const OVERLAP: Duration = Duration::from_secs(60);
 /// How often a secret that is missing is asked for.
 const ASK_SECRET: Duration = Duration::from_secs(1);
-/// How often two hosts with one identifier are told of each other.
-const TELL_AGAIN: Duration = Duration::from_secs(5);
-/// How many rows of routes are told to others at most.
-const ROUTES: usize = 128;
 
 /// What a part is made of, beside what it has kept.
 #[derive(Clone)]
@@ -92,35 +92,6 @@ pub struct Around {
     pub alone: Alone,
     /// What decides, if it isn't the cluster itself.
     pub store: Option<Store>,
-}
-
-/// What requests are checked against without asking anybody.
-#[derive(Debug, Clone, Default)]
-pub struct Shown(Arc<RwLock<Arc<ShownNow>>>);
-
-/// One state of it.
-#[derive(Debug, Clone, Default)]
-pub struct ShownNow {
-    /// The pools of the cluster.
-    pub pools: BTreeMap<IpNet, Definition>,
-    /// The routes of the other hosts, with these hosts' names.
-    pub routes: Vec<(IpNet, String)>,
-    /// Whether this host is in a cluster.
-    pub member: bool,
-    /// Why it is in none though its settings name one, if so.
-    pub out: Option<String>,
-}
-
-impl Shown {
-    /// As it is now.
-    pub fn get(&self) -> Arc<ShownNow> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Says how it is.
-    pub fn set(&self, now: ShownNow) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
-    }
 }
 
 /// What is asked of a part.
@@ -169,15 +140,6 @@ pub enum End {
     Broken(String),
 }
 
-/// A rotation under way.
-struct Rotation {
-    secret: Secret,
-    waiting: BTreeSet<HostId>,
-    without: Vec<HostId>,
-    until: Instant,
-    answer: Option<oneshot::Sender<Rotated>>,
-}
-
 /// This host's part.
 pub struct Part {
     around: Around,
@@ -213,13 +175,6 @@ pub struct Part {
     asking_secret: bool,
     /// When a question for a secret was answered, or not, last.
     secret_asked: Option<Instant>,
-}
-
-/// Signs that two hosts have one identifier.
-struct Suspicion {
-    signs: u32,
-    first: Instant,
-    told: Option<Instant>,
 }
 
 /// Why a part can't begin.
@@ -547,114 +502,6 @@ impl Part {
         }
     }
 
-    /// Takes what has come, as much as may be in one go.
-    async fn datagrams(&mut self, udp: &UdpSocket, buffer: &mut [u8]) -> Result<(), String> {
-        for _ in 0..BURST {
-            let (length, from) = match udp.try_recv_from(buffer) {
-                Ok(got) => got,
-                // Nothing more, or a report of what was sent before.
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
-                Err(_) => continue,
-            };
-            let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-            let now = self.now();
-            let Some(bytes) = buffer.get_mut(..length) else {
-                continue;
-            };
-            self.noted.received(length);
-            let opened = self.opener.open(now, from, bytes);
-            if let Err(why) = &opened {
-                self.noted.dropped(why, from);
-            }
-            let input = match opened {
-                Ok(opened) => {
-                    self.keep_heard |= opened.first;
-                    self.places.insert(opened.sender, from);
-                    Input::Datagram {
-                        from: opened.sender,
-                        address: from,
-                        bytes: opened.plain.to_vec(),
-                    }
-                }
-                Err(Why::Clone { sender, from, .. } | Why::StillAlive { sender, from, .. }) => {
-                    match self.suspect(sender, from) {
-                        Some(input) => input,
-                        None => continue,
-                    }
-                }
-                Err(Why::OldEpoch { sender, .. }) => match self.is_behind(sender, from) {
-                    Some(input) => input,
-                    None => continue,
-                },
-                Err(Why::NewKey) => {
-                    self.ask_secret();
-                    continue;
-                }
-                Err(_) => continue,
-            };
-            self.step(input).await?;
-            if std::mem::take(&mut self.keep_heard) {
-                let heard = tombolo_cluster::wire::encode(&self.opener.last());
-                self.keeper
-                    .keep(vec![("heard".to_owned(), Some(heard))])
-                    .await
-                    .map_err(|e| e.to_string())?;
-            }
-        }
-        tokio::task::yield_now().await;
-        Ok(())
-    }
-
-    /// Signs that a host runs twice: one may be a datagram that was held up, several over some time are proof.
-    fn suspect(&mut self, host: HostId, from: SocketAddr) -> Option<Input> {
-        let now = Instant::now();
-        let suspicion = self.clones.entry(host).or_insert(Suspicion {
-            signs: 0,
-            first: now,
-            told: None,
-        });
-        if now.duration_since(suspicion.first) > Duration::from_secs(60) {
-            *suspicion = Suspicion {
-                signs: 0,
-                first: now,
-                told: suspicion.told,
-            };
-        }
-        suspicion.signs = suspicion.signs.saturating_add(1);
-        let proof = suspicion.signs >= 3 && now.duration_since(suspicion.first) > Duration::from_secs(1);
-        let told = suspicion
-            .told
-            .is_some_and(|told| now.duration_since(told) < TELL_AGAIN);
-        if !proof || told {
-            return None;
-        }
-        suspicion.told = Some(now);
-        let other = self.places.get(&host).copied().unwrap_or(from);
-        self.noted.cloned(host, from, other);
-        Some(Input::Cloned {
-            host,
-            one: from,
-            other,
-            epoch: self.opener.epoch(&host).unwrap_or(0),
-        })
-    }
-
-    /// A host may speak in an epoch that is over: it is told, now and then, as this is not proved.
-    fn is_behind(&mut self, host: HostId, from: SocketAddr) -> Option<Input> {
-        let now = Instant::now();
-        let told = self.behind.get(&host);
-        if told.is_some_and(|told| now.duration_since(*told) < ASK_SECRET) {
-            return None;
-        }
-        let epoch = self.opener.epoch(&host)?;
-        self.behind.insert(host, now);
-        Some(Input::Behind {
-            host,
-            address: from,
-            epoch,
-        })
-    }
-
     async fn came(&mut self, came: Came) -> Result<(), String> {
         match came {
             Came::Called(call, host, answer) => {
@@ -734,82 +581,6 @@ impl Part {
         }
     }
 
-    fn token(&self, ttl_s: u64) -> Result<String, String> {
-        let authority = Authority::of(&self.secret).map_err(|e| e.to_string())?;
-        let nonce = draw().map_err(|e| e.to_string())?;
-        let token = super::token::Token::issue(
-            &self.secret,
-            authority.print(),
-            crate::host::now_s(),
-            ttl_s,
-            nonce,
-        );
-        Ok(token.text())
-    }
-
-    async fn forget(
-        &mut self,
-        names: &[String],
-        answer: oneshot::Sender<Result<Vec<String>, String>>,
-    ) -> Result<(), String> {
-        let mut hosts = BTreeMap::new();
-        let mut wrong = Vec::new();
-        for name in names {
-            let charter = self.node.charter();
-            let called = |(id, member): &(&HostId, &tombolo_cluster::charter::Member)| {
-                member.name == *name || (name.len() >= 8 && id.to_string().starts_with(name.as_str()))
-            };
-            let found: Vec<(HostId, String)> = charter
-                .hosts
-                .iter()
-                .filter(called)
-                .map(|(id, m)| (*id, m.name.clone()))
-                .collect();
-            match found.as_slice() {
-                [(id, name)] => drop(hosts.insert(*id, name.clone())),
-                [] => wrong.push(format!("no host is called '{}'", tombolo_core::model::cut(name))),
-                _ => wrong.push(format!(
-                    "{} hosts are called '{}': name one by its identifier",
-                    found.len(),
-                    tombolo_core::model::cut(name)
-                )),
-            }
-        }
-        if !wrong.is_empty() || hosts.is_empty() {
-            let known: Vec<String> = self
-                .node
-                .charter()
-                .hosts
-                .values()
-                .map(|member| member.name.clone())
-                .collect();
-            answer
-                .send(Err(format!(
-                    "{}; the hosts are: {}",
-                    wrong.join("; "),
-                    known.join(", ")
-                )))
-                .ok();
-            return Ok(());
-        }
-        let (done, decided) = oneshot::channel();
-        self.ticket += 1;
-        let ticket = self.ticket;
-        self.wishes.insert(ticket, done);
-        let forgotten: Vec<String> = hosts.values().cloned().collect();
-        tokio::spawn(async move {
-            let outcome = decided
-                .await
-                .unwrap_or_else(|_| Err("tombolo is shutting down".to_owned()));
-            answer.send(outcome.map(|()| forgotten)).ok();
-        });
-        self.step(Input::Wish {
-            ticket,
-            wish: Wish::Forget(hosts.into_keys().collect()),
-        })
-        .await
-    }
-
     fn done(&mut self, ticket: u64, outcome: Result<(), String>) {
         if self.leave_ticket == Some(ticket) {
             self.leave_ticket = None;
@@ -820,83 +591,6 @@ impl Part {
         }
         if let Some((asking, answer)) = self.joins.remove(&ticket) {
             answer.send(self.join_answer(&asking, outcome)).ok();
-        }
-    }
-
-    /// Somebody is at the door, with a token.
-    async fn asked_to_join(
-        &mut self,
-        asking: joining::Asking,
-        answer: oneshot::Sender<joining::Answer>,
-    ) -> Result<(), String> {
-        let verified = Authority::of(&self.secret)
-            .map_err(|e| e.to_string())
-            .and_then(|authority| {
-                let token = super::token::Token::parse(&asking.token).map_err(|e| e.to_string())?;
-                token
-                    .verify(&self.secret, authority.print(), crate::host::now_s())
-                    .map_err(|e| e.to_string())
-            });
-        let verified = verified.and_then(|()| {
-            match self.around.store.as_ref().filter(|_| !asking.by_store) {
-                _ if self.around.store.is_some() == asking.by_store => Ok(()),
-                Some(store) => Err(format!(
-                    "in this cluster the store {} decides, and on that host no setting names it: set TOMBOLO_STORE there",
-                    store.name()
-                )),
-                None => Err(
-                    "in this cluster its own hosts decide, and on that host TOMBOLO_STORE names a store: leave it out there"
-                        .to_owned(),
-                ),
-            }
-        });
-        if let Err(why) = verified {
-            tracing::warn!(host = %asking.host, name = %tombolo_core::model::cut(&asking.name), %why, "a host was not let in");
-            answer.send(joining::Answer::Refused(why)).ok();
-            return Ok(());
-        }
-        if let Some(gone) = self.gone(&asking.host) {
-            answer.send(gone).ok();
-            return Ok(());
-        }
-        self.ticket += 1;
-        let ticket = self.ticket;
-        let wish = Wish::Admit {
-            host: asking.host,
-            name: asking.name.clone(),
-            key: asking.key,
-        };
-        self.joins.insert(ticket, (asking, answer));
-        self.step(Input::Wish { ticket, wish }).await
-    }
-
-    /// The answer to one who is gone.
-    fn gone(&self, host: &HostId) -> Option<joining::Answer> {
-        let gone = self.node.charter().gone.get(host)?;
-        let how = match gone.how {
-            How::Left => "left",
-            How::Forgotten { .. } => "was forgotten by",
-        };
-        Some(joining::Answer::Gone(format!(
-            "it {how} the cluster at decree {}",
-            gone.at
-        )))
-    }
-
-    fn join_answer(&self, asking: &joining::Asking, outcome: Result<(), String>) -> joining::Answer {
-        match outcome {
-            Err(why) => self.gone(&asking.host).unwrap_or(joining::Answer::Refused(why)),
-            Ok(()) => joining::Answer::Welcome {
-                secret: self.secret.text().to_string(),
-                charter: Box::new(self.node.charter().clone()),
-                seats: self
-                    .node
-                    .seats()
-                    .filter(|seat| seat.host != asking.host)
-                    .cloned()
-                    .chain([self.node.seat().clone()])
-                    .collect(),
-            },
         }
     }
 
@@ -921,268 +615,6 @@ impl Part {
         }
         self.trust_anew();
         self.show();
-    }
-
-    fn trust_anew(&mut self) {
-        match trust(self.node.charter(), &self.secret, self.next.as_ref()) {
-            Ok(trust) => self.trust.set(trust),
-            Err(error) => tracing::error!(%error, "who is let in could not be made anew"),
-        }
-    }
-
-    /// Another secret is in force.
-    fn turn_over(&mut self, secret: Secret) {
-        if let Err(error) = self.around.files.turn_over(&secret) {
-            tracing::error!(
-                error = crate::http::chain(&error),
-                "the new key was not written; it is asked for after a restart"
-            );
-        }
-        let until = self.now() + OVERLAP;
-        let old = std::mem::replace(&mut self.secret, secret);
-        self.opener.set_secrets(&self.secret, Some((&old, until)));
-        let doors = doors(self.node.charter(), &self.secret, self.me, &self.key, &self.trust);
-        match (self.sealer.rotate(&self.secret), doors) {
-            (Ok(()), Ok((acceptor, connector))) => {
-                *self.acceptor.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
-                self.connector = connector;
-                tracing::info!(
-                    number = self.secret.number(),
-                    "another key of the cluster is in force"
-                );
-            }
-            (Err(error), _) => tracing::error!(%error, "the new key can't be used"),
-            (_, Err(error)) => tracing::error!(%error, "the new key can't be used"),
-        }
-        self.trust_anew();
-    }
-
-    /// Puts a secret aside that is to come into force, and takes what is sealed with it already.
-    fn stage(&mut self, offered: &[u8]) -> Vec<u8> {
-        let text = String::from_utf8_lossy(offered);
-        match text.trim().parse::<Secret>() {
-            Ok(secret) if secret.number() == self.secret.number() + 1 => {
-                let kept = secret.write(&self.around.files.next_secret());
-                if let Err(error) = kept {
-                    tracing::error!(error = crate::http::chain(&error), "the next key was not written");
-                    return Vec::new();
-                }
-                self.opener
-                    .set_secrets(&self.secret, Some((&secret, Tick(u64::MAX))));
-                self.next = Some(secret);
-                self.trust_anew();
-                b"ok".to_vec()
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    /// The secrets that a member may have: the one in force.
-    fn secrets(&self) -> Vec<u8> {
-        self.secret.text().as_bytes().to_vec()
-    }
-
-    fn take_secrets(&mut self, got: Vec<u8>) {
-        let wanted = self.node.charter().secret;
-        let text = zeroize::Zeroizing::new(String::from_utf8(got).unwrap_or_default());
-        if let Ok(secret) = text.trim().parse::<Secret>()
-            && secret.number() > self.secret.number()
-        {
-            // The charter may be behind, and comes next; until then the sender is believed, who is a member.
-            if secret.number() != wanted.number || secret.check() == wanted.check {
-                self.turn_over(secret);
-                return;
-            }
-        }
-        if wanted.number > self.secret.number() {
-            self.ask_secret();
-        }
-    }
-
-    /// Gets the secret in force from another member, because it isn't here: one question at a time, and after one that
-    /// brought nothing none for a moment, as anybody can send what looks sealed with a later one.
-    fn ask_secret(&mut self) {
-        if std::mem::replace(&mut self.asking_secret, true) {
-            return;
-        }
-        let wait = self
-            .secret_asked
-            .map_or(Duration::ZERO, |asked| ASK_SECRET.saturating_sub(asked.elapsed()));
-        let mut seats: Vec<_> = self.node.seats().cloned().collect();
-        // Not always the same first: it may be the one that is slow.
-        let first = usize::try_from(self.ticket).unwrap_or(0) % seats.len().max(1);
-        self.ticket += 1;
-        seats.rotate_left(first);
-        let (connector, came) = (self.connector.clone(), self.came.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
-            for seat in seats {
-                if let Ok(answer) = calls::call(&connector, seat.address, seat.host, FOR_SECRET, b"").await {
-                    came.send(Came::GotSecret(Some(answer))).await.ok();
-                    return;
-                }
-            }
-            came.send(Came::GotSecret(None)).await.ok();
-        });
-    }
-
-    /// Another secret is to be in force: every host gets it first, then it is decided.
-    async fn rotate(
-        &mut self,
-        secret: Option<Secret>,
-        answer: oneshot::Sender<Rotated>,
-    ) -> Result<(), String> {
-        if self.rotation.is_some() {
-            answer
-                .send(Err("the key is being rotated already".to_owned()))
-                .ok();
-            return Ok(());
-        }
-        let number = self.secret.number().saturating_add(1);
-        let drawn = match &secret {
-            Some(given) if given.number() != number => Err(format!(
-                "key: it is number {} and the next one is {number}: 'tombolo cluster key --number {number}' makes one",
-                given.number()
-            )),
-            Some(given) => Ok(Secret::new(number, *given.bytes())),
-            None => Secret::draw(number).map_err(|e| e.to_string()),
-        };
-        let secret = match drawn {
-            Ok(secret) => secret,
-            Err(why) => {
-                answer.send(Err(why)).ok();
-                return Ok(());
-            }
-        };
-        if self.stage(secret.text().as_bytes()).is_empty() {
-            answer
-                .send(Err("the next key could not be written on this host".to_owned()))
-                .ok();
-            return Ok(());
-        }
-        let seats: Vec<_> = self.node.seats().cloned().collect();
-        let text = Arc::new(secret.text());
-        for seat in &seats {
-            let (connector, came, text, seat) = (
-                self.connector.clone(),
-                self.came.clone(),
-                text.clone(),
-                seat.clone(),
-            );
-            tokio::spawn(async move {
-                let staged =
-                    calls::call(&connector, seat.address, seat.host, NEXT_SECRET, text.as_bytes()).await;
-                came.send(Came::Staged(seat.host, staged.is_ok_and(|said| said == b"ok")))
-                    .await
-                    .ok();
-            });
-        }
-        let others: BTreeSet<HostId> = self
-            .node
-            .charter()
-            .hosts
-            .keys()
-            .copied()
-            .filter(|host| *host != self.me)
-            .collect();
-        let reached: BTreeSet<HostId> = seats.iter().map(|seat| seat.host).collect();
-        self.rotation = Some(Rotation {
-            secret,
-            waiting: others.intersection(&reached).copied().collect(),
-            without: others.difference(&reached).copied().collect(),
-            until: Instant::now() + calls::TALK,
-            answer: Some(answer),
-        });
-        self.staged(self.me, true).await
-    }
-
-    /// A host has put the next secret aside, or could not.
-    async fn staged(&mut self, host: HostId, staged: bool) -> Result<(), String> {
-        let Some(rotation) = &mut self.rotation else {
-            return Ok(());
-        };
-        if rotation.waiting.remove(&host) && !staged {
-            rotation.without.push(host);
-        }
-        if !rotation.waiting.is_empty() && Instant::now() < rotation.until {
-            return Ok(());
-        }
-        let Some(mut rotation) = self.rotation.take() else {
-            return Ok(());
-        };
-        let without: Vec<String> = rotation
-            .without
-            .iter()
-            .chain(&rotation.waiting)
-            .map(|host| self.node.name(host))
-            .collect();
-        let hosts = self.node.charter().hosts.len() - without.len();
-        let (number, check) = (rotation.secret.number(), rotation.secret.check());
-        self.ticket += 1;
-        let ticket = self.ticket;
-        let (done, decided) = oneshot::channel();
-        self.wishes.insert(ticket, done);
-        if let Some(answer) = rotation.answer.take() {
-            tokio::spawn(async move {
-                let outcome = decided
-                    .await
-                    .unwrap_or_else(|_| Err("tombolo is shutting down".to_owned()));
-                answer.send(outcome.map(|()| (number, hosts, without))).ok();
-            });
-        }
-        self.step(Input::Wish {
-            ticket,
-            wish: Wish::Secret(number, check),
-        })
-        .await
-    }
-
-    fn tell(&mut self, news: News) {
-        let name = |host: &HostId| self.node.name(host);
-        let (action, host, name, detail) = match &news {
-            News::Up(host) => ("up", *host, name(host), None),
-            News::Down(host) => ("down", *host, name(host), None),
-            News::Joined(host) => ("joined", *host, name(host), None),
-            News::Left(host, name) => ("left", *host, name.clone(), None),
-            News::Forgotten(host, name) => ("forgotten", *host, name.clone(), None),
-            News::Cloned { host, one, other } => {
-                let why = format!(
-                    "two hosts have this identifier, at {one} and {other}: on the one that is a copy run 'tombolo cluster leave' and \
-                     'tombolo cluster join' anew"
-                );
-                ("cloned", *host, name(host), Some(why))
-            }
-            News::SetBack(how) => ("set-back", self.me, self.around.name.clone(), Some(how.clone())),
-            News::Torn { with, slot } => {
-                let why = format!(
-                    "host {} knows another decree {slot}: a host was forgotten that was not gone",
-                    name(with)
-                );
-                ("torn", self.me, self.around.name.clone(), Some(why))
-            }
-            News::Standing(standing) => (
-                "standing",
-                self.me,
-                self.around.name.clone(),
-                Some(words(standing, self.node.charter().by_store)),
-            ),
-        };
-        match news {
-            News::Cloned { .. } | News::SetBack(_) | News::Torn { .. } | News::Down(_) => {
-                tracing::warn!(%host, name, detail, "cluster: {action}");
-            }
-            _ => tracing::info!(%host, name, detail, "cluster: {action}"),
-        }
-        let what = What::Host {
-            action,
-            host: host.to_string(),
-            name,
-            detail,
-        };
-        self.around.events.tell(&what);
-        if matches!(news, News::Standing(_)) {
-            self.stand();
-        }
     }
 
     /// Says to the engine whether this host may lease.
@@ -1218,48 +650,6 @@ impl Part {
         });
     }
 
-    /// Tells the cluster what has changed on this host.
-    async fn tell_changes(&mut self, everything: bool) -> Result<(), String> {
-        let Some(told) = ask_engine(&self.around.asks, everything).await else {
-            return Ok(());
-        };
-        let rows = endpoint_rows(&told, self.node.seat().address.ip());
-        self.step(Input::Pools(told.fills)).await?;
-        self.step(Input::Rows(rows)).await
-    }
-
-    /// Looks at this host: its routes, and where it is reached.
-    async fn look(&mut self) -> Result<(), String> {
-        match (self.around.advertise)(&self.around.advertised) {
-            Ok(address) if address != self.node.seat().address.ip() => {
-                tracing::info!(%address, "others reach this host elsewhere now");
-                self.step(Input::Moved(SocketAddr::new(address, self.around.port)))
-                    .await?;
-                self.tell_changes(true).await?;
-            }
-            Ok(_) => {}
-            Err(why) => tracing::debug!(%why, "where others reach this host can't be told"),
-        }
-        let routes = match crate::host::avoid().await {
-            Ok(routes) => routes,
-            Err(why) => {
-                tracing::warn!(%why, "the routes of this host can't be read");
-                return Ok(());
-            }
-        };
-        let pools: Vec<IpNet> = self.node.charter().pools.keys().copied().collect();
-        let ours = |net: &IpNet| pools.iter().any(|pool| pool.contains(net));
-        let mut routes: Vec<IpNet> = routes.into_iter().filter(|net| !ours(net)).collect();
-        routes.truncate(ROUTES);
-        let row = serde_json::to_vec(&routes).unwrap_or_default();
-        let named = routes
-            .into_iter()
-            .map(|net| (net, "a route, address or name server".to_owned()));
-        self.step(Input::Routes(named.collect())).await?;
-        self.step(Input::Rows(vec![("routes".to_owned(), Some(row))]))
-            .await
-    }
-
     /// Writes down what is known of others.
     async fn remember(&mut self) {
         self.notes.all(self.node.seats(), || self.node.remember());
@@ -1277,31 +667,11 @@ pub struct Running {
     fills: Option<Input>,
 }
 
-/// How this host stands, in words for people.
-pub fn words(standing: &Standing, by_store: bool) -> String {
-    match standing {
-        Standing::Confirmed if by_store => "the store has confirmed it".to_owned(),
-        Standing::Waiting if by_store => "it has begun anew and waits for the store to confirm its share; see 'tombolo cluster status'".to_owned(),
-        Standing::Alone if by_store => "the store does not answer; it goes on with its own share".to_owned(),
-        Standing::Confirmed => "a majority has confirmed it".to_owned(),
-        Standing::Waiting => "it has begun anew and waits for a majority of the cluster to confirm its share; see 'tombolo cluster status'".to_owned(),
-        Standing::Alone => "no majority answers; it goes on with its own share".to_owned(),
-        Standing::Gone(how) => format!("it is out of the cluster ({how}): 'tombolo cluster leave', then join anew"),
-        Standing::Cloned(other) => format!("the host at {other} has the same identifier: 'tombolo cluster leave' on the copy, then join anew"),
-    }
-}
-
 async fn until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-async fn ask_engine(asks: &mpsc::Sender<Ask>, everything: bool) -> Option<Told> {
-    let (answer, answered) = oneshot::channel();
-    asks.send(Ask::Cluster { everything, answer }).await.ok()?;
-    answered.await.ok()
 }
 
 /// Why a cluster of this charter can't be taken part in with this store, or without one.
@@ -1319,162 +689,4 @@ fn other_store(charter: &Charter, store: Option<&Store>) -> Option<String> {
         )),
         _ => None,
     }
-}
-
-fn host_row(name: &str) -> Vec<u8> {
-    serde_json::json!({ "name": name, "version": env!("CARGO_PKG_VERSION") })
-        .to_string()
-        .into_bytes()
-}
-
-fn endpoint_rows(told: &Told, via: std::net::IpAddr) -> Vec<(String, Option<Vec<u8>>)> {
-    let row = |row: &tombolo_core::peers::EndpointRow| {
-        let row = tombolo_core::peers::EndpointRow {
-            via: Some(via),
-            ..row.clone()
-        };
-        // Plain structs with text keys always make JSON.
-        serde_json::to_vec(&row).unwrap_or_default()
-    };
-    let rows = told.endpoints.iter();
-    rows.map(|(id, endpoint)| {
-        (
-            format!("{}{id}", tombolo_core::peers::ENDPOINT),
-            endpoint.as_ref().map(row),
-        )
-    })
-    .collect()
-}
-
-fn trust(charter: &Charter, secret: &Secret, next: Option<&Secret>) -> Result<Trust, super::certs::Error> {
-    let members = charter
-        .hosts
-        .iter()
-        .map(|(host, member)| (*host, Print::from_bytes(member.key)))
-        .collect();
-    let current = Authority::of(secret)?;
-    let next = next.map(Authority::of).transpose()?;
-    let authorities: Vec<&Authority> = std::iter::once(&current).chain(&next).collect();
-    Trust::new(ClusterId::from_bytes(charter.cluster), &authorities, &members)
-}
-
-fn doors(
-    charter: &Charter,
-    secret: &Secret,
-    me: HostId,
-    key: &HostKey,
-    trust: &SharedTrust,
-) -> Result<(Acceptor, Connector), super::certs::Error> {
-    let identity = Authority::of(secret)?.identity(ClusterId::from_bytes(charter.cluster), me, key)?;
-    Ok((
-        Acceptor::new(&identity, trust)?,
-        Connector::new(&identity, trust)?,
-    ))
-}
-
-/// The sockets, at all addresses of the advertised one's family (of both, for IPv6).
-async fn sockets(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener)> {
-    let any: SocketAddr = match address {
-        SocketAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, address.port()).into(),
-        SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, address.port()).into(),
-    };
-    let tcp = TcpListener::bind(any).await?;
-    let udp = UdpSocket::bind(any).await?;
-    let socket = rustix::net::sockopt::set_socket_recv_buffer_size_force(&udp, QUEUE);
-    if socket.is_err() {
-        // As much as the system lets anybody have.
-        rustix::net::sockopt::set_socket_recv_buffer_size(&udp, QUEUE).ok();
-    }
-    Ok((udp, tcp))
-}
-
-/// Answers calls, each in a task of its own.
-async fn serve(listener: TcpListener, acceptor: Arc<RwLock<Acceptor>>, came: mpsc::Sender<Came>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        // The semaphore is never closed.
-        let Ok(place) = room.clone().acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        stream.set_nodelay(true).ok();
-        let acceptor = acceptor.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let came = came.clone();
-        tokio::spawn(async move {
-            if let Err(why) = converse(stream, &acceptor, &came).await {
-                tracing::debug!(why, "a call came to nothing");
-            }
-            drop(place);
-        });
-    }
-}
-
-async fn converse(
-    stream: tokio::net::TcpStream,
-    acceptor: &Acceptor,
-    came: &mpsc::Sender<Came>,
-) -> Result<(), String> {
-    let accepted = acceptor
-        .accept(stream)
-        .await
-        .map_err(|e| crate::http::chain(&e))?;
-    let mut stream = accepted.stream;
-    let text = |e: std::io::Error| e.to_string();
-    let reply = match accepted.who {
-        Who::Member(peer) => {
-            let (kind, bytes) = calls::in_time(calls::read_kind(&mut stream))
-                .await
-                .map_err(text)?;
-            let (answer, answered) = oneshot::channel();
-            let asked = match kind {
-                FOR_NODE => Came::Asked {
-                    from: peer.host,
-                    bytes,
-                    answer,
-                },
-                FOR_SECRET => Came::Secret {
-                    offered: None,
-                    answer,
-                },
-                NEXT_SECRET => Came::Secret {
-                    offered: Some(bytes),
-                    answer,
-                },
-                other => return Err(format!("a question of an unknown sort {other}")),
-            };
-            came.send(asked)
-                .await
-                .map_err(|_| "the part has ended".to_owned())?;
-            tokio::time::timeout(calls::TALK, answered)
-                .await
-                .map_err(|_| "no answer in time".to_owned())?
-                .map_err(|_| "no answer".to_owned())?
-        }
-        Who::Joiner => {
-            let bytes = calls::in_time(calls::read(&mut stream)).await.map_err(text)?;
-            let asking = tombolo_cluster::wire::decode::<joining::Asking>(&bytes)
-                .ok_or("a question that can't be read")?;
-            let (answer, answered) = oneshot::channel();
-            came.send(Came::Join(asking, answer))
-                .await
-                .map_err(|_| "the part has ended".to_owned())?;
-            let answer = tokio::time::timeout(calls::TALK, answered)
-                .await
-                .map_err(|_| "no answer in time".to_owned())?;
-            tombolo_cluster::wire::encode(&answer.map_err(|_| "no answer".to_owned())?)
-        }
-    };
-    calls::in_time(calls::write(&mut stream, None, &reply))
-        .await
-        .map_err(text)?;
-    // The other end may have gone with its answer already.
-    tokio::io::AsyncWriteExt::shutdown(&mut stream).await.ok();
-    Ok(())
 }
