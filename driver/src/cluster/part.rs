@@ -11,8 +11,10 @@
 
 mod datagrams;
 mod door;
+mod inputs;
 mod members;
 mod news;
+mod outputs;
 mod own;
 mod secrets;
 
@@ -26,26 +28,24 @@ use tokio::net::UdpSocket;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tombolo_cluster::HostId;
 use tombolo_cluster::charter::Charter;
-use tombolo_cluster::node::{Alone, Called, Input, Node, Output, Setup, Standing, Wish};
+use tombolo_cluster::node::{Alone, Called, Input, Node, Setup, Standing, Wish};
 use tombolo_cluster::store::Answer;
 use tombolo_cluster::table::Limits;
 use tombolo_cluster::time::Tick;
-use tombolo_core::state::{Command, Reply};
 use tombolo_ipam::share::Share;
 
-use super::calls::{self, FOR_NODE};
 use super::certs::{Acceptor, Connector, HostKey, SharedTrust};
 use super::draw;
 use super::joining;
 use super::keep::{Files, Keeper};
 use super::notes::Notes;
-use super::seal::{Instance, Last, Opener, Sealer, To};
+use super::seal::{Instance, Last, Opener, Sealer};
 use super::secret::Secret;
 use super::shown::{Shown, ShownNow};
 use super::sight::{Noted, Sight};
 use super::store::Store;
 use crate::engine::events::Events;
-use crate::engine::{Ask, Looked, Outside};
+use crate::engine::{Ask, Outside};
 use datagrams::Suspicion;
 use door::{doors, serve, sockets, trust};
 use news::words;
@@ -58,8 +58,6 @@ const SEATS: Duration = Duration::from_secs(1);
 const REMEMBER: Duration = Duration::from_secs(30);
 /// How often this host's routes and its address are looked at.
 const LOOK: Duration = Duration::from_secs(10);
-/// How long the engine may take for a deal.
-const DEAL: Duration = Duration::from_secs(5);
 /// How long changes of this host are gathered before the cluster is told.
 const GATHER: Duration = Duration::from_millis(10);
 /// How often a secret that is missing is asked for.
@@ -408,190 +406,6 @@ impl Part {
             }
         }
         Ok(())
-    }
-
-    async fn carry_out(
-        &mut self,
-        output: Output,
-        inputs: &mut std::collections::VecDeque<Input>,
-    ) -> Result<(), String> {
-        match output {
-            Output::Keep(records) => self.keeper.keep(records).await.map_err(|e| e.to_string())?,
-            Output::Send { to, address, bytes } => self.send(to, address, &bytes),
-            Output::Call {
-                call,
-                to,
-                address,
-                bytes,
-            } => {
-                let (connector, came) = (self.connector.clone(), self.came.clone());
-                tokio::spawn(async move {
-                    let outcome = calls::call(&connector, address, to, FOR_NODE, &bytes).await;
-                    // A part that has ended needs no answer.
-                    let called = calls::called(outcome);
-                    came.send(Came::Called(call, to, called)).await.ok();
-                });
-            }
-            Output::Answer { call, bytes } => {
-                if let Some(answer) = self.answers.remove(&call) {
-                    answer.send(bytes).ok();
-                }
-            }
-            Output::Share { pool, ticket, deal } => {
-                let share = self.deal(Command::Deal(pool, deal)).await;
-                inputs.push_back(Input::Shared { pool, ticket, share });
-            }
-            Output::Store { ticket, known, ask } => {
-                // A part of a cluster that a store decides for doesn't begin without one.
-                let Some(store) = self.around.store.clone() else {
-                    return Ok(());
-                };
-                let (cluster, came) = (self.node.charter().cluster, self.came.clone());
-                tokio::spawn(async move {
-                    let asked = store.ask(cluster, known, &ask).await;
-                    let answer = asked.map(Box::new).map_err(|e| e.to_string());
-                    came.send(Came::Stored(ticket, answer)).await.ok();
-                });
-            }
-            Output::Done { ticket, outcome } => self.done(ticket, outcome),
-            Output::Epoch(epoch) => self.begin_epoch(epoch).await?,
-            Output::Charter => self.charter_changed().await,
-            Output::Tell(news) => self.tell(news),
-            Output::Seen(seen) => {
-                if seen.iter().any(|row| row.key.as_str() == "routes") {
-                    self.show();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Keeps another epoch, and seals in it.
-    async fn begin_epoch(&mut self, epoch: u32) -> Result<(), String> {
-        let record = vec![("epoch".to_owned(), Some(tombolo_cluster::wire::encode(&epoch)))];
-        self.keeper.keep(record).await.map_err(|e| e.to_string())?;
-        let text = |e: super::Refused| e.to_string();
-        let instance = Instance(draw().map_err(text)?);
-        self.sealer = Sealer::new(&self.secret, self.me, epoch, instance).map_err(text)?;
-        tracing::info!(epoch, "this host speaks in another epoch");
-        Ok(())
-    }
-
-    fn send(&mut self, to: HostId, address: SocketAddr, bytes: &[u8]) {
-        match self.sealer.seal(To::Host(to), bytes) {
-            // A full queue, or a way that is gone: datagrams may be lost.
-            Ok(sealed) => self.noted.sent(&self.udp.try_send_to(&sealed, address)),
-            Err(error) => tracing::error!(%error, "a datagram was not sealed"),
-        }
-    }
-
-    async fn deal(&self, command: Command) -> Result<Option<Share>, String> {
-        let (answer, answered) = oneshot::channel();
-        let ask = Ask::Do {
-            command,
-            looked: Looked::default(),
-            deadline: Instant::now() + DEAL,
-            answer,
-        };
-        let gone = |_| "the engine has ended".to_owned();
-        self.around.asks.send(ask).await.map_err(|_| gone(()))?;
-        match answered.await.map_err(|_| gone(()))? {
-            Ok(Reply::Share(share)) => Ok(share),
-            Ok(other) => Err(format!("the engine answered {other:?}")),
-            Err(error) => Err(crate::http::chain(&error)),
-        }
-    }
-
-    async fn came(&mut self, came: Came) -> Result<(), String> {
-        match came {
-            Came::Called(call, host, answer) => {
-                self.noted.called(host, &answer);
-                self.step(Input::Answered { call, answer }).await
-            }
-            Came::Asked { from, bytes, answer } => {
-                self.noted.taken(from);
-                self.ticket += 1;
-                let call = self.ticket;
-                self.answers.retain(|_, answer| !answer.is_closed());
-                self.answers.insert(call, answer);
-                self.step(Input::Request { call, from, bytes }).await
-            }
-            Came::Secret { offered, answer } => {
-                let said = match offered {
-                    Some(offered) => self.stage(&offered),
-                    None => self.secrets(),
-                };
-                answer.send(said).ok();
-                Ok(())
-            }
-            Came::Join(asking, answer) => self.asked_to_join(asking, answer).await,
-            Came::GotSecret(got) => {
-                self.asking_secret = false;
-                self.secret_asked = Some(Instant::now());
-                self.take_secrets(got.unwrap_or_default());
-                Ok(())
-            }
-            Came::Staged(host, staged) => self.staged(host, staged).await,
-            Came::Stored(ticket, outcome) => self.step(Input::Stored { ticket, outcome }).await,
-        }
-    }
-
-    async fn request(&mut self, request: Request) -> Result<(), String> {
-        match request {
-            Request::Wish(wish, answer) => {
-                self.ticket += 1;
-                let ticket = self.ticket;
-                if wish == Wish::Leave {
-                    self.leave_ticket = Some(ticket);
-                    // A network that was removed just now is in the way no more.
-                    self.tell_changes(false).await?;
-                }
-                self.wishes.insert(ticket, answer);
-                self.step(Input::Wish { ticket, wish }).await
-            }
-            Request::See(with_rows, answer) => {
-                let told = |key: &str| key == "host" || key.starts_with(tombolo_core::peers::ENDPOINT);
-                let rows = self
-                    .node
-                    .table()
-                    .visible()
-                    .filter(|(_, key, _)| with_rows && told(key.as_str()));
-                let rows = rows.map(|(host, key, body)| (host, key.to_string(), body.to_vec()));
-                let sight = Sight {
-                    cluster: self.node.charter().cluster,
-                    view: self.node.view(),
-                    rows: rows.collect(),
-                    counts: self.opener.counts(),
-                    noted: self.noted.clone(),
-                    store: self.around.store.as_ref().map(|store| {
-                        let fault = self.node.store_fault().map(str::to_owned);
-                        (store.name().to_owned(), fault)
-                    }),
-                };
-                answer.send(sight).ok();
-                Ok(())
-            }
-            Request::Token(ttl_s, answer) => {
-                let token = self.token(ttl_s).map(|token| (self.node.seat().address, token));
-                answer.send(token).ok();
-                Ok(())
-            }
-            Request::Forget(names, answer) => self.forget(&names, answer).await,
-            Request::Rotate(secret, answer) => self.rotate(secret, answer).await,
-        }
-    }
-
-    fn done(&mut self, ticket: u64, outcome: Result<(), String>) {
-        if self.leave_ticket == Some(ticket) {
-            self.leave_ticket = None;
-            self.left = outcome.is_ok();
-        }
-        if let Some(answer) = self.wishes.remove(&ticket) {
-            answer.send(outcome.clone()).ok();
-        }
-        if let Some((asking, answer)) = self.joins.remove(&ticket) {
-            answer.send(self.join_answer(&asking, outcome)).ok();
-        }
     }
 
     /// What was decided has changed: who is let in, and which secret is in force.
