@@ -30,7 +30,8 @@ use tombolo_core::state::{Command, Refusal, Reply};
 use tombolo_core::wire::{self, Call};
 use tombolo_ipam::{self as ipam, Want};
 
-use crate::cluster::handle::{Cluster, OUTSIDE, called, clear_of, clear_of_routes};
+use crate::cluster::handle::{Cluster, OUTSIDE};
+use crate::cluster::shown::{called, clear_of, clear_of_routes};
 use crate::engine::{Ask, Error, Looked, Outside};
 use crate::kernel::routes;
 use crate::metrics::{Metrics, Outcome};

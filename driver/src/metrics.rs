@@ -3,16 +3,20 @@
 //! ```text
 //!   http ── requests, their times ──┐
 //!   store ── times of commits ──────┼──> Metrics ──> GET /metrics
-//!   engine ── Tally, if asked ──────┘
+//!   engine ── Tally, if asked ──────┤
+//!   cluster ── Sight, if asked ─────┘
 //! ```
 //!
 //! What happens often is counted where it happens, in atomics that a scrape reads without asking anybody. What stands in
 //! the records (networks, pools, ports) the engine tells when it is asked, so that it keeps no second book of it: at most
-//! once in [`FRESH`], however many scrape, and not waited for longer than [`PATIENCE`]. A scrape of an engine that is
+//! once a second, however many scrape, and not waited for longer than [`PATIENCE`]. A scrape of an engine that is
 //! busy for longer gets the numbers that it gave last, and their age.
 
+mod asked;
+mod cluster;
+
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -29,17 +33,18 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
+use asked::{Asked, Last};
+
+use crate::cluster::handle::Cluster;
+use crate::cluster::sight::Sight;
 use crate::engine::tally::Tally;
 use crate::engine::{Ask, Journal, QUEUE};
 use crate::records;
 use crate::store::{self, Put, Row};
 
-/// How long numbers that the engine gave are good enough.
-const FRESH: Duration = Duration::from_secs(1);
-/// How long a scrape waits for the engine.
+/// How long a scrape waits for the engine and the cluster's part.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The upper ends of the buckets of all histograms, in seconds: 0.5 ms to 10 s.
 const BUCKETS: [f64; 14] = [
@@ -83,9 +88,6 @@ struct Method {
     method: String,
 }
 
-/// What the engine said last, and when.
-type Last = Arc<Mutex<Option<(Instant, Tally)>>>;
-
 /// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -94,9 +96,8 @@ pub struct Metrics {
     request_durations: Family<Method, Histogram, fn() -> Histogram>,
     commit_durations: Histogram,
     commit_failures: Counter,
-    last: Last,
-    /// The question that the engine has not answered yet; held by the scrape that waits for it.
-    asked: tokio::sync::Mutex<Option<oneshot::Receiver<Tally>>>,
+    engine: Asked<Tally>,
+    cluster: Asked<Sight>,
 }
 
 impl Default for Metrics {
@@ -141,16 +142,17 @@ impl Metrics {
             "Changes that could not be made durable; they were refused",
             commit_failures.clone(),
         );
-        let last = Last::default();
-        registry.register_collector(Box::new(Told(last.clone())));
+        let (engine, cluster) = (Asked::default(), Asked::default());
+        registry.register_collector(Box::new(Told(engine.last.clone())));
+        registry.register_collector(Box::new(cluster::Seen(cluster.last.clone())));
         Self {
             registry,
             requests,
             request_durations,
             commit_durations,
             commit_failures,
-            last,
-            asked: tokio::sync::Mutex::default(),
+            engine,
+            cluster,
         }
     }
 
@@ -170,9 +172,24 @@ impl Metrics {
     }
 
     /// The metrics as OpenMetrics text; `asks` is the engine's queue.
-    async fn scrape(&self, asks: &mpsc::Sender<Ask>) -> Result<String, fmt::Error> {
+    async fn scrape(
+        &self,
+        asks: &mpsc::Sender<Ask>,
+        cluster: Option<&Cluster>,
+    ) -> Result<String, fmt::Error> {
+        let engine = self
+            .engine
+            .ask(|answer| asks.try_send(Ask::Tally(answer)).is_ok());
+        let seen = async {
+            match cluster.filter(|cluster| cluster.shown().member) {
+                Some(cluster) => self.cluster.ask(|answer| cluster.measure(answer)).await,
+                // Numbers of a cluster that it was in would only mislead.
+                None => self.cluster.last.set(None),
+            }
+        };
         // Late numbers are told by their age.
-        tokio::time::timeout(PATIENCE, self.ask(asks)).await.ok();
+        let both = futures_util::future::join(engine, seen);
+        tokio::time::timeout(PATIENCE, both).await.ok();
         let mut queue = Registry::with_prefix("tombolo");
         let waiting = QUEUE.saturating_sub(asks.capacity()) as u64;
         queue.register(
@@ -185,53 +202,15 @@ impl Metrics {
         text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
-
-    /// Has the engine give its numbers, unless it did so just now. Never more than one question is in its queue.
-    async fn ask(&self, asks: &mpsc::Sender<Ask>) {
-        let mut asked = self.asked.lock().await;
-        if self.last().is_some_and(|(at, _)| at.elapsed() < FRESH) {
-            return;
-        }
-        // What was answered after the last scrape had gone may be old by now.
-        if asked
-            .as_mut()
-            .is_some_and(|asked| !matches!(asked.try_recv(), Err(TryRecvError::Empty)))
-        {
-            *asked = None;
-        }
-        if asked.is_none() {
-            let (answer, answered) = oneshot::channel();
-            // A queue that is full gets no more to do.
-            if asks.try_send(Ask::Tally(answer)).is_ok() {
-                *asked = Some(answered);
-            }
-        }
-        if let Some(answered) = asked.as_mut() {
-            let tally = answered.await;
-            *asked = None;
-            if let Ok(tally) = tally {
-                *lock(&self.last) = Some((Instant::now(), tally));
-            }
-        }
-    }
-
-    fn last(&self) -> Option<(Instant, Tally)> {
-        lock(&self.last).clone()
-    }
-}
-
-/// No code of ours panics while it holds the lock, and whole numbers would be in it even then.
-fn lock(last: &Last) -> std::sync::MutexGuard<'_, Option<(Instant, Tally)>> {
-    last.lock().unwrap_or_else(|held| held.into_inner())
 }
 
 /// What the engine told.
 #[derive(Debug)]
-struct Told(Last);
+struct Told(Last<Tally>);
 
 impl Collector for Told {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Some((at, tally)) = lock(&self.0).clone() else {
+        let Some((at, tally)) = self.0.lock().clone() else {
             return Ok(());
         };
         let mut gauge = |name: &str, help: &str, value: usize| {
@@ -311,15 +290,17 @@ impl Collector for Told {
 }
 
 /// Where metrics are scraped.
-pub fn router(metrics: Arc<Metrics>, asks: mpsc::Sender<Ask>) -> Router {
+pub fn router(metrics: Arc<Metrics>, asks: mpsc::Sender<Ask>, cluster: Cluster) -> Router {
     Router::new()
         .route("/metrics", get(scrape))
         .fallback(|| async { (StatusCode::NOT_FOUND, "tombolo's metrics are at /metrics\n") })
-        .with_state((metrics, asks))
+        .with_state((metrics, asks, cluster))
 }
 
-async fn scrape(State((metrics, asks)): State<(Arc<Metrics>, mpsc::Sender<Ask>)>) -> Response {
-    match metrics.scrape(&asks).await {
+type Sources = (Arc<Metrics>, mpsc::Sender<Ask>, Cluster);
+
+async fn scrape(State((metrics, asks, cluster)): State<Sources>) -> Response {
+    match metrics.scrape(&asks, Some(&cluster)).await {
         Ok(text) => ([("content-type", CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
@@ -408,7 +389,7 @@ mod tests {
         metrics.answered("NetworkDriver.Join", Outcome::Late, Duration::from_secs(11));
         metrics.commit_durations.observe(0.002);
         let (asks, _engine) = engine();
-        let text = metrics.scrape(&asks).await.unwrap();
+        let text = metrics.scrape(&asks, None).await.unwrap();
         for line in [
             "# TYPE tombolo_requests counter",
             "tombolo_requests_total{method=\"NetworkDriver.Join\",result=\"granted\"} 1",
@@ -445,7 +426,7 @@ mod tests {
     async fn however_many_scrape_the_engine_is_asked_once() {
         let metrics = Metrics::new();
         let (asks, engine) = engine();
-        for text in futures_util::future::join_all((0..50).map(|_| metrics.scrape(&asks))).await {
+        for text in futures_util::future::join_all((0..50).map(|_| metrics.scrape(&asks, None))).await {
             assert!(text.unwrap().contains("tombolo_networks 2"));
         }
         drop(asks);
@@ -457,7 +438,7 @@ mod tests {
         let metrics = Metrics::new();
         let (asks, _busy) = mpsc::channel(QUEUE);
         let started = Instant::now();
-        let scrapes = (0..3).map(|_| metrics.scrape(&asks));
+        let scrapes = (0..3).map(|_| metrics.scrape(&asks, None));
         for text in futures_util::future::join_all(scrapes).await {
             let text = text.unwrap();
             assert!(
@@ -471,8 +452,8 @@ mod tests {
             "they wait at the same time, not one after the other"
         );
         let then = Instant::now().checked_sub(Duration::from_secs(30)).unwrap();
-        *lock(&metrics.last) = Some((then, tally()));
-        let text = metrics.scrape(&asks).await.unwrap();
+        *metrics.engine.last.lock() = Some((then, tally()));
+        let text = metrics.scrape(&asks, None).await.unwrap();
         assert!(text.contains("tombolo_networks 2"), "{text}");
         assert!(text.contains("tombolo_engine_view_age_seconds 3"), "{text}");
     }

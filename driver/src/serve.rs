@@ -35,7 +35,8 @@ use crate::claim::Claim;
 use crate::cluster;
 use crate::cluster::handle::{Cluster, OUTSIDE};
 use crate::cluster::keep::Files;
-use crate::cluster::part::{Around, Shown};
+use crate::cluster::part::Around;
+use crate::cluster::shown::Shown;
 use crate::config::{Config, DockerHost, MetricsAddr, Setting};
 use crate::control::{Control, Mended};
 use crate::door::Door;
@@ -326,7 +327,7 @@ async fn serve_once(
         files: Files::below(&config.state_dir),
         name: host_name(),
         port: config.cluster_port,
-        advertise: cluster::handle::advertise,
+        advertise: cluster::advertise::advertise,
         advertised: config.advertise.clone(),
         store: cluster::store::Store::of(&config.store),
         alone: match config.cluster_alone {
@@ -338,6 +339,7 @@ async fn serve_once(
     let (end_cluster, cluster_ends) = oneshot::channel();
     let clustered = tokio::spawn(task.run(cluster_ends));
     let (giver, mut offers) = Giver::new(config, sockets.are_ours(), tell.clone());
+    let scraped_cluster = cluster.clone();
     let (mends, mut mend) = mpsc::channel::<oneshot::Sender<Mended>>(1);
     let called = Arc::new(Notify::new());
     let plugin = http::plugin(Plugin {
@@ -370,7 +372,7 @@ async fn serve_once(
     others.spawn(heartbeat(asks.clone()));
     let scraped = match metrics_socket {
         Some(socket) => {
-            let router = metrics::router(metrics, asks.clone());
+            let router = metrics::router(metrics, asks.clone(), scraped_cluster);
             let socket = scrapable(socket)?;
             Some(tokio::spawn(http::serve(socket, router, end(told.clone()))))
         }

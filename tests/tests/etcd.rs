@@ -9,13 +9,14 @@ mod lab;
 mod plugin;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::io::Write;
+use std::net::{IpAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lab::{Lab, Member, agree, at_once, s, timed};
 use plugin::Network;
-use system_tests::{Spaces, Tombolo, json, say};
+use system_tests::{Spaces, Tombolo, http, json, say};
 
 /// A /28 has fourteen addresses for hosts, and one is the gateway's.
 const POOL: &str = "10.42.0.0/28";
@@ -55,9 +56,7 @@ impl Etcd {
             .stderr(Stdio::null());
         let process = wire.enter(move || command.spawn());
         self.process = Some(process.expect("starting etcd: apt-get install etcd-server"));
-        timed("etcd serves", s(20), || {
-            wire.enter(|| std::net::TcpStream::connect(PLACE)).is_ok()
-        });
+        timed("etcd serves", s(20), || is_well(wire).unwrap_or(false));
     }
 
     fn kill(&mut self) {
@@ -66,6 +65,14 @@ impl Etcd {
             process.wait().expect("waiting for etcd");
         }
     }
+}
+
+/// Whether the etcd has a leader. It listens before that, and refuses.
+fn is_well(wire: &Spaces) -> std::io::Result<bool> {
+    let mut stream = wire.enter(|| TcpStream::connect(PLACE))?;
+    stream.set_read_timeout(Some(s(2)))?;
+    stream.write_all(http::head("GET", "/health", 0).as_bytes())?;
+    Ok(http::read_answer(&mut stream)?.status == 200)
 }
 
 impl Drop for Etcd {
@@ -185,6 +192,15 @@ fn while_the_etcd_is_away_own_addresses_are_given_and_the_rest_waits_for_it_with
     }
     refused("another pool", || one.try_network("10.43.0.0/24", "other"));
     refused("a new secret", || cli(one, &["cluster", "rotate-key"]));
+    let shown = cli(one, &["cluster", "status"]).expect("a status");
+    let line = shown.lines().find(|line| line.starts_with("Store "));
+    assert!(
+        line.is_some_and(|line| line.contains("can't be reached")),
+        "{shown}"
+    );
+    assert!(one.status()["store"]["fault"].is_string());
+    let told = one.complaints("cluster.store");
+    assert!(told.iter().any(|told| told.contains(PLACE)), "{told:?}");
     let line = cli(one, &["cluster", "token"]).expect("a token needs no store");
     let began = Instant::now();
     let joined = fourth.host.try_run("sh", &["-ec", &line]);
@@ -208,6 +224,13 @@ fn while_the_etcd_is_away_own_addresses_are_given_and_the_rest_waits_for_it_with
     etcd.start_again(&lab.wire);
     let took = agree(&inside(&lab), s(30));
     say(&format!("all are confirmed {took:?} after the etcd is back"));
+    timed("the store is well again", s(35), || {
+        one.complaints("cluster.store").is_empty()
+    });
+    assert_eq!(
+        one.status()["store"],
+        serde_json::json!({"name": format!("etcd://{PLACE}"), "fault": null})
+    );
     at_once(&lab.members[..3], |member| {
         member.try_network("10.43.0.0/24", "other").map(drop)
     })

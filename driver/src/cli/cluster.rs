@@ -72,7 +72,8 @@ Examples:
   tombolo cluster leave
 
 Hands this host's addresses to the other hosts, and its place with them. The daemon refuses while containers use addresses \
-of the cluster's pools here. To be in a cluster again afterwards takes a new `tombolo cluster join`.";
+of the cluster's pools here. To be in a cluster again afterwards takes a new `tombolo cluster join`, also where the \
+setting join names hosts: it is followed again once its value is another one.";
 
 const FORGET: &str = "\
 Examples:
@@ -231,8 +232,7 @@ impl Flags {
             }
             What::Leave(flags) => {
                 let document = common.client()?.post_json("/v1/cluster/leave", &json!({}))?;
-                let text = |_: &Value| "This host has left the cluster.\n".to_owned();
-                flags.output.show(&document, text, out)
+                flags.output.show(&document, left, out)
             }
             What::Forget(flags) => {
                 let body = flags.body()?;
@@ -343,6 +343,15 @@ fn joined(document: &Value) -> String {
         "This host has joined as {}; the cluster has {hosts} now.\n",
         cell(&document["name"])
     )
+}
+
+fn left(document: &Value) -> String {
+    let mut text = "This host has left the cluster.\n".to_owned();
+    if let Some(out) = document["out"].as_str() {
+        // Writing to a string doesn't fail.
+        let _ = writeln!(text, "Note: {out}.");
+    }
+    text
 }
 
 fn forgotten(document: &Value) -> String {

@@ -39,6 +39,8 @@ pub enum Answer {
     },
     /// It is not let in.
     Refused(String),
+    /// The identifier that it has drawn is of a host that is gone for good: it was let in before, and did not hear of it.
+    Gone(String),
 }
 
 /// Asks to be let in. That it is the cluster of the token which answers is proved.

@@ -6,11 +6,13 @@
 //! | record `host` | this host's identifier, as long as it is in the cluster |
 //! | record `epoch` | how often it was started; raised before anything is said |
 //! | records `charter.N`, `acceptor.N`, `witness/…` | what the node must not forget |
+//! | record `out` | that it stays out, whatever its settings say; [`out`](super::out) |
 //! | record `heard.N` | how far each sender was heard, so that nothing is taken twice |
 //! | file `cluster/secret` | the cluster's secret, mode 0600 |
 //! | file `cluster/secret.next` | the next one, while it is being rotated |
 //! | file `cluster/host-key` | this host's own key, mode 0600 |
-//! | file `cluster/peers` | the rows of others and where they were reached, written now and then; may be missing |
+//! | file `cluster/seats` | where others were reached, written soon after a change; may be missing |
+//! | file `cluster/rows` | the rows of others, written now and then; may be missing |
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -111,15 +113,16 @@ impl Keeper {
         Ok(())
     }
 
-    /// Forgets everything.
+    /// Forgets everything but this, which is kept in the same write.
     ///
     /// # Errors
     /// As for [`keep`](Self::keep).
-    pub async fn clear(&mut self) -> Result<(), NotKept> {
+    pub async fn clear(&mut self, but: Option<(String, Vec<u8>)>) -> Result<(), NotKept> {
         let keys = self.records.keys().filter_map(|key| key.rsplit_once('.'));
-        let mut keys: Vec<String> = keys.map(|(key, _)| key.to_owned()).collect();
-        keys.dedup();
-        self.keep(keys.into_iter().map(|key| (key, None)).collect()).await
+        let mut records: BTreeMap<String, Option<Vec<u8>>> =
+            keys.map(|(key, _)| (key.to_owned(), None)).collect();
+        records.extend(but.map(|(key, value)| (key, Some(value))));
+        self.keep(records.into_iter().collect()).await
     }
 }
 
@@ -164,23 +167,42 @@ impl Files {
         self.dir.join("host-key")
     }
 
-    fn peers(&self) -> PathBuf {
-        self.dir.join("peers")
+    fn seats(&self) -> PathBuf {
+        self.dir.join("seats")
     }
 
-    /// What is known of others, to begin with after a restart.
-    pub fn read_peers(&self) -> Peers {
-        // Without it all comes again from the others.
-        let bytes = std::fs::read(self.peers()).unwrap_or_default();
+    fn rows(&self) -> PathBuf {
+        self.dir.join("rows")
+    }
+
+    /// Where others were reached before the start.
+    pub fn read_seats(&self) -> Vec<Seat> {
+        // Without it others have to find this host.
+        let bytes = std::fs::read(self.seats()).unwrap_or_default();
         decode(&bytes).unwrap_or_default()
     }
 
-    /// Writes what is known of others.
+    /// Writes where others are reached.
     ///
     /// # Errors
     /// If it can't be written.
-    pub fn write_peers(&self, peers: &Peers) -> Result<(), super::private::Error> {
-        super::private::write(&self.peers(), &encode(peers))
+    pub fn write_seats(&self, seats: &[Seat]) -> Result<(), super::private::Error> {
+        super::private::write(&self.seats(), &encode(&seats))
+    }
+
+    /// The rows of others as they were known before the start.
+    pub fn read_rows(&self) -> Vec<Vec<u8>> {
+        // Without it all come again from the others.
+        let bytes = std::fs::read(self.rows()).unwrap_or_default();
+        decode(&bytes).unwrap_or_default()
+    }
+
+    /// Writes the rows of others.
+    ///
+    /// # Errors
+    /// If they can't be written.
+    pub fn write_rows(&self, rows: &[Vec<u8>]) -> Result<(), super::private::Error> {
+        super::private::write(&self.rows(), &encode(&rows))
     }
 
     /// Takes the next secret for the present one.
@@ -204,15 +226,6 @@ impl Files {
             removed => removed,
         }
     }
-}
-
-/// What is known of other hosts.
-#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
-pub struct Peers {
-    /// Where they were reached.
-    pub seats: Vec<Seat>,
-    /// Their rows.
-    pub rows: Vec<Vec<u8>>,
 }
 
 /// Bytes as hexadecimal digits.
@@ -271,7 +284,9 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(keeper.below("witness/"), [("a".to_owned(), vec![1])]);
-        keeper.clear().await.unwrap();
+        keeper.clear(Some(("out".to_owned(), vec![7]))).await.unwrap();
+        assert_eq!((keeper.records.len(), keeper.get("out")), (1, Some(vec![7])));
+        keeper.clear(None).await.unwrap();
         assert!(keeper.records.is_empty());
     }
 

@@ -12,17 +12,23 @@
 //! tells members apart, on connections; so what must come from one certain member goes over a connection.
 //! Time and random bits are handed in, but for TLS itself, which draws its own.
 
+pub mod advertise;
 pub mod calls;
 pub mod certs;
 pub mod etcd;
 pub mod handle;
 pub mod joining;
 pub mod keep;
+pub mod notes;
+pub mod out;
 pub mod part;
 pub mod private;
 pub mod seal;
 pub mod secret;
+pub mod shown;
+pub mod sight;
 pub mod store;
+mod task;
 pub mod token;
 
 /// The cryptographic library failed at what cannot fail with the sizes given, such as for lack of memory.

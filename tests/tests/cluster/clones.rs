@@ -69,6 +69,13 @@ fn with_a_copy(starts: usize) {
         [one, two].iter().any(|member| tells(member, both))
     });
     say(&format!("a host that is there twice is told of after {took:?}"));
+    timed("doctor names both addresses", s(10), || {
+        [one, two].iter().any(|member| {
+            let told = member.complaints("cluster.clones");
+            told.iter()
+                .any(|told| both.iter().all(|address| told.contains(&format!("{address}:"))))
+        })
+    });
     let lines = one.host.log(events);
     let told = timed("the event of it, on the host that watches events", s(15), || {
         let log = one.host.log(events);

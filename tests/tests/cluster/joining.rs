@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use system_tests::{json, say};
+use serde_json::json;
+use system_tests::{Tombolo, json, say};
 
 use super::lab::{Lab, at_once, s, timed};
 
@@ -31,7 +32,7 @@ fn hosts_join_by_the_printed_line_and_a_host_in_no_cluster_opens_no_port() {
         let status = member.tombolo.cli(&["cluster", "status"]);
         assert_eq!(status["cluster"], lab.members[0].status()["cluster"]);
         assert_eq!(json::rows(&status["hosts"]).len(), 3);
-        assert_eq!(member.tombolo.cli(&["peers"]), serde_json::json!([]));
+        assert_eq!(member.tombolo.cli(&["peers"]), json!([]));
         let table = member.try_cli(&["cluster", "status"]).must().stdout;
         assert!(
             lab.members[..3].iter().all(|other| table.contains(other.name())),
@@ -57,16 +58,9 @@ fn hosts_join_by_the_printed_line_and_a_host_in_no_cluster_opens_no_port() {
 
 #[test]
 fn hosts_that_are_set_up_by_files_and_start_together_make_one_cluster_begun_by_the_first_of_the_list() {
-    let key = "/etc/tombolo/cluster.key";
-    let text = std::sync::OnceLock::new();
+    let key = std::sync::OnceLock::new();
     let lab = Lab::with(3, |_, host| {
-        let text: &String = text.get_or_init(|| host.run("tombolo", &["cluster", "key"]));
-        host.write(key, &format!("{text}\n"));
-        host.sh(&format!("chmod 600 {key}"));
-        vec![
-            ("TOMBOLO_JOIN", "10.200.0.2,10.200.0.1,10.200.0.3".to_owned()),
-            ("TOMBOLO_CLUSTER_KEY_FILE", key.to_owned()),
-        ]
+        by_files(host, &key, "10.200.0.2,10.200.0.1,10.200.0.3")
     });
     let took = lab.agree(s(30));
     say(&format!(
@@ -84,15 +78,9 @@ fn hosts_that_are_set_up_by_files_and_start_together_make_one_cluster_begun_by_t
 
 #[test]
 fn a_host_with_another_key_file_is_told_so_and_stays_out() {
-    let key = "/etc/tombolo/cluster.key";
+    // A key for each.
     let lab = Lab::with(2, |_, host| {
-        let text = host.run("tombolo", &["cluster", "key"]);
-        host.write(key, &format!("{text}\n"));
-        host.sh(&format!("chmod 600 {key}"));
-        vec![
-            ("TOMBOLO_JOIN", "10.200.0.1".to_owned()),
-            ("TOMBOLO_CLUSTER_KEY_FILE", key.to_owned()),
-        ]
+        by_files(host, &std::sync::OnceLock::new(), "10.200.0.1")
     });
     let [one, other] = [&lab.members[0], &lab.members[1]];
     timed("the first has begun its cluster", s(20), || one.has_port());
@@ -200,4 +188,151 @@ fn a_host_whose_disk_was_set_back_is_there_again_with_the_share_that_the_others_
     assert_eq!(pieces(&after), pieces(&before));
     let refused = three.made(&networks[2]).ask_for(&given.to_string());
     assert!(refused.is_err(), "{given} is another host's");
+}
+
+/// The settings of hosts that are set up by files, with one key.
+fn by_files(
+    host: &system_tests::Host,
+    text: &std::sync::OnceLock<String>,
+    join: &str,
+) -> Vec<(&'static str, String)> {
+    let key = "/etc/tombolo/cluster.key";
+    let text = text.get_or_init(|| host.run("tombolo", &["cluster", "key"]));
+    host.write(key, &format!("{text}\n"));
+    host.sh(&format!("chmod 600 {key}"));
+    vec![
+        ("TOMBOLO_JOIN", join.to_owned()),
+        ("TOMBOLO_CLUSTER_KEY_FILE", key.to_owned()),
+    ]
+}
+
+/// Longer than it takes a host to join by its settings.
+const SETTLED: std::time::Duration = s(6);
+
+#[test]
+fn a_host_that_left_or_was_forgotten_stays_out_whatever_its_settings_say_until_it_is_told_otherwise() {
+    let (key, join) = (std::sync::OnceLock::new(), "10.200.0.1,10.200.0.2,10.200.0.3");
+    let lab = Lab::with(3, |_, host| by_files(host, &key, join));
+    lab.agree(s(30));
+    let [one, two, three] = [&lab.members[0], &lab.members[1], &lab.members[2]];
+    let stays_out = |why: &str| {
+        std::thread::sleep(SETTLED);
+        let status = three.status();
+        assert_eq!(
+            (&status["in_cluster"], &status["standing"]),
+            (&json!(false), &json!("out"))
+        );
+        let shown = three.try_cli(&["cluster", "status"]).must().stdout;
+        for part in [why, join, "tombolo cluster join"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        assert!(three.tombolo.log().contains(why));
+        assert!(!three.has_port());
+    };
+
+    let left = three.try_cli(&["cluster", "leave"]).must().stdout;
+    assert!(left.contains("tombolo cluster join"), "{left}");
+    stays_out("told to leave");
+    three.tombolo.kill();
+    three.tombolo.start_again();
+    stays_out("told to leave");
+    three.paste(&two.try_cli(&["cluster", "token"]).must().stdout);
+    lab.agree(s(10));
+    // Once in again it is like any other, and its settings don't matter after a restart.
+    three.tombolo.kill();
+    three.tombolo.start_again();
+    lab.agree(s(15));
+
+    let before = three.id();
+    three.tombolo.kill();
+    timed("both others mark it down", s(20), || {
+        [one, two]
+            .iter()
+            .all(|m| m.sees(three).as_deref() == Some("down"))
+    });
+    one.try_cli(&["cluster", "forget", three.name()]).must();
+    for _ in 0..2 {
+        three.tombolo.start_again();
+        timed("it says that it is gone", s(15), || {
+            three.standing().as_deref() == Some("gone")
+        });
+        std::thread::sleep(SETTLED);
+        assert_eq!(three.standing().as_deref(), Some("gone"));
+        three.tombolo.kill();
+    }
+    three.tombolo.start_again();
+    timed("it says that it is gone", s(15), || {
+        three.standing().as_deref() == Some("gone")
+    });
+    three.try_cli(&["cluster", "leave"]).must();
+    stays_out("told to leave");
+
+    // Another value of the setting is another word of the operator's.
+    three.tombolo.stop();
+    let again = Tombolo::start_with(
+        &three.host,
+        &as_texts(&by_files(&three.host, &key, "10.200.0.1,10.200.0.2")),
+    );
+    let took = lab.agree(s(20));
+    say(&format!(
+        "with another value of the setting it is in again after {took:?}"
+    ));
+    assert_ne!(three.id(), before);
+    again.stop();
+}
+
+#[test]
+fn a_host_that_waits_to_join_by_its_settings_waits_no_longer_once_it_is_told_to_leave() {
+    let key = std::sync::OnceLock::new();
+    let lab = Lab::with(2, |n, host| match n {
+        // Nobody is there who would let it in.
+        0 => by_files(host, &key, "10.200.0.2"),
+        _ => Vec::new(),
+    });
+    let [one, other] = [&lab.members[0], &lab.members[1]];
+    timed("it tries", s(10), || one.tombolo.log().contains("not joined yet"));
+    one.try_cli(&["cluster", "leave"]).must();
+    let tries = || one.tombolo.log().matches("not joined yet").count();
+    let before = tries();
+    std::thread::sleep(SETTLED);
+    assert_eq!(tries(), before);
+    one.try_cli(&["cluster", "leave"])
+        .must_fail_with(&["in no cluster"]);
+    one.paste(&other.init());
+    lab.agree(s(10));
+}
+
+fn as_texts<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> {
+    settings
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect()
+}
+
+#[test]
+fn a_host_that_is_killed_soon_after_others_joined_knows_where_these_are() {
+    let lab = Lab::new(3);
+    let [one, two, three] = [&lab.members[0], &lab.members[1], &lab.members[2]];
+    let line = one.init();
+    three.paste(&line);
+    two.paste(&line);
+    lab.agree(s(10));
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    lab.members.iter().for_each(|member| member.tombolo.kill());
+    three.tombolo.start_again();
+    let status = three.status();
+    let of = |member: &super::lab::Member| {
+        let hosts = json::rows(&status["hosts"]).iter();
+        hosts
+            .clone()
+            .find(|host| host["name"] == member.name())
+            .map(|host| host["address"].clone())
+    };
+    for member in [one, two] {
+        assert_eq!(
+            of(member),
+            Some(json!(format!("{}:7947", member.address))),
+            "{status:#}"
+        );
+    }
 }

@@ -264,6 +264,21 @@ impl Member {
         count.unwrap_or_else(|| panic!("no {why} in {status:#}"))
     }
 
+    /// What doctor finds wrong by checks whose names begin so.
+    #[track_caller]
+    pub fn complaints(&self, checks: &str) -> Vec<String> {
+        let output = self
+            .host
+            .try_run(tombolo::INSIDE, &["doctor", "--output", "json"]);
+        let document = json::parse(&output.stdout);
+        let bad = json::rows(&document["findings"]).iter().filter(|finding| {
+            let name = json::text(finding, "/check");
+            name.starts_with(checks) && (finding["verdict"] == "fault" || finding["verdict"] == "warning")
+        });
+        bad.map(|finding| json::text(finding, "/evidence").to_owned())
+            .collect()
+    }
+
     /// Whether something is bound to the cluster's port.
     pub fn has_port(&self) -> bool {
         let sockets = self.host.run("ss", &["-Hlntu"]);

@@ -13,6 +13,7 @@
 
 mod clones;
 mod flood;
+mod health;
 mod joining;
 mod keys;
 mod lab;

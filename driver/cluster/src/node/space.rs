@@ -34,6 +34,9 @@ use super::sync::Purpose;
 /// How long an answer to a question is waited for until the next host is asked.
 const ASK: Duration = Duration::from_millis(300);
 
+/// How long until hosts are asked again that refused while the founder of the pool had not told of its share yet.
+const FOUNDING: Duration = Duration::from_millis(50);
+
 /// How long nothing is asked for in the background after everybody has said no.
 const REST: Duration = Duration::from_secs(3);
 
@@ -759,7 +762,9 @@ impl Node {
                     .asks
                     .get(&pool)
                     .is_some_and(|ask| matches!(ask.ask, Ask::Address(_)));
-                if of_address {
+                if of_address && self.is_founding(&pool) {
+                    self.ask_later(pool);
+                } else if of_address {
                     self.space.asks.remove(&pool);
                     let name = self.name(&from);
                     for ticket in waiting {
@@ -867,6 +872,11 @@ impl Node {
                 self.space.asks.insert(pool, asking);
                 self.send(to, frame);
             }
+            None if asking.urgent && self.wants_space(&pool) && self.is_founding(&pool) => {
+                asking.tried.clear();
+                self.space.asks.insert(pool, asking);
+                self.ask_later(pool);
+            }
             None => {
                 self.space.rest.insert(pool, self.now + REST);
                 let waiting = self
@@ -883,6 +893,26 @@ impl Node {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether the founder of a pool is there and has not told of its share yet. It may not know itself that it is the
+    /// founder: where a store decides, others may read that first.
+    fn is_founding(&self, pool: &IpNet) -> bool {
+        let founded = self.charter().pools.get(pool);
+        founded.is_some_and(|founded| {
+            let share = self.space.known.get(&(*pool, founded.founder));
+            let told = share.is_some_and(|share| share.applied >= founded.at);
+            !told && self.is_alive(&founded.founder)
+        })
+    }
+
+    /// Has a question be asked again in a moment; answers to the one before don't count any more.
+    fn ask_later(&mut self, pool: IpNet) {
+        let (me, until) = (self.me, self.now + FOUNDING);
+        if let Some(asking) = self.space.asks.get_mut(&pool) {
+            asking.to = me;
+            asking.until = until;
         }
     }
 

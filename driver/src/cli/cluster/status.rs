@@ -16,9 +16,16 @@ pub fn render(cluster: &Value) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| text.push_str(&format!("{name:<11}{value}\n"));
     if cluster["in_cluster"] == false {
-        line("Cluster", "none: this host is in no cluster".to_owned());
+        let none = match cluster["standing"].as_str() {
+            Some("broken") => "this host takes no part in it",
+            _ => "none: this host is in no cluster",
+        };
+        line("Cluster", none.to_owned());
         if !cluster["standing"].is_null() {
             line("Standing", standing(cluster));
+        }
+        if cluster["standing"] == "broken" {
+            return text;
         }
         text.push_str(
             "\n`tombolo cluster init` begins one here; the line that it prints lets other hosts join.\n",
@@ -34,6 +41,9 @@ pub fn render(cluster: &Value) -> String {
     line("Standing", standing(cluster));
     line("Hosts", how_many(hosts));
     line("Decrees", cell(&cluster["decrees"]));
+    if !cluster["store"].is_null() {
+        line("Store", store(&cluster["store"]));
+    }
     line("Key", cell(&cluster["secret"]));
     line("Waiting", none_if_zero(&cluster["waiting"]));
     line("Dropped", dropped(&cluster["counts"]));
@@ -118,9 +128,21 @@ fn standing(cluster: &Value) -> String {
             "Another host has the same identifier, as after copying a disk. On the copy: stop tombolo, move its state \
              directory aside, start it, and join with a new token."
         }
+        Some("broken") => {
+            "It is tried again each second. `tombolo cluster leave` takes this host out of the cluster, whatever is wrong."
+        }
         _ => return text,
     };
     format!("{text}\n{:<11}{advice}", "")
+}
+
+/// The store that decides in the place of the hosts, and how it is.
+fn store(store: &Value) -> String {
+    let name = cell(&store["name"]);
+    match store["fault"].as_str() {
+        Some(fault) => format!("{name}: {}", cell(&Value::from(fault))),
+        None => format!("{name}, answers"),
+    }
 }
 
 /// The name of the host that has this identifier, where it is known.
@@ -316,8 +338,26 @@ fd00::/64      -     -              -                                           
         );
         assert!(shown.contains("`tombolo cluster init`"), "{shown}");
         assert!(!shown.contains("Standing"), "{shown}");
-        let shown = render(&json!({"in_cluster": false, "standing": "gone"}));
-        assert!(shown.contains("\nStanding   gone\n"), "{shown}");
+        let shown =
+            render(&json!({"in_cluster": false, "standing": "out", "standing_note": "told to leave"}));
+        assert!(shown.contains("\nStanding   out: told to leave\n"), "{shown}");
+    }
+
+    #[test]
+    fn a_store_that_decides_is_shown_with_what_is_wrong_with_it() {
+        let mut document = document();
+        document["store"] = json!({"name": "etcd://192.0.2.9:2379", "fault": null});
+        assert!(render(&document).contains("\nStore      etcd://192.0.2.9:2379, answers\n"));
+        document["store"]["fault"] = json!("it can't be reached");
+        assert!(render(&document).contains("\nStore      etcd://192.0.2.9:2379: it can't be reached\n"));
+        let shown = render(
+            &json!({"in_cluster": false, "standing": "broken", "standing_note": "port 7947 is taken"}),
+        );
+        assert!(
+            shown.contains("takes no part") && shown.contains("broken: port 7947 is taken"),
+            "{shown}"
+        );
+        assert!(!shown.contains("cluster init"), "{shown}");
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub(super) struct Places {
 pub(super) struct Daemon {
     /// Its status; none was asked for in tests that need none.
     pub status: Option<Result<Value, String>>,
+    /// What it says of the cluster.
+    pub cluster: Option<Result<Value, String>>,
     pub networks: Vec<Value>,
     pub endpoints: Vec<Value>,
     /// What differs from the records.

@@ -126,6 +126,7 @@ fn daemon(client: &Client, control_socket: &Path) -> Daemon {
         .collect();
     Daemon {
         status: Some(status),
+        cluster: Some(client.get_json("/v1/cluster").map_err(|failure| failure.chain())),
         networks: list("/v1/networks"),
         endpoints,
         differences: Some(

@@ -10,6 +10,7 @@
 
 mod addresses;
 mod chains;
+mod cluster;
 mod daemon;
 mod docker;
 mod evidence;
@@ -136,7 +137,7 @@ const REPAIR: &str = "tombolo doctor --repair";
 type Check = fn(&Evidence) -> Vec<Finding>;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: [Check; 30] = [
+const CHECKS: [Check; 39] = [
     daemon::reachable,
     daemon::problems,
     daemon::facts,
@@ -163,6 +164,15 @@ const CHECKS: [Check; 30] = [
     links::mtu,
     addresses::overlaps,
     addresses::listeners,
+    cluster::standing,
+    cluster::hosts,
+    cluster::udp,
+    cluster::store,
+    cluster::clones,
+    cluster::pools,
+    cluster::datagrams,
+    cluster::rows_taken,
+    cluster::clocks,
     kernel::features,
     kernel::conntrack,
     storage::disk,

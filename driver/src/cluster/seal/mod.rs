@@ -134,6 +134,26 @@ pub enum Why {
     },
 }
 
+impl Why {
+    /// The reason in a word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Long => "long",
+            Self::Magic => "magic",
+            Self::Version => "version",
+            Self::Sender => "sender",
+            Self::OldKey => "old_key",
+            Self::NewKey => "new_key",
+            Self::OldEpoch { .. } => "old_epoch",
+            Self::Replay => "replay",
+            Self::Mac => "mac",
+            Self::Clone { .. } => "clone",
+            Self::StillAlive { .. } => "still_alive",
+        }
+    }
+}
+
 /// Why nothing was sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {

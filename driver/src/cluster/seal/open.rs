@@ -45,6 +45,24 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Those that were not taken, each with its reason as [`Why::name`] has it.
+    pub fn dropped(&self) -> [(&'static str, u64); 12] {
+        [
+            ("short", self.short),
+            ("long", self.long),
+            ("magic", self.magic),
+            ("version", self.version),
+            ("sender", self.sender),
+            ("old_key", self.old_key),
+            ("new_key", self.new_key),
+            ("old_epoch", self.old_epoch),
+            ("replay", self.replay),
+            ("mac", self.mac),
+            ("clone", self.clones),
+            ("still_alive", self.still_alive),
+        ]
+    }
+
     fn note(&mut self, outcome: Result<(), Why>) {
         let field = match outcome {
             Ok(()) => &mut self.opened,
