@@ -14,6 +14,7 @@
 //! each host for itself. Who knows less than what was forgotten gets the whole state of that owner instead of what is
 //! new, so what was removed cannot come back through those who never heard of it.
 
+mod commons;
 mod exchange;
 mod gather;
 mod limits;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use tombolo_ipam::HostId;
 
+pub use commons::Commons;
 pub use exchange::{Delta, Head, Merged, Missing};
 pub use limits::{Faults, Limits, Refused};
 pub use origin::Standing;
@@ -70,6 +72,7 @@ pub struct Table {
     sums: Sums,
     view: View,
     faults: Ledger,
+    commons: Option<Commons>,
 }
 
 impl Table {
@@ -91,6 +94,7 @@ impl Table {
             sums: Sums::default(),
             view: View::default(),
             faults: Ledger::default(),
+            commons: None,
         };
         table.state(epoch, own_rows.into_iter().collect())?;
         Ok(table)
@@ -111,6 +115,11 @@ impl Table {
             epoch,
             rows.map(|(key, body)| (key.clone(), body.clone())).collect(),
         )
+    }
+
+    /// From now on rows that other tables of this process have as well are in memory once.
+    pub fn in_common(&mut self, commons: Commons) {
+        self.commons = Some(commons);
     }
 
     /// This host.
@@ -398,7 +407,7 @@ impl Table {
     /// Takes news of an admitted host in, all or nothing; answers how many rows were written or taken away.
     fn integrate(&mut self, now: Tick, host: HostId, news: News) -> Result<usize, Refused> {
         let origin = self.origins.get_mut(&host).ok_or(Refused::NotAdmitted { host })?;
-        let plan = origin.plan(host, news, &self.limits)?;
+        let mut plan = origin.plan(host, news, &self.limits)?;
         let total = self.total.replacing(origin.size(), plan.size);
         for (what, got, had, at_most) in [
             ("rows", total.rows, self.total.rows, self.limits.rows_in_all),
@@ -412,6 +421,9 @@ impl Table {
                     at_most,
                 });
             }
+        }
+        if let Some(commons) = &self.commons {
+            plan.share(commons);
         }
         let (size, cover) = (origin.size(), origin.cover.clone());
         let shown = origin.standing == Standing::Shown;

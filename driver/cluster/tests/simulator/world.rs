@@ -15,7 +15,7 @@ use tombolo_cluster::charter::{Charter, Decree, Definition};
 use tombolo_cluster::membership::Seat;
 use tombolo_cluster::node::{Alone, Called, Fill, Input, News, Node, Output, Setup, Wish};
 use tombolo_cluster::store::{Answer, Ask, Found, Known, Reads, Verdict, Whose, Writes};
-use tombolo_cluster::table::{Limits, Seen};
+use tombolo_cluster::table::{Commons, Limits, Seen};
 use tombolo_cluster::time::Tick;
 use tombolo_cluster::wire::decode;
 use tombolo_ipam::share::{Deal, Share};
@@ -243,6 +243,8 @@ pub struct World {
     pub readers: bool,
     /// Told each change that a reader sees.
     pub watch: Option<Watch>,
+    /// Where the hosts' rows are in memory once for all of them.
+    pub commons: Option<Commons>,
 }
 
 /// What looks at the changes that readers see, each with the time and the host.
@@ -294,6 +296,7 @@ impl World {
             uplink: None,
             readers: true,
             watch: None,
+            commons: None,
         };
         let mut charter = Charter::founded([7; 16], host_id(0), "host0".to_owned(), [0; 32], [0; 32]);
         for n in 1..hosts {
@@ -409,7 +412,10 @@ impl World {
             limits: Limits::default(),
         };
         let tick = Tick(self.now.0 + host.clock_ms);
-        let node = Node::new(tick, setup).expect("a node");
+        let mut node = Node::new(tick, setup).expect("a node");
+        if let Some(commons) = &self.commons {
+            node.in_common(commons.clone());
+        }
         if self.readers {
             let rows = node.table().visible();
             host.reader = rows
