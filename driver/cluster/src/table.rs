@@ -14,6 +14,7 @@
 //! each host for itself. Who knows less than what was forgotten gets the whole state of that owner instead of what is
 //! new, so what was removed cannot come back through those who never heard of it.
 
+mod commons;
 mod exchange;
 mod gather;
 mod limits;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use tombolo_ipam::HostId;
 
+pub use commons::Commons;
 pub use exchange::{Delta, Head, Merged, Missing};
 pub use limits::{Faults, Limits, Refused};
 pub use origin::Standing;
@@ -70,19 +72,22 @@ pub struct Table {
     sums: Sums,
     view: View,
     faults: Ledger,
+    commons: Option<Commons>,
 }
 
 impl Table {
-    /// A table with the rows of this host, all stated at once under a new epoch. No other host is admitted yet.
+    /// A table with the rows of this host, all stated at once under a new epoch. No other host is admitted yet. A row that
+    /// exceeds the limits is left out and counted, as if it had been [set](Self::set).
     ///
     /// # Errors
-    /// [`Refused`] if the rows exceed the limits.
+    /// [`Refused`] if those within the limits of one host exceed those of all.
     pub fn new(
         me: HostId,
         epoch: u32,
         limits: Limits,
         own_rows: impl IntoIterator<Item = (Key, Arc<[u8]>)>,
     ) -> Result<Self, Refused> {
+        let own_rows: BTreeMap<Key, Arc<[u8]>> = own_rows.into_iter().collect();
         let mut table = Self {
             me,
             limits,
@@ -91,8 +96,10 @@ impl Table {
             sums: Sums::default(),
             view: View::default(),
             faults: Ledger::default(),
+            commons: None,
         };
-        table.state(epoch, own_rows.into_iter().collect())?;
+        let fitting = table.fitting(own_rows);
+        table.state(epoch, fitting)?;
         Ok(table)
     }
 
@@ -107,10 +114,13 @@ impl Table {
             return Err(Refused::Epoch { after });
         }
         let rows = self.origins.get(&self.me).into_iter().flat_map(Origin::live);
-        self.state(
-            epoch,
-            rows.map(|(key, body)| (key.clone(), body.clone())).collect(),
-        )
+        let rows = rows.map(|(key, body)| (key.clone(), body.clone())).collect();
+        self.state(epoch, rows)
+    }
+
+    /// From now on rows that other tables of this process have as well are in memory once.
+    pub fn in_common(&mut self, commons: Commons) {
+        self.commons = Some(commons);
     }
 
     /// This host.
@@ -129,8 +139,14 @@ impl Table {
     /// Sets an own row, or removes it. Answers the change to pass on; none if nothing changed.
     ///
     /// # Errors
-    /// [`Refused`]: a body too large, too many rows, or an epoch whose numbers are used up. Nothing was changed.
+    /// [`Refused`]: a body too large, too many rows, or an epoch whose numbers are used up. Nothing was changed, and it
+    /// is counted.
     pub fn set(&mut self, now: Tick, key: Key, body: Option<&[u8]>) -> Result<Option<Change>, Refused> {
+        let outcome = self.try_set(now, key, body);
+        outcome.inspect_err(|refused| self.faults.refused(refused, self.limits.hosts))
+    }
+
+    fn try_set(&mut self, now: Tick, key: Key, body: Option<&[u8]>) -> Result<Option<Change>, Refused> {
         let origin = self.me;
         if self.get(origin, key.as_str()).map(|held| &**held) == body {
             return Ok(None);
@@ -398,7 +414,7 @@ impl Table {
     /// Takes news of an admitted host in, all or nothing; answers how many rows were written or taken away.
     fn integrate(&mut self, now: Tick, host: HostId, news: News) -> Result<usize, Refused> {
         let origin = self.origins.get_mut(&host).ok_or(Refused::NotAdmitted { host })?;
-        let plan = origin.plan(host, news, &self.limits)?;
+        let mut plan = origin.plan(host, news, &self.limits)?;
         let total = self.total.replacing(origin.size(), plan.size);
         for (what, got, had, at_most) in [
             ("rows", total.rows, self.total.rows, self.limits.rows_in_all),
@@ -413,6 +429,9 @@ impl Table {
                 });
             }
         }
+        if let Some(commons) = &self.commons {
+            plan.share(commons);
+        }
         let (size, cover) = (origin.size(), origin.cover.clone());
         let shown = origin.standing == Standing::Shown;
         let mut eye = Eye {
@@ -426,9 +445,26 @@ impl Table {
         Ok(changed)
     }
 
+    /// The own rows that are within the limits, one by one; the others are counted.
+    fn fitting(&mut self, rows: BTreeMap<Key, Arc<[u8]>>) -> BTreeMap<Key, Arc<[u8]>> {
+        let (mut fitting, mut bytes) = (BTreeMap::new(), 0);
+        for (key, body) in rows {
+            let with = bytes + key.as_str().len() + body.len();
+            let faults = self.faults.of(self.me, self.limits.hosts);
+            if body.len() > self.limits.body {
+                faults.too_large += 1;
+            } else if fitting.len() >= self.limits.rows_per_host || with > self.limits.bytes_per_host {
+                faults.over_limit += 1;
+            } else {
+                bytes = with;
+                fitting.insert(key, body);
+            }
+        }
+        fitting
+    }
+
     /// States all own rows under an epoch.
-    fn state(&mut self, epoch: u32, rows: Vec<(Key, Arc<[u8]>)>) -> Result<(), Refused> {
-        let rows: BTreeMap<Key, Arc<[u8]>> = rows.into_iter().collect();
+    fn state(&mut self, epoch: u32, rows: BTreeMap<Key, Arc<[u8]>>) -> Result<(), Refused> {
         let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         let mut numbered = BTreeMap::new();
         for ((key, body), n) in rows.into_iter().zip(1..) {

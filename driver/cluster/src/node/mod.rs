@@ -29,7 +29,7 @@ use tombolo_ipam::share::{Deal, Share};
 use crate::charter::{Charter, Decree, Definition, Held, How, Void};
 use crate::council::{Acceptor, Act, Context, Council, Kept, Outcome, Witness, Word};
 use crate::membership::{self, Membership, Seat};
-use crate::table::{self, Change, Key, Limits, Refused, Seen, Table};
+use crate::table::{self, Change, Commons, Key, Limits, Refused, Seen, Table};
 use crate::time::Tick;
 use crate::wire::{Answer, FRAME, Frame, Request, decode, encode};
 
@@ -464,6 +464,11 @@ impl Node {
     /// The rows of all hosts.
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// From now on rows that other nodes of this process have as well are in memory once.
+    pub fn in_common(&mut self, commons: Commons) {
+        self.table.in_common(commons);
     }
 
     /// Where others reach us.

@@ -35,7 +35,7 @@ pub struct Head {
 /// What of two tables the other one has, or lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Missing {
-    /// What to ask the other one for, and from where on.
+    /// What to ask the other one for, and from where on: last of all the rows of those of which most was refused.
     pub want: Vec<Head>,
     /// Hosts of which this table has what the other one lacks.
     pub have: Vec<HostId>,
@@ -180,6 +180,10 @@ impl Table {
                 None => missing.want.push(origin.head(head.origin)),
             }
         }
+        // One answer holds only so much. Whose rows were refused keeps nobody else's away.
+        missing
+            .want
+            .sort_by_key(|head| self.faults.refusals_of(head.origin));
         let untold = self.heads(mask).into_iter().map(|head| head.origin);
         missing.have.extend(untold.filter(|host| !told.contains(host)));
         if missing.own_from_future.is_some() {

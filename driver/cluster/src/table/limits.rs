@@ -186,6 +186,12 @@ impl Ledger {
         } += 1;
     }
 
+    /// How often something of a host was refused that may be offered again.
+    pub fn refusals_of(&self, host: HostId) -> u64 {
+        let refused = |faults: &Faults| faults.too_large + faults.over_limit + faults.contradictions;
+        self.by_host.get(&host).map_or(0, refused)
+    }
+
     pub fn by_host(&self) -> &BTreeMap<HostId, Faults> {
         &self.by_host
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tombolo_ipam::HostId;
 
+use super::commons::Commons;
 use super::gather::Gather;
 use super::limits::{Limits, Refused};
 use super::row::{Change, Content, Key, Row, until};
@@ -100,6 +101,13 @@ pub(super) struct Plan {
     remove: Vec<Key>,
     /// What there will be of the host.
     pub size: Size,
+}
+
+impl Plan {
+    /// Has what is to be put in common with other tables.
+    pub fn share(&mut self, commons: &Commons) {
+        commons.share(self.put.iter_mut().map(|(key, _, content)| (key, content)));
+    }
 }
 
 impl Origin {

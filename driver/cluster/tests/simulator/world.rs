@@ -15,7 +15,7 @@ use tombolo_cluster::charter::{Charter, Decree, Definition};
 use tombolo_cluster::membership::Seat;
 use tombolo_cluster::node::{Alone, Called, Fill, Input, News, Node, Output, Setup, Wish};
 use tombolo_cluster::store::{Answer, Ask, Found, Known, Reads, Verdict, Whose, Writes};
-use tombolo_cluster::table::{Limits, Seen};
+use tombolo_cluster::table::{Commons, Limits, Seen};
 use tombolo_cluster::time::Tick;
 use tombolo_cluster::wire::decode;
 use tombolo_ipam::share::{Deal, Share};
@@ -111,6 +111,29 @@ enum Parcel {
         ticket: u64,
         outcome: Result<Box<Answer>, String>,
     },
+}
+
+impl Parcel {
+    fn garble(&mut self, garble: &mut Garble) {
+        let (to, bytes, make): (At, _, fn(Vec<u8>) -> Heard) = match self {
+            Self::Datagram { to, bytes, .. } => (*to, bytes, Heard::Datagram),
+            Self::Request { to, bytes, .. } => (*to, bytes, Heard::Question),
+            Self::Answer {
+                to,
+                called: Called::Answer(bytes),
+                ..
+            } => (*to, bytes, Heard::Answer),
+            Self::Answer { .. }
+            | Self::Wake(_)
+            | Self::Asked { .. }
+            | Self::Judged { .. }
+            | Self::Stored { .. } => return,
+        };
+        let mut heard = make(std::mem::take(bytes));
+        garble(to, &mut heard);
+        let (Heard::Datagram(garbled) | Heard::Question(garbled) | Heard::Answer(garbled)) = heard;
+        *bytes = garbled;
+    }
 }
 
 /// A question to the store.
@@ -237,16 +260,23 @@ pub struct World {
     pub trace: bool,
     /// What was sent, where somebody listens in: datagrams, questions and answers.
     pub tap: Option<Vec<Heard>>,
+    /// Changes what is under way to a host.
+    pub garble: Option<Garble>,
     /// How many bytes a host can send in a millisecond; what comes on top waits.
     pub uplink: Option<u64>,
     /// Whether a reader of each host's rows is kept, and checked.
     pub readers: bool,
     /// Told each change that a reader sees.
     pub watch: Option<Watch>,
+    /// Where the hosts' rows are in memory once for all of them.
+    pub commons: Option<Commons>,
 }
 
 /// What looks at the changes that readers see, each with the time and the host.
 pub type Watch = Box<dyn FnMut(Tick, At, &Seen)>;
+
+/// What changes a message on its way, and to whom it goes.
+pub type Garble = Box<dyn FnMut(At, &mut Heard)>;
 
 pub fn host_id(n: At) -> HostId {
     let mut bytes = [0; 16];
@@ -291,9 +321,11 @@ impl World {
             by_address: BTreeMap::new(),
             trace: std::env::var_os("SIM_TRACE").is_some(),
             tap: None,
+            garble: None,
             uplink: None,
             readers: true,
             watch: None,
+            commons: None,
         };
         let mut charter = Charter::founded([7; 16], host_id(0), "host0".to_owned(), [0; 32], [0; 32]);
         for n in 1..hosts {
@@ -414,7 +446,10 @@ impl World {
             limits: Limits::default(),
         };
         let tick = Tick(self.now.0 + host.clock_ms);
-        let node = Node::new(tick, setup).expect("a node");
+        let mut node = Node::new(tick, setup).expect("a node");
+        if let Some(commons) = &self.commons {
+            node.in_common(commons.clone());
+        }
         if self.readers {
             let rows = node.table().visible();
             host.reader = rows
@@ -445,7 +480,10 @@ impl World {
     }
 
     /// Adds one thing to what is under way.
-    fn post(&mut self, after: Duration, parcel: Parcel) {
+    fn post(&mut self, after: Duration, mut parcel: Parcel) {
+        if let Some(garble) = &mut self.garble {
+            parcel.garble(garble);
+        }
         if let Some(tap) = &mut self.tap {
             match &parcel {
                 Parcel::Datagram { bytes, .. } => tap.push(Heard::Datagram(bytes.clone())),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod commons;
 mod exchange;
 mod named;
 mod random;
