@@ -205,8 +205,8 @@ pub enum Answer {
     },
     /// Rows.
     Deltas(Vec<Delta>),
-    /// Who is there.
-    Members(Vec<Member<Seat>>),
+    /// Who is there, and where members were reached last who are not.
+    Members(Vec<Member<Seat>>, Vec<Seat>),
     /// What was decided.
     Charter(Box<Charter>),
     /// The asker's shares as they are known.

@@ -351,23 +351,26 @@ impl Node {
 
     /// Keeps all that is known of others' shares.
     fn keep_known(&mut self) {
-        let space = &self.space;
-        let fresh = space
-            .known
-            .iter()
-            .filter(|(key, share)| space.kept.get(key).is_none_or(|kept| *kept < share.revision));
-        let fresh: Vec<((IpNet, HostId), u64, Vec<u8>)> = fresh
-            .map(|(key, share)| (*key, share.revision, encode(share)))
-            .collect();
-        if fresh.is_empty() {
-            return;
-        }
+        let known = self.space.known.keys().copied().collect();
+        self.keep(known);
+    }
+
+    /// Keeps what is known of these shares, as far as it isn't kept.
+    fn keep(&mut self, whose: Vec<(IpNet, HostId)>) {
         let mut records = Vec::new();
-        for ((pool, host), revision, record) in fresh {
+        for (pool, host) in whose {
+            let kept = self.space.kept.get(&(pool, host)).copied();
+            let share = self.space.known.get(&(pool, host));
+            let fresh = share.filter(|share| kept.is_none_or(|kept| kept < share.revision));
+            let Some((revision, record)) = fresh.map(|share| (share.revision, encode(share))) else {
+                continue;
+            };
             self.space.kept.insert((pool, host), revision);
             records.push((witness_key(&pool, &host), Some(record)));
         }
-        self.out.push_back(Output::Keep(records));
+        if !records.is_empty() {
+            self.out.push_back(Output::Keep(records));
+        }
     }
 
     /// Gets what another host holds of everybody's shares.
@@ -648,6 +651,7 @@ impl Node {
         let Some(founded) = self.charter().pools.get(&pool) else {
             return;
         };
+        let at = founded.at;
         let empty = Share::default();
         let own = self.space.own.get(&pool).unwrap_or(&empty);
         let mut deals = Vec::new();
@@ -680,9 +684,14 @@ impl Node {
                 deals.push(Deal::Done(*net, gift.seq));
             }
         }
-        if !deals.is_empty() && own.applied < founded.at {
+        let claims = deals.iter().any(|deal| matches!(deal, Deal::Claim(..)));
+        let begins = !deals.is_empty() && own.applied < founded.at;
+        if claims {
+            // We are among those who must not forget the gift.
+            self.keep(vec![(pool, host)]);
+        }
+        if begins {
             // The share begins with the founding that it belongs to.
-            let at = founded.at;
             self.deal_once(
                 pool,
                 Deal::Grant {
@@ -998,28 +1007,13 @@ impl Node {
             if known < share.revision {
                 self.learn_share(pool, host, share.clone());
             }
-            let Some(known) = self
-                .space
-                .known
-                .get(&(pool, host))
-                .filter(|known| known.revision >= share.revision)
-            else {
+            let known = self.space.known.get(&(pool, host));
+            if known.is_none_or(|known| known.revision < share.revision) {
                 return;
-            };
-            if self
-                .space
-                .kept
-                .get(&(pool, host))
-                .is_none_or(|kept| *kept < known.revision)
-            {
-                let record = encode(known);
-                self.space.kept.insert((pool, host), known.revision);
-                keep.push((witness_key(&pool, &host), Some(record)));
             }
+            keep.push((pool, host));
         }
-        if !keep.is_empty() {
-            self.out.push_back(Output::Keep(keep));
-        }
+        self.keep(keep);
         let since = self.charter().members_since();
         self.send(from, Frame::Witnessed { round, since });
     }
@@ -1674,6 +1668,8 @@ impl Node {
         self.space.leaving = Some(ticket);
         self.space.gone = false;
         self.space.objected = None;
+        // It may have come out before, and others not have heard of it.
+        self.space.out = !self.is_member(&self.me);
         self.leave_tick();
     }
 
@@ -1691,14 +1687,25 @@ impl Node {
     fn leave_tick(&mut self) {
         let Some(ticket) = self.space.leaving else { return };
         if self.space.out {
-            // Whoever is there and has not heard of it could not decide anything more without us.
+            // Whoever is there and has not heard of it could not decide anything more without us; and the last one, whether
+            // it is there or not.
+            let last = self.charter().hosts.len() == 1;
             let untold = match self.by_store() {
                 true => self.store_untold(),
-                false => self.council.untold().any(|host| self.is_alive(&host)),
+                false => self.council.untold().any(|host| last || self.is_alive(&host)),
             };
             let until = self.wishes.get(&ticket).map(|pending| pending.until);
             let late = until.is_none_or(|until| until <= self.now + Duration::from_secs(1));
-            if !untold || late {
+            if untold && late && last {
+                self.space.leaving = None;
+                let names: Vec<String> = self.charter().hosts.keys().map(|host| self.name(host)).collect();
+                let name = names.join(", ");
+                let why = format!(
+                    "it is decided, but host {name} has not heard of it and could decide nothing without this one: have it \
+                     running and leave again, or run 'tombolo cluster forget' there"
+                );
+                self.done(ticket, Err(why));
+            } else if !untold || late {
                 self.membership.leave(self.now);
                 self.space.leaving = None;
                 self.done(ticket, Ok(()));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tombolo_ipam::HostId;
 
 use super::{Called, Node, Output};
+use crate::membership::Seat;
 use crate::table::{Content, Cover, Delta, Head, Merged, Version};
 use crate::time::Tick;
 use crate::wire::{Answer, Digest, Frame, ROWS, Request, decode};
@@ -31,6 +32,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// How often the list of members is fetched while somebody is neither known to be there nor not.
 const MEMBERS: Duration = Duration::from_secs(2);
+
+/// How often it is asked for when there is somebody of whom no address is known: perhaps nobody knows one.
+const PLACES: Duration = Duration::from_secs(20);
 
 /// How many hosts, about, compare at once with one that has come.
 const FIRST: u64 = 8;
@@ -71,12 +75,10 @@ pub(super) struct State {
     with: Option<HostId>,
     last: BTreeMap<HostId, Tick>,
     members: Tick,
+    /// When to look next whether there is a member without an address.
+    places: Tick,
     /// When somebody came or went last, as was seen here.
     moved: Tick,
-    /// Comparisons begun, and rounds of exchange, for metrics.
-    pub compared: u64,
-    /// Rounds of exchange.
-    pub exchanged: u64,
 }
 
 impl State {
@@ -88,9 +90,8 @@ impl State {
             with: None,
             last: BTreeMap::new(),
             members: now,
+            places: now + MEMBERS,
             moved: now,
-            compared: 0,
-            exchanged: 0,
         }
     }
 }
@@ -102,7 +103,7 @@ impl Node {
             Some(_) => None,
         };
         let members = self.incomplete().then_some(self.sync.members);
-        [Some(self.sync.next), soon, members]
+        [Some(self.sync.next), Some(self.sync.places), soon, members]
             .into_iter()
             .flatten()
             .min()
@@ -229,6 +230,14 @@ impl Node {
                 self.ask_members(host);
             }
         }
+        if self.sync.places <= self.now {
+            self.sync.places = self.now + PLACES;
+            if self.unplaced()
+                && let Some(host) = self.somebody()
+            {
+                self.ask_members(host);
+            }
+        }
         if self.sync.with.is_none() {
             let due = self
                 .sync
@@ -253,7 +262,6 @@ impl Node {
             index: self.charter().index,
         };
         if self.call(host, &request, Purpose::Compare) {
-            self.sync.compared += 1;
             self.sync.with = Some(host);
         }
     }
@@ -293,7 +301,8 @@ impl Node {
             }
             Request::Members(list) => {
                 self.membership.take_in(self.now, list);
-                Answer::Members(self.membership.list())
+                let absent = self.seats.values().filter(|seat| !self.is_alive(&seat.host));
+                Answer::Members(self.membership.list(), absent.cloned().collect())
             }
             Request::Charter => Answer::Charter(Box::new(self.charter().clone())),
             Request::Council(word) => {
@@ -430,7 +439,10 @@ impl Node {
                 }
             }
             (Purpose::Compare | Purpose::Exchange, _) => self.sync.with = None,
-            (Purpose::Members, Some(Answer::Members(list))) => self.membership.take_in(self.now, list),
+            (Purpose::Members, Some(Answer::Members(list, absent))) => {
+                self.membership.take_in(self.now, list);
+                self.learn(absent);
+            }
             (Purpose::Charter | Purpose::Hello, Some(Answer::Charter(charter))) => {
                 let acts = self.with_council(|council, now, ctx| council.adopt(now, *charter, ctx));
                 self.act(acts);
@@ -467,7 +479,6 @@ impl Node {
             self.sync.with = None;
             return;
         }
-        self.sync.exchanged += 1;
         let brought = !deltas.is_empty();
         if !self.call(with, &Request::Exchange { want, deltas }, Purpose::Exchange) {
             self.sync.with = None;
@@ -485,12 +496,23 @@ impl Node {
         self.call(to, &request, Purpose::Hello);
     }
 
-    /// Takes an address that a host is reached at, from the user or from who let us in.
-    pub fn learn(&mut self, seat: crate::membership::Seat) {
-        if seat.host != self.me && self.is_member(&seat.host) {
-            self.seats.insert(seat.host, seat);
+    /// Takes addresses that members were reached at, of whom none is known here.
+    fn learn(&mut self, seats: Vec<Seat>) {
+        let news = |seat: &Seat| {
+            seat.host != self.me && self.is_member(&seat.host) && self.address(&seat.host).is_none()
+        };
+        let news: Vec<Seat> = seats.into_iter().filter(news).collect();
+        if !news.is_empty() {
+            self.seats.extend(news.into_iter().map(|seat| (seat.host, seat)));
             let seeds = self.seats.values().cloned().collect();
             self.membership.seed(self.now, seeds);
         }
+    }
+
+    /// Whether there is a member of whom no address is known here.
+    fn unplaced(&self) -> bool {
+        let mut members = self.charter().hosts.keys();
+        self.membership.alive_count() > 0
+            && members.any(|host| *host != self.me && self.address(host).is_none())
     }
 }
