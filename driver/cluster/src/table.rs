@@ -76,16 +76,18 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table with the rows of this host, all stated at once under a new epoch. No other host is admitted yet.
+    /// A table with the rows of this host, all stated at once under a new epoch. No other host is admitted yet. A row that
+    /// exceeds the limits is left out and counted, as if it had been [set](Self::set).
     ///
     /// # Errors
-    /// [`Refused`] if the rows exceed the limits.
+    /// [`Refused`] if those within the limits of one host exceed those of all.
     pub fn new(
         me: HostId,
         epoch: u32,
         limits: Limits,
         own_rows: impl IntoIterator<Item = (Key, Arc<[u8]>)>,
     ) -> Result<Self, Refused> {
+        let own_rows: BTreeMap<Key, Arc<[u8]>> = own_rows.into_iter().collect();
         let mut table = Self {
             me,
             limits,
@@ -96,7 +98,8 @@ impl Table {
             faults: Ledger::default(),
             commons: None,
         };
-        table.state(epoch, own_rows.into_iter().collect())?;
+        let fitting = table.fitting(own_rows);
+        table.state(epoch, fitting)?;
         Ok(table)
     }
 
@@ -111,10 +114,8 @@ impl Table {
             return Err(Refused::Epoch { after });
         }
         let rows = self.origins.get(&self.me).into_iter().flat_map(Origin::live);
-        self.state(
-            epoch,
-            rows.map(|(key, body)| (key.clone(), body.clone())).collect(),
-        )
+        let rows = rows.map(|(key, body)| (key.clone(), body.clone())).collect();
+        self.state(epoch, rows)
     }
 
     /// From now on rows that other tables of this process have as well are in memory once.
@@ -138,8 +139,14 @@ impl Table {
     /// Sets an own row, or removes it. Answers the change to pass on; none if nothing changed.
     ///
     /// # Errors
-    /// [`Refused`]: a body too large, too many rows, or an epoch whose numbers are used up. Nothing was changed.
+    /// [`Refused`]: a body too large, too many rows, or an epoch whose numbers are used up. Nothing was changed, and it
+    /// is counted.
     pub fn set(&mut self, now: Tick, key: Key, body: Option<&[u8]>) -> Result<Option<Change>, Refused> {
+        let outcome = self.try_set(now, key, body);
+        outcome.inspect_err(|refused| self.faults.refused(refused, self.limits.hosts))
+    }
+
+    fn try_set(&mut self, now: Tick, key: Key, body: Option<&[u8]>) -> Result<Option<Change>, Refused> {
         let origin = self.me;
         if self.get(origin, key.as_str()).map(|held| &**held) == body {
             return Ok(None);
@@ -438,9 +445,26 @@ impl Table {
         Ok(changed)
     }
 
+    /// The own rows that are within the limits, one by one; the others are counted.
+    fn fitting(&mut self, rows: BTreeMap<Key, Arc<[u8]>>) -> BTreeMap<Key, Arc<[u8]>> {
+        let (mut fitting, mut bytes) = (BTreeMap::new(), 0);
+        for (key, body) in rows {
+            let with = bytes + key.as_str().len() + body.len();
+            let faults = self.faults.of(self.me, self.limits.hosts);
+            if body.len() > self.limits.body {
+                faults.too_large += 1;
+            } else if fitting.len() >= self.limits.rows_per_host || with > self.limits.bytes_per_host {
+                faults.over_limit += 1;
+            } else {
+                bytes = with;
+                fitting.insert(key, body);
+            }
+        }
+        fitting
+    }
+
     /// States all own rows under an epoch.
-    fn state(&mut self, epoch: u32, rows: Vec<(Key, Arc<[u8]>)>) -> Result<(), Refused> {
-        let rows: BTreeMap<Key, Arc<[u8]>> = rows.into_iter().collect();
+    fn state(&mut self, epoch: u32, rows: BTreeMap<Key, Arc<[u8]>>) -> Result<(), Refused> {
         let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         let mut numbered = BTreeMap::new();
         for ((key, body), n) in rows.into_iter().zip(1..) {

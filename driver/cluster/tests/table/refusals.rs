@@ -61,15 +61,56 @@ fn own_rows_beyond_a_limit_are_refused_and_say_which_one() {
             at_most: 40
         }
     );
-    assert!(matches!(
-        Table::new(
-            host(1),
-            1,
-            limits(),
-            ["a", "b", "c", "d"].map(|k| (key(k), Arc::from(*b"")))
-        ),
-        Err(Refused::OfHost { what: "rows", .. })
-    ));
+    let faults = one.faults()[&host(1)];
+    assert_eq!((faults.too_large, faults.over_limit), (1, 2));
+}
+
+#[test]
+fn of_the_rows_to_begin_with_each_that_exceeds_a_limit_is_left_out_alone_and_counted() {
+    let rows_to = [
+        ("a", "1"),
+        ("b", "12345678901"),
+        ("c", "1"),
+        (&"k".repeat(40), "1"),
+        ("l", "1"),
+        ("m", "1"),
+    ];
+    let mut one = table_with(1, 7, limits(), &rows_to);
+    assert_eq!(
+        rows_of(&one, host(1)),
+        rows(&[("a", "1"), ("c", "1"), ("l", "1")])
+    );
+    let faults = one.faults()[&host(1)];
+    assert_eq!((faults.too_large, faults.over_limit), (1, 2));
+    // The others have what there is, and what comes later.
+    let mut two = table(2);
+    exchange(&mut one, &mut two);
+    assert_eq!(apply(&mut two, &set(&mut one, "a", "2")), Outcome::New);
+    assert_eq!(rows_of(&two, host(1)), rows_of(&one, host(1)));
+}
+
+#[test]
+fn whose_rows_are_refused_keeps_no_other_hosts_rows_away() {
+    // Hosts 2 and 4 have more than host 1 takes, and an answer has room for one of the three.
+    let mut others = table(9);
+    for n in [2, 3, 4] {
+        let rows: &[(&str, &str)] = match n {
+            3 => &[("a", "x")],
+            _ => &[("a", "12345678901")],
+        };
+        exchange(&mut table_with(n, 1, Limits::default(), rows), &mut others);
+    }
+    let mut one = table_with(1, 1, limits(), &[]);
+    for _ in 0..3 {
+        let missing = one.missing(u64::MAX, &others.heads(u64::MAX));
+        let first = missing.want.iter().find(|head| head.origin != host(9)).unwrap();
+        let delta = others.delta(NOW, first, 1_000).unwrap();
+        match (first.origin == host(3), one.merge(NOW, delta)) {
+            (true, Merged::New { rows: 1 }) | (false, Merged::Refused(Refused::Body { got: 11, .. })) => {}
+            (_, strange) => panic!("{strange:?}"),
+        }
+    }
+    assert_eq!(rows_of(&one, host(3)), rows(&[("a", "x")]));
 }
 
 #[test]
@@ -151,6 +192,31 @@ fn what_others_send_beyond_a_limit_is_refused_counted_and_costs_nobody_a_row() {
         (faults(2).over_limit, faults(2).too_large, faults(3).over_limit),
         (1, 1, 1)
     );
+}
+
+#[test]
+fn bytes_beyond_those_of_all_are_refused_and_room_is_made_by_who_says_less() {
+    let within = |bytes_in_all| Limits {
+        bytes_per_host: 100,
+        bytes_in_all,
+        ..limits()
+    };
+    let mut one = table_with(1, 1, within(25), &[("own", "1234567")]);
+    let (mut two, mut three) = (table(2), table(3));
+    assert_eq!(apply(&mut one, &set(&mut two, "a", "1234567890")), Outcome::New);
+    let second = set(&mut three, "a", "12345");
+    assert_eq!(
+        refused(apply(&mut one, &second)),
+        Refused::InAll {
+            host: host(3),
+            what: "bytes",
+            got: 27,
+            at_most: 25
+        }
+    );
+    assert_eq!(apply(&mut one, &set(&mut two, "a", "12345678")), Outcome::New);
+    assert_eq!(apply(&mut one, &second), Outcome::New);
+    assert_eq!((one.bytes(), one.faults()[&host(3)].over_limit), (25, 1));
 }
 
 #[test]
