@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn host(n: u8) -> HostId {
@@ -108,3 +110,69 @@ fn more_changes_than_may_wait_are_left_to_the_anti_entropy() {
     );
     assert!(!lone.spread(Tick(0), vec![1], &[0; RIDER + 1]));
 }
+
+/// What three hosts say to each other in some seconds, with changes that ride on it.
+fn talk() -> Vec<Vec<u8>> {
+    let mut hosts: Vec<Membership> = (1..=3).map(|n| Membership::new(seat(n), u64::from(n))).collect();
+    hosts[1].seed(Tick(0), vec![seat(1)]);
+    hosts[2].seed(Tick(0), vec![seat(1)]);
+    let mut said = Vec::new();
+    for now in (0..6_000).step_by(10).map(Tick) {
+        if now.0 % 500 == 0 {
+            hosts[0].spread(now, vec![1], &[7; 40]);
+        }
+        for at in 0..hosts.len() {
+            hosts[at].tick(now);
+            while let Some((to, message)) = hosts[at].next_send() {
+                if let Some(to) = hosts.iter_mut().find(|host| host.me().host == to.host) {
+                    to.hear(now, &message);
+                }
+                said.push(message);
+            }
+        }
+    }
+    said
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn whatever_is_heard_no_host_says_much_of_it_or_wakes_without_end(
+        which in prop::collection::vec(any::<prop::sample::Index>(), 1..12),
+        spoils in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..24),
+        random in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let said = SAID.get_or_init(talk);
+        let mut host = Membership::new(seat(1), 1);
+        let mut now = Tick(10);
+        let mut spoils = spoils.iter().cycle();
+        for which in which {
+            let mut message = said[which.index(said.len())].clone();
+            for (at, by, how) in spoils.by_ref().take(2) {
+                let place = at.index(message.len().max(1));
+                match how {
+                    0 => message.truncate(place),
+                    1 => message.insert(place.min(message.len()), *by),
+                    _ => message.iter_mut().skip(place).take(1).for_each(|byte| *byte = *by),
+                }
+            }
+            for message in [message, random.clone()] {
+                let riders = host.hear(now, &message);
+                prop_assert!(riders.iter().map(Vec::len).sum::<usize>() <= message.len());
+            }
+            now = now + Duration::from_millis(70);
+            host.tick(now);
+            prop_assert!(host.due().is_none_or(|due| due > now));
+            let mut sends = 0;
+            while let Some((_, message)) = host.next_send() {
+                prop_assert!(message.len() <= PACKET);
+                sends += 1;
+            }
+            prop_assert!(sends <= 40, "{}", sends);
+            prop_assert_eq!(host.me().host, seat(1).host);
+        }
+    }
+}
+
+static SAID: std::sync::OnceLock<Vec<Vec<u8>>> = std::sync::OnceLock::new();

@@ -113,6 +113,29 @@ enum Parcel {
     },
 }
 
+impl Parcel {
+    fn garble(&mut self, garble: &mut Garble) {
+        let (to, bytes, make): (At, _, fn(Vec<u8>) -> Heard) = match self {
+            Self::Datagram { to, bytes, .. } => (*to, bytes, Heard::Datagram),
+            Self::Request { to, bytes, .. } => (*to, bytes, Heard::Question),
+            Self::Answer {
+                to,
+                called: Called::Answer(bytes),
+                ..
+            } => (*to, bytes, Heard::Answer),
+            Self::Answer { .. }
+            | Self::Wake(_)
+            | Self::Asked { .. }
+            | Self::Judged { .. }
+            | Self::Stored { .. } => return,
+        };
+        let mut heard = make(std::mem::take(bytes));
+        garble(to, &mut heard);
+        let (Heard::Datagram(garbled) | Heard::Question(garbled) | Heard::Answer(garbled)) = heard;
+        *bytes = garbled;
+    }
+}
+
 /// A question to the store.
 #[derive(Clone)]
 struct Question {
@@ -237,6 +260,8 @@ pub struct World {
     pub trace: bool,
     /// What was sent, where somebody listens in: datagrams, questions and answers.
     pub tap: Option<Vec<Heard>>,
+    /// Changes what is under way to a host.
+    pub garble: Option<Garble>,
     /// How many bytes a host can send in a millisecond; what comes on top waits.
     pub uplink: Option<u64>,
     /// Whether a reader of each host's rows is kept, and checked.
@@ -249,6 +274,9 @@ pub struct World {
 
 /// What looks at the changes that readers see, each with the time and the host.
 pub type Watch = Box<dyn FnMut(Tick, At, &Seen)>;
+
+/// What changes a message on its way, and to whom it goes.
+pub type Garble = Box<dyn FnMut(At, &mut Heard)>;
 
 pub fn host_id(n: At) -> HostId {
     let mut bytes = [0; 16];
@@ -293,6 +321,7 @@ impl World {
             by_address: BTreeMap::new(),
             trace: std::env::var_os("SIM_TRACE").is_some(),
             tap: None,
+            garble: None,
             uplink: None,
             readers: true,
             watch: None,
@@ -446,7 +475,10 @@ impl World {
     }
 
     /// Adds one thing to what is under way.
-    fn post(&mut self, after: Duration, parcel: Parcel) {
+    fn post(&mut self, after: Duration, mut parcel: Parcel) {
+        if let Some(garble) = &mut self.garble {
+            parcel.garble(garble);
+        }
         if let Some(tap) = &mut self.tap {
             match &parcel {
                 Parcel::Datagram { bytes, .. } => tap.push(Heard::Datagram(bytes.clone())),
