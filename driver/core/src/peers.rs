@@ -70,6 +70,8 @@ impl EndpointRow {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -88,6 +90,30 @@ mod tests {
             r#"{"kind":1}"#,
         ] {
             assert!(serde_json::from_str::<EndpointRow>(strange).is_err(), "{strange}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// A row that another host's bytes make is one that this host could have written.
+        #[test]
+        fn changed_and_random_bytes_are_a_row_that_reads_back_or_none(
+            spoils in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..4),
+            random in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let mut body = br#"{"net":"app","pools":["10.42.0.0/24","fd00::/64"],"kind":"vxlan","vni":4242,"ipv4":"10.42.0.2",
+                "ipv6":null,"mac":"02:7b:0a:2a:00:02","via":"10.0.0.1","name":"web","aliases":["www"],"joined":true}"#.to_vec();
+            for (at, by, insert) in spoils {
+                let at = at.index(body.len());
+                if insert { body.insert(at, by) } else { body[at] = by }
+            }
+            for bytes in [body, random] {
+                if let Ok(row) = serde_json::from_slice::<EndpointRow>(&bytes) {
+                    let again = serde_json::to_vec(&row).unwrap();
+                    prop_assert_eq!(serde_json::from_slice::<EndpointRow>(&again).unwrap(), row);
+                }
+            }
         }
     }
 }

@@ -195,3 +195,59 @@ fn refused_us(error: &DoorError) -> bool {
         DoorError::Late | DoorError::Purpose | DoorError::Name(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Whoever is at the other end says this, and no more.
+    fn heard(bytes: &[u8]) -> io::Result<(u8, Vec<u8>)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(read_kind(&mut &*bytes))
+    }
+
+    #[test]
+    fn a_message_longer_than_may_be_is_refused_before_it_is_read() {
+        let announced = |length: usize| {
+            let head = [&[FOR_NODE][..], &(length as u32).to_be_bytes()].concat();
+            heard(&head).unwrap_err()
+        };
+        assert_eq!(announced(CALL).kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(announced(CALL + 1).kind(), io::ErrorKind::InvalidData);
+        assert_eq!(
+            announced(u32::MAX as usize).to_string(),
+            "a message of 4294967295 bytes: at most 4194304 are read"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(kind: u8, bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let mut written = Vec::new();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(write(&mut written, Some(kind), &bytes)).unwrap();
+            prop_assert_eq!(heard(&written).unwrap(), (kind, bytes));
+        }
+
+        /// Of any bytes exactly as many are a message as were announced, or there is none.
+        #[test]
+        fn any_bytes_are_the_message_that_they_announce_or_none(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..300),
+            small: bool,
+        ) {
+            if let (true, Some(high)) = (small, bytes.get_mut(1..4)) {
+                high.fill(0);
+            }
+            let length = bytes.get(1..5).map(|four| u32::from_be_bytes(four.try_into().unwrap()) as usize);
+            let whole = length.filter(|length| *length <= bytes.len().saturating_sub(5));
+            match (heard(&bytes), whole) {
+                (Ok((kind, message)), Some(length)) => {
+                    prop_assert_eq!((kind, &message[..]), (bytes[0], &bytes[5..5 + length]));
+                }
+                (outcome, whole) => prop_assert!(outcome.is_err() && whole.is_none()),
+            }
+        }
+    }
+}

@@ -305,6 +305,8 @@ fn entry(kv: &Value) -> Result<Entry, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -351,6 +353,31 @@ mod tests {
             "no leader"
         );
         assert_eq!(said(&[b'x'; 1000]).len(), SHOWN);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever the store says: it is an answer, or an error of one line that isn't long.
+        #[test]
+        fn any_changed_answer_is_one_or_an_error(
+            spoils in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..6),
+            random in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let mut answer = br#"{"header":{"cluster_id":"77","revision":"12"},"succeeded":true,"responses":[
+                {"response_range":{"kvs":[{"key":"YQ==","mod_revision":"9","value":"AP8="}]}},{"response_put":{}}]}"#.to_vec();
+            for (at, by, insert) in spoils {
+                let at = at.index(answer.len());
+                if insert { answer.insert(at, by) } else { answer[at] = by }
+            }
+            for bytes in [answer, random] {
+                if let Err(error) = read(&bytes) {
+                    prop_assert!(error.len() < 500, "{}", error);
+                }
+                prop_assert!(said(&bytes).chars().count() <= SHOWN);
+                prop_assert!(!said(&bytes).chars().any(char::is_control));
+            }
+        }
     }
 
     #[test]

@@ -59,3 +59,79 @@ pub async fn ask(address: SocketAddr, token: &Token, asking: &Asking) -> Result<
     decode(&answer)
         .ok_or_else(|| format!("{address}: an answer that can't be read; is it of another version?"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tombolo_cluster::charter::Decree;
+
+    use super::*;
+
+    fn host(n: u8) -> HostId {
+        HostId::from_bytes([n; 16])
+    }
+
+    fn asking() -> Vec<u8> {
+        encode(&Asking {
+            host: host(2),
+            name: "two".to_owned(),
+            key: [2; 32],
+            token: "tombolo-join-1-whatever".to_owned(),
+            by_store: false,
+        })
+    }
+
+    fn welcome() -> Vec<u8> {
+        let mut charter = Charter::founded([7; 16], host(1), "one".to_owned(), [0; 32], [0; 32]);
+        let join = Decree::Join {
+            host: host(2),
+            name: "two".to_owned(),
+            key: [2; 32],
+        };
+        charter.apply(&join).unwrap();
+        encode(&Answer::Welcome {
+            secret: "no secret".to_owned(),
+            charter: Box::new(charter),
+            seats: vec![Seat::new(host(1), SocketAddr::from(([10, 0, 0, 1], 7947)), 1)],
+        })
+    }
+
+    /// What is read of the bytes is written as it was read, and nothing may follow it.
+    fn same<T: Serialize + serde::de::DeserializeOwned>(bytes: &[u8]) -> bool {
+        let Some(read) = decode::<T>(bytes) else {
+            return false;
+        };
+        let again = encode(&read);
+        let read_again = decode::<T>(&again).map(|read| encode(&read));
+        assert_eq!(read_again, Some(again));
+        assert!(decode::<T>(&[bytes, &[0]].concat()).is_none());
+        true
+    }
+
+    #[test]
+    fn a_question_and_a_welcome_read_back() {
+        assert!(same::<Asking>(&asking()) && same::<Answer>(&welcome()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn changed_and_random_bytes_of_a_stranger_are_a_question_or_none(
+            spoils in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..4),
+            cut in any::<prop::sample::Index>(),
+            random in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            for mut bytes in [asking(), welcome()] {
+                for (at, by, insert) in &spoils {
+                    let at = at.index(bytes.len());
+                    if *insert { bytes.insert(at, *by) } else { bytes[at] = *by }
+                }
+                for bytes in [&bytes[..], &bytes[..cut.index(bytes.len())], &random] {
+                    same::<Asking>(bytes);
+                    same::<Answer>(bytes);
+                }
+            }
+        }
+    }
+}
