@@ -6,8 +6,12 @@
 //! ```
 //!
 //! Prints the lines of a table, for each number of hosts a column. With `--write` they take the place of what stands
-//! in the file between `<!-- measured -->` and `<!-- /measured -->`. What it takes to compute does not appear in these
-//! times: they count waiting, the way of each message, and sending over an uplink of 1 Gbit/s.
+//! in the file between `<!-- measured -->` and `<!-- /measured -->`, with losses between `<!-- measured with loss -->` and
+//! its end, and the command stands above them.
+//!
+//! What it takes to compute does not appear in the times: they count waiting, the way of each message, and sending over an
+//! uplink of 1 Gbit/s. It has lines of its own: the processor's time of the whole run, the simulated wire included, divided
+//! among the hosts. Each host has its own table, as a daemon has; but a row that many of them hold is in memory once.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,7 +35,7 @@ use rand::RngExt;
 use tombolo_cluster::HostId;
 use tombolo_cluster::membership::Seat;
 use tombolo_cluster::node::{Alone, Input, Link, News};
-use tombolo_cluster::table::Seen;
+use tombolo_cluster::table::{Commons, Seen};
 use tombolo_cluster::time::Tick;
 use world::{At, Wire, World, address, host_id};
 
@@ -61,7 +65,7 @@ impl Plan {
 }
 
 fn main() {
-    let mut sizes = vec![(3, 50), (25, 50), (200, 50)];
+    let mut sizes = vec![(3, 50), (25, 50), (200, 50), (1000, 50)];
     let (mut losses, mut seed, mut only, mut write) = (vec![0.0], 1, Vec::new(), None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -91,10 +95,20 @@ fn main() {
     let table = table(&columns);
     println!("{table}");
     if let Some(file) = write {
+        let loss = if losses == [0.0] { "" } else { " with loss" };
+        let (begin, end) = (
+            format!("<!-- measured{loss} -->"),
+            format!("<!-- /measured{loss} -->"),
+        );
+        let args: Vec<String> = std::env::args().skip(1).collect();
         let text = std::fs::read_to_string(&file).expect("the file");
-        let (before, rest) = text.split_once(BEGIN).expect("a mark where the table begins");
-        let (_, after) = rest.split_once(END).expect("a mark where the table ends");
-        std::fs::write(&file, format!("{before}{BEGIN}\n{table}{END}{after}")).expect("the file");
+        let (before, rest) = text.split_once(&begin).expect("a mark where the table begins");
+        let (_, after) = rest.split_once(&end).expect("a mark where the table ends");
+        let written = format!(
+            "{before}{begin}\n    {COMMAND} {}\n\n{table}{end}{after}",
+            args.join(" ")
+        );
+        std::fs::write(&file, written).expect("the file");
     }
 }
 
@@ -104,8 +118,8 @@ fn size(text: &str) -> (usize, usize) {
     (hosts.parse().expect("a number"), rows.parse().expect("a number"))
 }
 
-const BEGIN: &str = "<!-- measured -->";
-const END: &str = "<!-- /measured -->";
+/// What runs this, but for what follows it.
+const COMMAND: &str = "cargo run --release -p tombolo-cluster --example measure --";
 
 fn title(plan: &Plan) -> String {
     let loss = match plan.loss {
@@ -165,11 +179,16 @@ fn key(row: usize) -> String {
 /// When each change was made, and when each host saw it or a later one of the same row.
 #[derive(Default)]
 struct Ledger {
-    made: BTreeMap<(HostId, String), Vec<(u64, Tick)>>,
-    /// How many changes of a row a host has seen.
-    seen: BTreeMap<(At, HostId, String), usize>,
+    rows: BTreeMap<HostId, BTreeMap<String, Changed>>,
     spans: Vec<u64>,
     changes: usize,
+}
+
+/// The changes of a row, rising, and how many of them each host has seen.
+#[derive(Default)]
+struct Changed {
+    made: Vec<(u64, Tick)>,
+    seen: Vec<u32>,
 }
 
 impl Ledger {
@@ -177,10 +196,13 @@ impl Ledger {
         let Some(number) = seen.after.as_deref().and_then(number) else {
             return;
         };
-        let row = (seen.origin, seen.key.to_string());
-        let Some(made) = self.made.get(&row) else { return };
-        let count = self.seen.entry((at, row.0, row.1)).or_default();
-        while let Some((_, since)) = made.get(*count).filter(|(of, _)| *of <= number) {
+        let rows = self.rows.get_mut(&seen.origin);
+        let Some(row) = rows.and_then(|rows| rows.get_mut(seen.key.as_str())) else {
+            return;
+        };
+        row.seen.resize(row.seen.len().max(at + 1), 0);
+        let count = &mut row.seen[at];
+        while let Some((_, since)) = row.made.get(*count as usize).filter(|(of, _)| *of <= number) {
             self.spans.push(now.0 - since.0);
             *count += 1;
         }
@@ -208,6 +230,7 @@ struct Run {
 fn measure(plan: &Plan) -> Vec<(String, String)> {
     let mut world = World::new(plan.seed, plan.hosts, Alone::Wait);
     world.readers = false;
+    world.commons = Some(Commons::default());
     world.uplink = Some(UPLINK);
     world.wire = Wire {
         loss: plan.loss,
@@ -297,9 +320,15 @@ impl Run {
         news.filter(|(_, news)| matches!(news, News::Down(_))).count()
     }
 
+    /// What each host computed since then, in milliseconds.
+    fn computed(&self, since: Duration) -> f64 {
+        let spent = computed().saturating_sub(since);
+        spent.as_secs_f64() * 1000.0 / self.plan.hosts as f64
+    }
+
     /// All start at once, and know of each other only where the first one is.
     fn cold(&mut self) {
-        let began = Instant::now();
+        let (began, busy) = (Instant::now(), computed());
         (0..self.plan.hosts).for_each(|at| self.world.start(at));
         let step = Duration::from_millis(20);
         let known = self.until(step, Self::all_known);
@@ -307,6 +336,7 @@ impl Run {
         let more = self.until(step, Self::all_equal);
         let equal = known.zip(more).map(|(known, more)| known + more);
         let (sent, called, _) = self.traffic();
+        let took = self.computed(busy);
         self.cell("cold start: everybody knows everybody", seconds(known));
         self.cell("cold start: all have all rows", seconds(equal));
         let each = (sent + called) as f64 / self.plan.hosts as f64 / 1024.0;
@@ -326,6 +356,7 @@ impl Run {
             "cold start: sent by the one that sends most",
             format!("{most:.0} KiB"),
         );
+        self.cell("cold start: computed by each host", format!("{took:.0} ms"));
         let rows = self.plan.rows * self.plan.hosts;
         assert!(
             self.nodes().all(|node| node.table().rows() == rows),
@@ -337,9 +368,10 @@ impl Run {
     /// Nothing happens for two minutes.
     fn rest(&mut self) {
         let (sent, called, count) = self.traffic();
-        let steps = self.world.steps;
+        let (steps, busy) = (self.world.steps, computed());
         let span = 120;
         self.world.run(Duration::from_secs(span));
+        let took = self.computed(busy) / span as f64;
         let (sent_now, called_now, count_now) = self.traffic();
         let each = |amount: u64| amount as f64 / self.plan.hosts as f64 / span as f64;
         let (bytes, calls, messages) = (
@@ -352,6 +384,7 @@ impl Run {
             format!("{:.0} B/s ({calls:.0} of them in calls)", bytes + calls),
         );
         self.cell("at rest: datagrams of each host", format!("{messages:.1} /s"));
+        self.cell("at rest: computed by each host", format!("{took:.2} ms/s"));
         eprintln!("  {} steps", self.world.steps - steps);
     }
 
@@ -365,8 +398,9 @@ impl Run {
         let row = self.world.rng.random_range(0..self.plan.rows);
         self.number += 1;
         let mut ledger = self.ledger.borrow_mut();
-        let made = ledger.made.entry((host_id(at), key(row))).or_default();
-        made.push((self.number, self.world.now));
+        let rows = ledger.rows.entry(host_id(at)).or_default();
+        let changed = rows.entry(key(row)).or_default();
+        changed.made.push((self.number, self.world.now));
         ledger.changes += 1;
         drop(ledger);
         let change = (key(row), Some(body(at, row, self.number)));
@@ -417,6 +451,7 @@ impl Run {
         let rate = self.plan.hosts.min(100) as u64;
         let span = if self.plan.hosts > 500 { 10 } else { 60 };
         let (sent, called, _) = self.traffic();
+        let busy = computed();
         for turn in 0..span * rate {
             let at = match rate == self.plan.hosts as u64 {
                 true => turn as usize % self.plan.hosts,
@@ -427,6 +462,7 @@ impl Run {
             self.world.run(Duration::from_millis(next));
         }
         let (sent_now, called_now, _) = self.traffic();
+        let took = self.computed(busy) / span as f64;
         self.until(Duration::from_millis(100), Self::all_equal);
         self.times(
             "a change among many, until another host has it",
@@ -443,6 +479,7 @@ impl Run {
                 each(called_now - called)
             ),
         );
+        self.cell("computed by each host meanwhile", format!("{took:.1} ms/s"));
     }
 
     /// One host's daemon dies, and comes back after a minute; several times.
@@ -507,6 +544,13 @@ impl Run {
         let count = false_ones.count();
         self.cell("others taken for dead meanwhile", format!("{count}"));
     }
+}
+
+/// The processor's time that this process has had.
+fn computed() -> Duration {
+    let text = std::fs::read_to_string("/proc/self/schedstat").expect("the kernel counts it");
+    let nanoseconds = text.split_whitespace().next().and_then(|n| n.parse().ok());
+    Duration::from_nanos(nanoseconds.expect("a number"))
 }
 
 fn seconds(ms: Option<u64>) -> String {

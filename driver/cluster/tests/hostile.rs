@@ -255,26 +255,55 @@ fn no_answer_to_what_was_asked_stops_a_node() {
     }
 }
 
-/// Has host 1 say to a node that its rows are these, in its `epoch`th life.
-fn tell(world: &mut World, epoch: u32, rows: Vec<(Key, Vec<u8>)>) {
+/// All rows of a host in its `epoch`th life.
+fn all_rows(of: usize, epoch: u32, rows: Vec<(Key, Vec<u8>)>) -> Delta {
     let count = rows.len() as u32;
     let rows = rows.into_iter().zip(1..);
     let rows = rows.map(|((key, body), n)| (key, Version::new(epoch, n), Content::Body(body.into())));
-    let delta = Delta {
-        origin: host_id(1),
+    Delta {
+        origin: host_id(of),
         base: None,
         cover: Cover::up_to(Version::new(epoch, count)),
         whole: None,
         swept: Version::new(epoch, 0),
         rows: rows.collect(),
-    };
-    let (want, deltas) = (Vec::new(), vec![delta]);
+    }
+}
+
+/// Has host 1 bring these to host 0.
+fn bring(world: &mut World, call: u32, deltas: Vec<Delta>) {
+    let want = Vec::new();
     let input = Input::Request {
-        call: (1 << 40) | u64::from(epoch),
+        call: (1 << 40) | u64::from(call),
         from: host_id(1),
         bytes: encode(&Request::Exchange { want, deltas }),
     };
     world.input(0, input);
+}
+
+/// Has host 1 say to host 0 that its rows are these, in its `epoch`th life.
+fn tell(world: &mut World, epoch: u32, rows: Vec<(Key, Vec<u8>)>) {
+    bring(world, epoch, vec![all_rows(1, epoch, rows)]);
+}
+
+#[test]
+fn one_row_that_is_refused_keeps_no_other_hosts_rows_away_and_its_own_hosts_only_while_it_is_there() {
+    let (mut world, _) = talk(4);
+    let row = |name: &str, length: usize| vec![(name.parse::<Key>().unwrap(), vec![b'x'; length])];
+    let has = |world: &World, of: usize, name: &str| {
+        let node = world.hosts[0].node.as_ref().unwrap();
+        node.table().get(host_id(of), name).is_some()
+    };
+    let bad = [row("later/large", 100_000), row("later/small", 1)].concat();
+    let both = vec![
+        all_rows(1, 1_000_000, bad),
+        all_rows(2, 1_000_000, row("later/other", 1)),
+    ];
+    bring(&mut world, 1, both);
+    assert!(has(&world, 2, "later/other"));
+    assert!(has(&world, 1, "ep/1") && !has(&world, 1, "later/small"));
+    tell(&mut world, 1_000_001, row("later/small", 1));
+    assert!(has(&world, 1, "later/small") && !has(&world, 1, "ep/1"));
 }
 
 #[test]

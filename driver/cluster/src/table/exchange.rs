@@ -14,7 +14,7 @@ use tombolo_ipam::HostId;
 
 use super::Table;
 use super::gather::Gather;
-use super::limits::Refused;
+use super::limits::{Refused, UNDER_WAY};
 use super::origin::{News, Origin};
 use super::row::{Content, Key, Row, left_s};
 use super::version::{Cover, Version};
@@ -35,7 +35,8 @@ pub struct Head {
 /// What of two tables the other one has, or lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Missing {
-    /// What to ask the other one for, and from where on: last of all the rows of those of which most was refused.
+    /// What to ask the other one for, and from where on: last of all those whose rows were refused most
+    /// often since some were taken.
     pub want: Vec<Head>,
     /// Hosts of which this table has what the other one lacks.
     pub have: Vec<HostId>,
@@ -180,10 +181,9 @@ impl Table {
                 None => missing.want.push(origin.head(head.origin)),
             }
         }
-        // One answer holds only so much. Whose rows were refused keeps nobody else's away.
-        missing
-            .want
-            .sort_by_key(|head| self.faults.refusals_of(head.origin));
+        // One answer holds only so much. Whose rows are refused keeps nobody else's away.
+        let refusals = |head: &Head| self.origins.get(&head.origin).map(|origin| origin.refusals);
+        missing.want.sort_by_key(refusals);
         let untold = self.heads(mask).into_iter().map(|head| head.origin);
         missing.have.extend(untold.filter(|host| !told.contains(host)));
         if missing.own_from_future.is_some() {
@@ -249,10 +249,19 @@ impl Table {
                 .own_came_back(future)
                 .map_or(Merged::Known, Merged::OwnFromFuture);
         }
-        self.take_delta(now, delta).unwrap_or_else(|refused| {
+        let host = delta.origin;
+        let merged = self.take_delta(now, delta).unwrap_or_else(|refused| {
             self.faults.refused(&refused, self.limits.hosts);
             Merged::Refused(refused)
-        })
+        });
+        if let Some(origin) = self.origins.get_mut(&host) {
+            match &merged {
+                Merged::Refused(why) if why.lasts() => origin.refusals = origin.refusals.saturating_add(1),
+                Merged::New { .. } => origin.refusals = 0,
+                _ => {}
+            }
+        }
+        merged
     }
 
     fn take_delta(&mut self, now: Tick, delta: Delta) -> Result<Merged, Refused> {
@@ -318,7 +327,7 @@ impl Table {
         if others >= at_most {
             return Err(Refused::InAll {
                 host,
-                what: "deltas under way",
+                what: UNDER_WAY,
                 got: others + 1,
                 at_most,
             });

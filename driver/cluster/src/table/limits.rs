@@ -117,6 +117,9 @@ pub enum Refused {
     },
 }
 
+/// What there is too much of where deltas wait for their next piece.
+pub(super) const UNDER_WAY: &str = "deltas under way";
+
 impl Refused {
     pub(super) fn gaps(host: HostId) -> Self {
         let at_most = Cover::SPANS;
@@ -126,6 +129,11 @@ impl Refused {
             got: at_most + 1,
             at_most,
         }
+    }
+
+    /// Whether the same will be refused again: it is not that too much else is under way.
+    pub(super) fn lasts(&self) -> bool {
+        !matches!(self, Self::InAll { what, .. } if *what == UNDER_WAY)
     }
 
     /// The host whose rows they would have been; none for own ones.
@@ -184,12 +192,6 @@ impl Ledger {
             Refused::Contradiction { .. } => &mut faults.contradictions,
             Refused::OfHost { .. } | Refused::InAll { .. } | Refused::Epoch { .. } => &mut faults.over_limit,
         } += 1;
-    }
-
-    /// How often something of a host was refused that may be offered again.
-    pub fn refusals_of(&self, host: HostId) -> u64 {
-        let refused = |faults: &Faults| faults.too_large + faults.over_limit + faults.contradictions;
-        self.by_host.get(&host).map_or(0, refused)
     }
 
     pub fn by_host(&self) -> &BTreeMap<HostId, Faults> {

@@ -41,6 +41,8 @@ pub(super) struct Origin {
     pub rows: BTreeMap<Key, Row>,
     pub standing: Standing,
     pub gather: Option<Gather>,
+    /// How many deltas were refused since one was taken.
+    pub refusals: u32,
     /// The removals that are still told, and until when.
     graves: BTreeMap<(Version, Key), Tick>,
     /// No removal ends before this.
