@@ -47,7 +47,6 @@ impl Cluster {
         };
         let task = Task {
             keeper: Keeper::new(around.asks.clone(), kept),
-            told: around.outside.clone(),
             around,
             queue,
             join: config.join.addresses(config.cluster_port),

@@ -37,7 +37,7 @@ use tombolo_ipam::share::Share;
 use super::certs::{Acceptor, Connector, HostKey, SharedTrust};
 use super::draw;
 use super::joining;
-use super::keep::{Files, Keeper};
+use super::keep::{Files, Keeper, NotKept};
 use super::notes::Notes;
 use super::seal::{Instance, Last, Opener, Sealer};
 use super::secret::Secret;
@@ -448,8 +448,12 @@ impl Part {
     fn show(&self) {
         let charter = self.node.charter();
         let mut routes = Vec::new();
-        for (host, key, body) in self.node.table().visible() {
-            if host != self.me && key.as_str() == "routes" {
+        let table = self.node.table();
+        let shown = table
+            .hosts()
+            .filter(|(.., standing)| *standing == tombolo_cluster::table::Standing::Shown);
+        for (host, ..) in shown.filter(|(host, ..)| *host != self.me) {
+            if let Some(body) = table.get(host, "routes") {
                 // A row that can't be read says nothing.
                 let nets: Vec<IpNet> = serde_json::from_slice(body).unwrap_or_default();
                 let name = self.node.name(&host);
@@ -468,11 +472,16 @@ impl Part {
         });
     }
 
+    /// Keeps how far others were heard, so that nothing of theirs is taken twice.
+    async fn keep_heard(&mut self) -> Result<(), NotKept> {
+        let heard = tombolo_cluster::wire::encode(&self.opener.last());
+        self.keeper.keep(vec![("heard".to_owned(), Some(heard))]).await
+    }
+
     /// Writes down what is known of others.
     async fn remember(&mut self) {
         self.notes.all(self.node.seats(), || self.node.remember());
-        let heard = tombolo_cluster::wire::encode(&self.opener.last());
-        if let Err(error) = self.keeper.keep(vec![("heard".to_owned(), Some(heard))]).await {
+        if let Err(error) = self.keep_heard().await {
             tracing::warn!(%error, "how far others were heard was not kept");
         }
     }

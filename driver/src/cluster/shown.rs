@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use ipnet::IpNet;
 use tombolo_cluster::charter::Definition;
 use tombolo_core::model::{NetName, cut};
+use tombolo_ipam::prefix::common;
 
 /// What requests are checked against without asking anybody.
 #[derive(Debug, Clone, Default)]
@@ -41,7 +42,7 @@ impl Shown {
 /// # Errors
 /// Which, and whose.
 pub fn clear_of(shown: &ShownNow, pool: IpNet) -> Result<(), String> {
-    let overlap = |net: &IpNet| net.contains(&pool) || pool.contains(net);
+    let overlap = |net: &IpNet| common(*net, pool).is_some();
     match shown.pools.iter().find(|(net, _)| overlap(net) && **net != pool) {
         Some((net, definition)) => {
             let name = definition
@@ -72,7 +73,7 @@ pub fn called(shown: &ShownNow, net: &NetName, v6: bool) -> Option<IpNet> {
 /// # Errors
 /// Which route, and whose.
 pub fn clear_of_routes(shown: &ShownNow, pool: IpNet) -> Result<(), String> {
-    let overlap = |net: &IpNet| net.contains(&pool) || pool.contains(net);
+    let overlap = |net: &IpNet| common(*net, pool).is_some();
     match shown.routes.iter().find(|(net, _)| overlap(net)) {
         Some((net, host)) => Err(format!(
             "Pool: {pool} overlaps {net}, a route or address of host {}: choose another subnet",

@@ -29,6 +29,14 @@ pub struct Sight {
     pub store: Option<(String, Option<String>)>,
 }
 
+impl Sight {
+    /// A host's name, or its identifier where none is known.
+    pub fn name(&self, host: &HostId) -> String {
+        let known = self.view.hosts.iter().find(|view| view.host == *host);
+        known.map_or_else(|| host.to_string(), |view| view.name.clone())
+    }
+}
+
 /// What a part notes on its way, for people.
 #[derive(Debug, Clone, Default)]
 pub struct Noted {

@@ -48,7 +48,6 @@ pub struct Task {
     /// The same as the setting says it.
     pub(super) setting: String,
     pub(super) key_file: Option<std::path::PathBuf>,
-    pub(super) told: crate::engine::Outside,
 }
 
 impl Task {
@@ -117,7 +116,7 @@ impl Task {
     fn say_out(&self, mark: &Mark) {
         let why = mark.text();
         tracing::warn!("{why}");
-        self.told.set(Some(why.clone()));
+        self.around.outside.set(Some(why.clone()));
         self.around.shown.set(ShownNow {
             out: Some(why),
             ..ShownNow::default()
@@ -261,7 +260,7 @@ impl Task {
                 self.deal(pool, Deal::Void).await;
             }
         }
-        self.told.set(Some(OUTSIDE.to_owned()));
+        self.around.outside.set(Some(OUTSIDE.to_owned()));
         self.around.shown.set(ShownNow::default());
         if let Some(mark) = mark {
             self.say_out(&mark);

@@ -113,6 +113,22 @@ impl Token {
         token
     }
 
+    /// A new one, good from now by this host's clock.
+    ///
+    /// # Errors
+    /// Where the library or the system fails, in words.
+    pub fn issue_now(secret: &Secret, ttl_s: u64) -> Result<Self, String> {
+        let authority = super::certs::Authority::of(secret).map_err(|e| e.to_string())?;
+        let nonce = super::draw().map_err(|e| e.to_string())?;
+        Ok(Self::issue(
+            secret,
+            authority.print(),
+            crate::host::now_s(),
+            ttl_s,
+            nonce,
+        ))
+    }
+
     /// Reads a token; blanks and line ends around it are the copying's, and don't matter.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let rest = text.trim().strip_prefix(HEAD).ok_or(Error::Head)?;

@@ -893,8 +893,12 @@ impl Node {
                     .iter()
                     .filter(|(_, w)| matches!(w.wish, Wish::Space { pool: of, .. } if of == pool));
                 let waiting: Vec<u64> = waiting.map(|(ticket, _)| *ticket).collect();
-                if !self.space.claims.keys().any(|(of, _)| *of == pool) {
+                // A question ahead of need refuses nobody: what was given to who waits may be on its way.
+                let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
+                if !claiming {
                     self.settle_wishes(pool);
+                }
+                if asking.urgent && !claiming {
                     let asked = format!("{} hosts were asked", asking.tried.len());
                     let why = self.why_no_space(pool, &asked);
                     for ticket in waiting {

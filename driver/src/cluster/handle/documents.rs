@@ -29,10 +29,7 @@ impl Cluster {
             row.and_then(|(_, _, body)| serde_json::from_slice::<Value>(body).ok())
                 .map(|row| row["version"].clone())
         };
-        let name = |host: &HostId| {
-            let known = view.hosts.iter().find(|view| view.host == *host);
-            known.map_or_else(|| host.to_string(), |view| view.name.clone())
-        };
+        let name = |host: &HostId| sight.name(host);
         let hosts = view.hosts.iter().map(|host| {
             let (state, down_ms) = match host.link {
                 Link::Here => ("here", None),
@@ -104,10 +101,7 @@ impl Cluster {
         let Some(sight) = self.see().await else {
             return json!([]);
         };
-        let name = |host: &HostId| {
-            let known = sight.view.hosts.iter().find(|view| view.host == *host);
-            known.map_or_else(|| host.to_string(), |view| view.name.clone())
-        };
+        let name = |host: &HostId| sight.name(host);
         let peer = |(host, key, body): &(HostId, String, Vec<u8>)| {
             key.strip_prefix(tombolo_core::peers::ENDPOINT)?;
             // A row that can't be read is counted where it is used.

@@ -71,11 +71,7 @@ impl Part {
             };
             self.step(input).await?;
             if std::mem::take(&mut self.keep_heard) {
-                let heard = tombolo_cluster::wire::encode(&self.opener.last());
-                self.keeper
-                    .keep(vec![("heard".to_owned(), Some(heard))])
-                    .await
-                    .map_err(|e| e.to_string())?;
+                self.keep_heard().await.map_err(|e| e.to_string())?;
             }
         }
         tokio::task::yield_now().await;

@@ -8,6 +8,12 @@ use super::{Came, Part, Request};
 use crate::cluster::sight::Sight;
 
 impl Part {
+    /// A number that nothing else of this part has.
+    pub(super) fn ticket(&mut self) -> u64 {
+        self.ticket += 1;
+        self.ticket
+    }
+
     pub(super) async fn came(&mut self, came: Came) -> Result<(), String> {
         match came {
             Came::Called(call, host, answer) => {
@@ -16,8 +22,7 @@ impl Part {
             }
             Came::Asked { from, bytes, answer } => {
                 self.noted.taken(from);
-                self.ticket += 1;
-                let call = self.ticket;
+                let call = self.ticket();
                 self.answers.retain(|_, answer| !answer.is_closed());
                 self.answers.insert(call, answer);
                 self.step(Input::Request { call, from, bytes }).await
@@ -45,8 +50,7 @@ impl Part {
     pub(super) async fn request(&mut self, request: Request) -> Result<(), String> {
         match request {
             Request::Wish(wish, answer) => {
-                self.ticket += 1;
-                let ticket = self.ticket;
+                let ticket = self.ticket();
                 if wish == Wish::Leave {
                     self.leave_ticket = Some(ticket);
                     // A network that was removed just now is in the way no more.

@@ -9,19 +9,11 @@ use tombolo_cluster::node::{Input, Wish};
 
 use super::Part;
 use crate::cluster::certs::Authority;
-use crate::cluster::{draw, joining};
+use crate::cluster::joining;
 
 impl Part {
     pub(super) fn token(&self, ttl_s: u64) -> Result<String, String> {
-        let authority = Authority::of(&self.secret).map_err(|e| e.to_string())?;
-        let nonce = draw().map_err(|e| e.to_string())?;
-        let token = crate::cluster::token::Token::issue(
-            &self.secret,
-            authority.print(),
-            crate::host::now_s(),
-            ttl_s,
-            nonce,
-        );
+        let token = crate::cluster::token::Token::issue_now(&self.secret, ttl_s)?;
         Ok(token.text())
     }
 
@@ -71,8 +63,7 @@ impl Part {
             return Ok(());
         }
         let (done, decided) = oneshot::channel();
-        self.ticket += 1;
-        let ticket = self.ticket;
+        let ticket = self.ticket();
         self.wishes.insert(ticket, done);
         let forgotten: Vec<String> = hosts.values().cloned().collect();
         tokio::spawn(async move {
@@ -124,8 +115,7 @@ impl Part {
             answer.send(gone).ok();
             return Ok(());
         }
-        self.ticket += 1;
-        let ticket = self.ticket;
+        let ticket = self.ticket();
         let wish = Wish::Admit {
             host: asking.host,
             name: asking.name.clone(),

@@ -55,8 +55,13 @@ impl Part {
                     "another key of the cluster is in force"
                 );
             }
-            (Err(error), _) => tracing::error!(%error, "the new key can't be used"),
-            (_, Err(error)) => tracing::error!(%error, "the new key can't be used"),
+            (sealed, doors) => {
+                let why = sealed
+                    .err()
+                    .map(|e| e.to_string())
+                    .or(doors.err().map(|e| e.to_string()));
+                tracing::error!(why, "the new key can't be used");
+            }
         }
         self.trust_anew();
     }
@@ -114,8 +119,7 @@ impl Part {
             .map_or(Duration::ZERO, |asked| ASK_SECRET.saturating_sub(asked.elapsed()));
         let mut seats: Vec<_> = self.node.seats().cloned().collect();
         // Not always the same first: it may be the one that is slow.
-        let first = usize::try_from(self.ticket).unwrap_or(0) % seats.len().max(1);
-        self.ticket += 1;
+        let first = usize::try_from(self.ticket()).unwrap_or(0) % seats.len().max(1);
         seats.rotate_left(first);
         let (connector, came) = (self.connector.clone(), self.came.clone());
         tokio::spawn(async move {
@@ -222,8 +226,7 @@ impl Part {
             .collect();
         let hosts = self.node.charter().hosts.len() - without.len();
         let (number, check) = (rotation.secret.number(), rotation.secret.check());
-        self.ticket += 1;
-        let ticket = self.ticket;
+        let ticket = self.ticket();
         let (done, decided) = oneshot::channel();
         self.wishes.insert(ticket, done);
         if let Some(answer) = rotation.answer.take() {

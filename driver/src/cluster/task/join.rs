@@ -9,7 +9,7 @@ use tombolo_cluster::membership::Seat;
 use tombolo_cluster::wire::encode;
 
 use super::Task;
-use crate::cluster::certs::{Authority, HostKey};
+use crate::cluster::certs::HostKey;
 use crate::cluster::joining::{self, Answer, Asking};
 use crate::cluster::out::{self, Because};
 use crate::cluster::secret::Secret;
@@ -171,19 +171,7 @@ impl Task {
             Ok(own) => SocketAddr::new(own, self.around.port),
             Err(why) => return tracing::error!(%why, "advertise"),
         };
-        let token = Authority::of(&secret)
-            .map_err(|e| e.to_string())
-            .and_then(|authority| {
-                let nonce = draw().map_err(|e| e.to_string())?;
-                Ok(Token::issue(
-                    &secret,
-                    authority.print(),
-                    crate::host::now_s(),
-                    3600,
-                    nonce,
-                ))
-            });
-        let token = match token {
+        let token = match Token::issue_now(&secret, 3600) {
             Ok(token) => token,
             Err(why) => return tracing::error!(%why, "no token could be made of cluster_key_file"),
         };
