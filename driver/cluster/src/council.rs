@@ -320,6 +320,12 @@ impl Council {
         acts
     }
 
+    /// Whether it may be decided that this host leaves: it has accepted that itself, before anybody else could.
+    pub fn may_leave(&self) -> bool {
+        let accepted = self.acceptor.accepted.as_ref().filter(|_| self.takes_part());
+        accepted.is_some_and(|(_, decree)| *decree == Decree::Leave { host: self.me })
+    }
+
     /// What this host has promised and accepted for the slot after its charter.
     pub fn vote(&self) -> (Ballot, Option<(Ballot, Decree)>) {
         (self.acceptor.promised, self.acceptor.accepted.clone())

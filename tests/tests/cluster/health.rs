@@ -61,7 +61,7 @@ fn doctor_and_metrics_tell_of_a_firewall_a_forger_and_of_hosts_that_are_gone() {
         let share = value("tombolo_cluster_share_leased{pool=\"10.42.0.0/24\"}");
         value("tombolo_cluster_hosts{state=\"up\"}") == Some(2.0)
             && value("tombolo_cluster_may_lease") == Some(1.0)
-            && value("tombolo_cluster_decrees") == Some(3.0)
+            && value("tombolo_cluster_decrees") == Some(4.0)
             && value("tombolo_cluster_datagrams_received_total") > Some(5.0)
             && share > Some(0.0)
     });

@@ -1179,8 +1179,7 @@ impl Witness for Eyes<'_> {
             } if *by != self.me => {
                 let founded = charter.pools.get(pool);
                 let conflict = founded.and_then(|founded| founded.conflict(definition));
-                let used = self.space.own_fill(pool).is_some_and(|fill| fill.used);
-                if let Some((field, ours, theirs)) = conflict.filter(|_| used) {
+                if let Some((field, ours, theirs)) = conflict.filter(|_| self.space.uses(pool, self.now)) {
                     objections.push(format!(
                         "{pool} is in use there with {field} {ours}, which can't become {theirs}"
                     ));

@@ -46,6 +46,9 @@ const WITNESS: Duration = Duration::from_millis(200);
 /// How long a pool that this host has no network on keeps its piece, so that a network that is made again finds it.
 const IDLE: Duration = Duration::from_secs(20);
 
+/// How long a pool counts as used on which a network was granted that isn't seen yet.
+const BEGUN: Duration = Duration::from_secs(5);
+
 /// How often hosts are asked whose shares have not been read since the members changed.
 const READING: Duration = Duration::from_millis(300);
 
@@ -104,7 +107,11 @@ pub(super) struct State {
     stale: BTreeSet<IpNet>,
     /// Pools that are about to be used: a piece is wanted before there is a network.
     wanted: BTreeMap<IpNet, Tick>,
+    /// Pools that a network was granted on, until when it is to be there.
+    begun: BTreeMap<IpNet, Tick>,
     leaving: Option<u64>,
+    /// Gifts may have been left alone, because it might have been decided that this host leaves.
+    held_off: bool,
     /// The leaving was proposed.
     gone: bool,
     /// It was decided.
@@ -144,7 +151,9 @@ impl State {
             idle: BTreeMap::new(),
             stale: BTreeSet::new(),
             wanted: BTreeMap::new(),
+            begun: BTreeMap::new(),
             leaving: None,
+            held_off: false,
             gone: false,
             out: false,
             objected: None,
@@ -163,6 +172,12 @@ impl State {
             .get(pool)
             .is_some_and(|share| !share.pieces.is_empty() || !share.gifts.is_empty());
         used || owns || self.wanted.contains_key(pool)
+    }
+
+    /// Whether this host has a network on a pool, or has just been granted one.
+    pub(super) fn uses(&self, pool: &IpNet, now: Tick) -> bool {
+        let used = self.fills.get(pool).is_some_and(|fill| fill.used);
+        used || self.begun.get(pool).is_some_and(|until| *until > now)
     }
 
     /// What is known of a host's shares, as the council wants it.
@@ -448,6 +463,9 @@ impl Node {
 
     /// Asks the owner of the shares, once for the same thing.
     fn deal_once(&mut self, pool: IpNet, deal: Deal) {
+        if !self.is_member(&self.me) && deal != Deal::Void {
+            return;
+        }
         if !self.is_sure() && deal != Deal::Void {
             // A share that isn't confirmed stays as it is: a later revision of an earlier state would hide that. But there
             // has to be one, or all of the pool could be leased.
@@ -655,7 +673,10 @@ impl Node {
         let empty = Share::default();
         let own = self.space.own.get(&pool).unwrap_or(&empty);
         let mut deals = Vec::new();
-        for (net, gift) in theirs.gifts.iter().filter(|(_, gift)| gift.to == self.me) {
+        // Who has asked to be let go takes nothing more: it is the giver's again. It may have asked in an earlier life.
+        let going = self.is_going();
+        let gifts = theirs.gifts.iter().filter(|_| !going);
+        for (net, gift) in gifts.filter(|(_, gift)| gift.to == self.me) {
             // What anybody has under a higher number there makes the gift void, or it was taken and passed on already.
             let own_rows = std::iter::once((self.me, own));
             let later = claims(own_rows, *net).any(|claim| claim.seq >= gift.seq);
@@ -704,6 +725,7 @@ impl Node {
         for deal in deals {
             self.deal_once(pool, deal);
         }
+        self.space.held_off |= going;
     }
 
     /// Another host asks for a piece.
@@ -1170,6 +1192,7 @@ impl Node {
             if fill.used {
                 self.space.idle.remove(pool);
                 self.space.wanted.remove(pool);
+                self.space.begun.remove(pool);
             }
         }
         self.space.fills = fills;
@@ -1234,6 +1257,7 @@ impl Node {
             rests
         });
         self.space.wanted.retain(|_, until| *until > self.now);
+        self.space.begun.retain(|_, until| *until > self.now);
         let pools: Vec<IpNet> = self.charter().pools.keys().copied().collect();
         self.space.idle.retain(|pool, _| pools.contains(pool));
         for pool in pools {
@@ -1426,7 +1450,13 @@ impl Node {
                 );
             }
             Some((at, _)) if applied < at => {}
-            Some(_) => self.done(ticket, Ok(())),
+            Some(_) => {
+                let wish = self.wishes.get(&ticket).map(|pending| &pending.wish);
+                if matches!(wish, Some(Wish::Pool(_, definition)) if !definition.kind.is_empty()) {
+                    self.space.begun.insert(pool, self.now + BEGUN);
+                }
+                self.done(ticket, Ok(()));
+            }
             None => self.done(
                 ticket,
                 Err(format!(
@@ -1440,8 +1470,8 @@ impl Node {
         if !self.charter().pools.contains_key(&pool) {
             return self.done(ticket, Err(format!("pool {pool} is none of the cluster's")));
         }
-        if !self.is_sure() {
-            return self.done(ticket, Err(self.why_not_sure()));
+        if let Some(why) = self.why_none_now() {
+            return self.done(ticket, Err(why));
         }
         let fill = self.space.own_fill(&pool).unwrap_or_default();
         let want = self.fair(&pool, fill);
@@ -1461,8 +1491,8 @@ impl Node {
         if own.is_some_and(|share| share.leases(address)) {
             return self.done(ticket, Ok(()));
         }
-        if !self.is_sure() {
-            return self.done(ticket, Err(self.why_not_sure()));
+        if let Some(why) = self.why_none_now() {
+            return self.done(ticket, Err(why));
         }
         match self.owner_of(&pool, address) {
             Some(owner) if owner == self.me => {}
@@ -1472,6 +1502,14 @@ impl Node {
                 self.done(ticket, Err(why));
             }
         }
+    }
+
+    /// Why this host can't get more of any pool now, if it can't.
+    fn why_none_now(&self) -> Option<String> {
+        if self.space.leaving.is_some() || self.is_going() {
+            return Some("this host is about to leave the cluster".to_owned());
+        }
+        (!self.is_sure()).then(|| self.why_not_sure())
     }
 
     /// Asks the owner of an address for it, if it is there.
@@ -1573,6 +1611,10 @@ impl Node {
             .retain(|pool, _| charter.pools.contains_key(pool));
         if me_gone {
             return;
+        }
+        if self.space.held_off && !self.is_going() {
+            self.space.held_off = false;
+            self.react_to_all();
         }
         if self.space.since != charter.members_since() {
             self.space.since = charter.members_since();
@@ -1679,8 +1721,19 @@ impl Node {
 
     /// Others know of something that stands in the way of our leaving. It may be that they haven't heard the latest.
     pub(super) fn leave_later(&mut self, why: String) {
-        self.space.gone = false;
+        self.stay();
         self.space.objected = Some((why, self.now + LEAVE));
+    }
+
+    /// Whether it may be decided any moment that this host leaves.
+    fn is_going(&self) -> bool {
+        self.space.gone || self.council.may_leave()
+    }
+
+    /// Leaving isn't proposed any more, and what was given to us meanwhile is taken.
+    fn stay(&mut self) {
+        self.space.gone = false;
+        self.react_to_all();
     }
 
     /// Why others objected to our leaving last.
@@ -1718,7 +1771,7 @@ impl Node {
         }
         if !self.wishes.contains_key(&ticket) {
             self.space.leaving = None;
-            self.space.gone = false;
+            self.stay();
             return;
         }
         if self.charter().hosts.len() == 1 {
@@ -1749,7 +1802,8 @@ impl Node {
         }
         let pending = self.space.own.values().any(|share| !share.gifts.is_empty());
         let early = self.space.objected.as_ref().is_some_and(|(_, at)| *at > self.now);
-        if held.is_empty() && !pending && !self.space.gone && !early {
+        let still = held.is_empty() && !pending && self.space.dealing.is_empty();
+        if still && !self.space.gone && !early {
             self.space.gone = true;
             let host = self.me;
             self.decree(ticket, Decree::Leave { host });

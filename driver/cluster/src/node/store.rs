@@ -341,7 +341,9 @@ impl Node {
     /// Puts a share into this life, if it isn't.
     pub(super) fn raise(&mut self, pool: IpNet, share: &Share) {
         let life = match self.by_store() {
-            true => self.store.life,
+            true if self.store.sure || self.store.confirmed.contains(&pool) => self.store.life,
+            // The store may have a later one.
+            true => 0,
             false => self.own_life(),
         };
         if crate::store::life(share) < life {

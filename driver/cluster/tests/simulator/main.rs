@@ -242,7 +242,9 @@ impl Episode {
             return;
         };
         let contact = self.world.alone == Alone::Wait;
-        if self.world.hosts[at].node.is_none() || self.is_out(at) || !contact {
+        // Nor does one assert that another is lost who may be lost to that one itself.
+        let lost = self.is_out(at) || self.doomed.contains(&at);
+        if self.world.hosts[at].node.is_none() || lost || !contact {
             return;
         }
         self.world.leases.retain(|_, holder| *holder != victim);
