@@ -25,7 +25,8 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
-use tombolo_ipam::share::Share;
+use tombolo_ipam::prefix::overlap;
+use tombolo_ipam::share::{Share, claims};
 
 use crate::charter::{Charter, Decree, Held, Void};
 use crate::council::telling;
@@ -106,6 +107,8 @@ impl Known {
 pub enum Reads {
     /// These. Each may be read at another time, but none before the charter.
     Of(Vec<Whose>),
+    /// All of this pool, at the time of the charter.
+    Pool(IpNet),
     /// All there are, at the time of the charter.
     All,
 }
@@ -204,7 +207,7 @@ impl Ask {
                 Decree::Forget { .. } | Decree::Leave { .. } | Decree::Dissolve { .. } => Reads::All,
                 _ => Reads::Of(Vec::new()),
             },
-            Self::Witness(claim) => Reads::Of(vec![(claim.pool, claim.giver), (claim.pool, claim.claimer)]),
+            Self::Witness(claim) => Reads::Pool(claim.pool),
             Self::Confirm { me, mine } => Reads::Of(mine.keys().map(|pool| (*pool, *me)).collect()),
             Self::Read => Reads::All,
             Self::Look => Reads::Of(Vec::new()),
@@ -445,8 +448,12 @@ fn witness(charter: Charter, shares: BTreeMap<Whose, Share>, life: u64, claim: &
         && claim.mine.pieces.get(net).is_some_and(|piece| piece.seq == *seq);
     let founded = charter.pools.get(pool);
     let mut floor = founded.into_iter().flat_map(|founded| &founded.floor);
-    let void = floor.any(|(piece, floor)| floor > seq && (piece.contains(net) || net.contains(piece)));
-    if !fits || void {
+    let void = floor.any(|(piece, floor)| floor > seq && overlap(*piece, *net));
+    // What was passed on since isn't claimed again because the first giver has not dropped its gift yet.
+    let of_pool = shares.iter().filter(|((of, _), _)| of == pool);
+    let rows = of_pool.map(|((_, host), share)| (*host, share));
+    let passed = claims(rows, *net).any(|other| other.seq > *seq);
+    if !fits || void || passed {
         return stale(charter, shares);
     }
     let (giver, claimer) = ((*pool, claim.giver), (*pool, claim.claimer));

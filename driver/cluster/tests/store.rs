@@ -151,8 +151,13 @@ fn a_claim_is_kept_with_the_gift_if_neither_share_has_changed() {
         shares(&[(1, claim.gave.clone()), (2, settled)]),
     );
     assert_eq!((again.answer.what, again.writes), (What::Kept, None));
-    let reads = Ask::Witness(Box::new(claim)).reads();
-    assert_eq!(reads, Reads::Of(both.to_vec()));
+    let reads = Ask::Witness(Box::new(claim.clone())).reads();
+    assert_eq!(reads, Reads::Pool(both[0].0));
+    // Nor is anything written for a claim on what was passed on since: the giver may not have dropped its gift yet.
+    let passed = shares(&[(1, claim.gave.clone()), (3, share(2, &[(UPPER, 3, true)], &[]))]);
+    let void = witness(claim, &charter(), passed);
+    assert!(matches!(void.answer.what, What::Stale(_)));
+    assert_eq!(void.writes, None);
 }
 
 #[test]

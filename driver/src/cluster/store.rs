@@ -199,9 +199,10 @@ impl Store {
         let name = || self.name().to_owned();
         let key = charter_key(cluster);
         let reads = ask.reads();
-        let (wanted, all): (&[Whose], bool) = match &reads {
-            Reads::Of(wanted) => (wanted, false),
-            Reads::All => (&[], true),
+        let (wanted, all): (&[Whose], Option<String>) = match &reads {
+            Reads::Of(wanted) => (wanted, None),
+            Reads::Pool(pool) => (&[], Some(pool_key(cluster, pool))),
+            Reads::All => (&[], Some(shares_key(cluster))),
         };
         let (now, rest) = wanted.split_at(wanted.len().min(OPERATIONS));
         loop {
@@ -213,8 +214,8 @@ impl Store {
             }
             now.iter()
                 .for_each(|whose| txn.read(&share_key(cluster, whose), false));
-            if all {
-                txn.read_all(&shares_key(cluster));
+            if let Some(beginning) = &all {
+                txn.read_all(beginning);
             }
             let done = self.carry_out(&txn, until).await?;
             let mut found = done.found.into_iter();
@@ -323,7 +324,7 @@ impl Store {
             }
         }
         if let Some(pool) = writes.dissolved {
-            txn.delete_all(&format!("{}{pool}/", shares_key(cluster)));
+            txn.delete_all(&pool_key(cluster, &pool));
         }
         match txn.size() {
             got if got > OPERATIONS + 2 => Err(Error::TooMuch {
@@ -347,8 +348,12 @@ fn shares_key(cluster: &[u8; 16]) -> String {
     format!("/tombolo/{}/share/", hex(cluster))
 }
 
+fn pool_key(cluster: &[u8; 16], pool: &IpNet) -> String {
+    format!("{}{pool}/", shares_key(cluster))
+}
+
 fn share_key(cluster: &[u8; 16], (pool, host): &Whose) -> String {
-    format!("{}{pool}/{host}", shares_key(cluster))
+    format!("{}{host}", pool_key(cluster, pool))
 }
 
 fn whose_key(cluster: &[u8; 16], key: &str) -> Option<Whose> {

@@ -440,15 +440,15 @@ impl Council {
         let Some(mut telling) = self.telling.take_if(|telling| due(telling)) else {
             return;
         };
-        // Hosts that aren't alive, or are far behind, ask when they come back. The last one has nobody else to ask.
-        let last = self.charter.hosts.len() == 1 && !self.charter.hosts.contains_key(&self.me);
-        telling.untold.retain(|host| last || ctx.alive.contains(host));
+        // Hosts that aren't alive, or are far behind, ask when they come back. Who has left isn't asked any more, and goes on.
+        let left = !self.charter.hosts.contains_key(&self.me);
+        telling.untold.retain(|host| left || ctx.alive.contains(host));
         let decree = self
             .recent
             .iter()
             .find(|(slot, _)| *slot == telling.slot)
             .map(|(_, decree)| decree.clone());
-        let goes_on = last || telling.tries < TELLINGS;
+        let goes_on = left || telling.tries < TELLINGS;
         if let (Some(decree), false, true) = (decree, telling.untold.is_empty(), goes_on) {
             let (to, slot) = (telling.untold.iter().copied().collect(), telling.slot);
             acts.push(Act::Say(to, Word::Decided { slot, decree }));

@@ -201,10 +201,16 @@ impl Node {
 
     /// What was decided has changed.
     pub(super) fn confirm_charter(&mut self) {
+        let charter = self.council.charter();
         if matches!(self.confirm.standing, Standing::Gone(_)) {
+            // Those who refused us may have been forgotten themselves.
+            if charter.hosts.contains_key(&self.me) && !self.are_refused() {
+                self.confirm.next = self.now;
+                self.stand(Standing::Waiting);
+                self.confirm_count();
+            }
             return;
         }
-        let charter = self.council.charter();
         let forget = self
             .confirm
             .lives

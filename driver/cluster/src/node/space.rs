@@ -695,11 +695,12 @@ impl Node {
                 deals.push(Deal::Claim(*net, gift.seq));
             }
         }
-        for (net, gift) in own.gifts.iter().filter(|(_, gift)| gift.to == host) {
-            // Settled there, or passed on from there: it has arrived.
+        for (net, gift) in &own.gifts {
+            // Settled there, or passed on from there to whomever: it has arrived.
             let rows = std::iter::once((host, theirs));
             let arrived = claims(rows, *net).any(|claim| {
-                claim.seq > gift.seq || claim.seq == gift.seq && claim.standing == Standing::Settled
+                let settled = claim.seq == gift.seq && claim.standing == Standing::Settled;
+                claim.seq > gift.seq || settled && gift.to == host
             });
             if arrived {
                 deals.push(Deal::Done(*net, gift.seq));
@@ -1039,6 +1040,13 @@ impl Node {
             }
             keep.push((pool, host));
         }
+        // What was passed on since, to whomever, isn't claimed again by who doesn't know of that.
+        let known = self.space.known.get(&(pool, from));
+        let claimed = known.into_iter().flat_map(|share| &share.pieces);
+        let mut claimed = claimed.filter(|(_, piece)| !piece.settled);
+        if claimed.any(|(net, piece)| self.is_void(&pool, net, piece.seq)) {
+            return;
+        }
         self.keep(keep);
         let since = self.charter().members_since();
         self.send(from, Frame::Witnessed { round, since });
@@ -1085,12 +1093,11 @@ impl Node {
             };
             claim.next = self.now + WITNESS;
             let (seq, round, got) = (claim.seq, claim.round, claim.got.clone());
-            let Some((giver, gave)) = giver else {
-                if self.is_void(&pool, &net, seq) {
-                    self.deal_once(pool, Deal::Disclaim(net, seq));
-                }
+            if self.is_void(&pool, &net, seq) {
+                self.deal_once(pool, Deal::Disclaim(net, seq));
                 continue;
-            };
+            }
+            let Some((giver, gave)) = giver else { continue };
             let Some(mine) = self.space.own.get(&pool).cloned() else {
                 continue;
             };
@@ -1744,25 +1751,30 @@ impl Node {
     fn leave_tick(&mut self) {
         let Some(ticket) = self.space.leaving else { return };
         if self.space.out {
-            // Whoever is there and has not heard of it could not decide anything more without us; and the last one, whether
-            // it is there or not.
-            let last = self.charter().hosts.len() == 1;
-            let untold = match self.by_store() {
+            // Whoever is there is to hear of it, and so many that they can decide without us.
+            let untold: Vec<HostId> = self
+                .council
+                .untold()
+                .filter(|host| self.is_member(host))
+                .collect();
+            let stay = self.charter().hosts.len();
+            let few = !self.by_store() && stay - untold.len() < majority(stay);
+            let waits = match self.by_store() {
                 true => self.store_untold(),
-                false => self.council.untold().any(|host| last || self.is_alive(&host)),
+                false => few || untold.iter().any(|host| self.is_alive(host)),
             };
             let until = self.wishes.get(&ticket).map(|pending| pending.until);
             let late = until.is_none_or(|until| until <= self.now + Duration::from_secs(1));
-            if untold && late && last {
+            if late && few {
                 self.space.leaving = None;
-                let names: Vec<String> = self.charter().hosts.keys().map(|host| self.name(host)).collect();
-                let name = names.join(", ");
+                let names: Vec<String> = untold.iter().map(|host| self.name(host)).collect();
                 let why = format!(
-                    "it is decided, but host {name} has not heard of it and could decide nothing without this one: have it \
-                     running and leave again, or run 'tombolo cluster forget' there"
+                    "it is decided, but of the hosts that stay too few have heard of it to decide anything without this one: \
+                     have {} running and leave again, or have them forgotten first",
+                    names.join(", ")
                 );
                 self.done(ticket, Err(why));
-            } else if !untold || late {
+            } else if late || !waits {
                 self.membership.leave(self.now);
                 self.space.leaving = None;
                 self.done(ticket, Ok(()));

@@ -166,6 +166,12 @@ impl Shelf {
         let charter = decode(charter).expect("a charter");
         let wanted: Vec<Whose> = match ask.reads() {
             Reads::Of(shares) => shares,
+            Reads::Pool(pool) => self
+                .shares
+                .keys()
+                .copied()
+                .filter(|(of, _)| *of == pool)
+                .collect(),
             Reads::All => self.shares.keys().copied().collect(),
         };
         let there = wanted
