@@ -270,6 +270,12 @@ impl Decree {
 }
 
 impl Founded {
+    /// Whether it is all that a wish asks for.
+    pub fn has(&self, wish: &Definition) -> bool {
+        let completes = self.definition.kind.is_empty() && !wish.kind.is_empty();
+        !completes && self.conflict(wish).is_none()
+    }
+
     /// Where a wish differs: the field, what was founded and what is wished. What the wish leaves open agrees.
     pub fn conflict(&self, wish: &Definition) -> Option<(&'static str, String, String)> {
         let theirs = &self.definition;

@@ -1383,7 +1383,6 @@ impl Node {
     pub(super) fn wish_pool(&mut self, ticket: u64, pool: IpNet, definition: Definition) {
         if let Some(founded) = self.charter().pools.get(&pool).cloned() {
             let conflict = founded.conflict(&definition);
-            let completes = founded.definition.kind.is_empty() && !definition.kind.is_empty();
             if let Some((field, theirs, ours)) =
                 conflict.as_ref().filter(|_| self.is_used(&pool, &definition))
             {
@@ -1395,7 +1394,7 @@ impl Node {
                 return self.done(ticket, Err(why));
             }
             self.space.wanted.insert(pool, self.now + Duration::from_secs(60));
-            if completes || conflict.is_some() {
+            if !founded.has(&definition) {
                 let (by, before) = (self.me, founded.definition);
                 let net = definition.net.or_else(|| before.net.clone());
                 let definition = Box::new(Definition { net, ..definition });
@@ -1549,8 +1548,12 @@ impl Node {
         for (ticket, wish, had) in wishes {
             let own = self.space.own.get(&pool);
             match wish {
-                Wish::Pool(of, _) if of == pool && self.charter().pools.contains_key(&pool) => {
-                    self.pool_founded(ticket, pool);
+                Wish::Pool(of, definition) if of == pool => {
+                    let founded = self.charter().pools.get(&pool);
+                    // What differs is being decided.
+                    if founded.is_some_and(|founded| founded.has(&definition)) {
+                        self.pool_founded(ticket, pool);
+                    }
                 }
                 Wish::Address(of, address)
                     if of == pool && own.is_some_and(|share| share.leases(address)) =>

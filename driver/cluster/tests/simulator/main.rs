@@ -597,7 +597,10 @@ fn in_random_episodes_no_address_is_given_twice_and_all_become_equal() {
     if let Some(seed) = env("SIM_SEED") {
         return run(seed);
     }
-    let (first, episodes) = (env("SIM_FIRST").unwrap_or(0), env("SIM_EPISODES").unwrap_or(3_000));
+    let (first, episodes) = (
+        env("SIM_FIRST").unwrap_or(0),
+        env("SIM_EPISODES").unwrap_or(3_000),
+    );
     let next = std::sync::atomic::AtomicU64::new(first);
     let failures = std::sync::Mutex::new(Vec::new());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
