@@ -82,15 +82,6 @@ scripts() {
     find .ci plugin-config tests \( -name '*.sh' -o -path .ci/run -o -path 'plugin-config/debian/p*' \) -print0 | sort -z | xargs -0 shellcheck -x
 }
 
-# The system tests by their names, but for one.
-system_tests_but() {
-    local path
-    for path in tests/tests/*; do
-        path=$(basename "$path" .rs)
-        [ "$path" = "$1" ] || printf -- '--test %s ' "$path"
-    done
-}
-
 cluster() {
     need_root test-cluster
     need_cargo
@@ -109,10 +100,7 @@ everything() {
     unit_tests
     step "kernel, store and command line" cargo test --locked -p tombolo --test '*'
     release_build
-    # The cluster's own have a target of their own: they are about how long things take among a dozen hosts.
-    local tests
-    read -ra tests <<<"$(system_tests_but cluster)"
-    step "system tests" cargo test --locked -p system-tests --lib --bins "${tests[@]}"
+    step "system tests" cargo test --locked -p system-tests --lib --bins --tests
     say "" && say "All tests passed."
 }
 

@@ -246,7 +246,7 @@ impl Node {
                 .copied()
                 .filter(|host| !self.confirm.refused.contains(host))
                 .collect();
-            let at = usize::try_from(self.chance() % unasked.len().max(1) as u64).unwrap_or(0);
+            let at = self.pick(unasked.len());
             // Who was refused once asks several, to know where it stands.
             let several = if self.confirm.refused.is_empty() { 1 } else { 5 };
             for host in unasked.into_iter().cycle().skip(at).take(several) {
@@ -287,7 +287,7 @@ impl Node {
             // Those that are there first, and a few more than are needed: some may be slow.
             let mut asked: Vec<HostId> = unheard.filter(|host| self.address(host).is_some()).collect();
             let lack = self.confirm_need().saturating_sub(done.len());
-            let start = usize::try_from(self.chance() % asked.len().max(1) as u64).unwrap_or(0);
+            let start = self.pick(asked.len());
             asked.rotate_left(start);
             asked.sort_by_key(|host| !self.is_alive(host));
             for host in asked.into_iter().take(lack + lack / 4 + 2) {

@@ -12,6 +12,8 @@
 //! only what is told to others of them. The owner is asked by [`Output::Share`] and answers by [`Input::Shared`].
 
 mod confirm;
+mod decide;
+mod io;
 mod space;
 mod store;
 mod sync;
@@ -23,17 +25,18 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
-use tombolo_ipam::prefix::overlap;
-use tombolo_ipam::share::{Deal, Share};
+use tombolo_ipam::share::Deal;
 
-use crate::charter::{Charter, Decree, Definition, Held, How, Void};
-use crate::council::{Acceptor, Act, Context, Council, Kept, Outcome, Witness, Word};
+use crate::charter::Charter;
+use crate::council::Council;
 use crate::membership::{self, Membership, Seat};
-use crate::table::{self, Change, Commons, Key, Limits, Refused, Seen, Table};
+use crate::table::{self, Change, Commons, Key, Refused, Table};
 use crate::time::Tick;
 use crate::wire::{Answer, FRAME, Frame, Request, decode, encode};
 
 pub use confirm::Standing;
+use decide::Eyes;
+pub use io::{Alone, Called, Fill, Input, News, Output, Setup, Wish};
 pub use view::{HostView, Link, PoolView, View};
 
 /// How long a call may take until it counts as failed.
@@ -56,286 +59,6 @@ pub const ADMIT_TIME: Duration = Duration::from_secs(8);
 pub fn next_epoch(last: u32, random: u64) -> u32 {
     // Enough for a million starts.
     last.saturating_add(1 + (random >> 52) as u32)
-}
-
-/// What a host begins with.
-pub struct Setup {
-    /// The host.
-    pub me: HostId,
-    /// How the how-manieth start this is; higher than ever before, and kept as such already.
-    pub epoch: u32,
-    /// Where others reach us.
-    pub address: SocketAddr,
-    /// For random choices.
-    pub seed: u64,
-    /// What was decided, as far as it was kept.
-    pub charter: Charter,
-    /// What the council must not forget.
-    pub acceptor: Option<Acceptor>,
-    /// Shares of others that we promised to keep in mind.
-    pub witnessed: BTreeMap<(IpNet, HostId), Share>,
-    /// In which epochs others were that their shares are to be of, or later ones.
-    pub lives: BTreeMap<HostId, u32>,
-    /// Our own shares.
-    pub shares: BTreeMap<IpNet, Share>,
-    /// Our own rows.
-    pub rows: Vec<(String, Vec<u8>)>,
-    /// The others' rows as they were last known ([`Node::remember`]); some may be missing or damaged.
-    pub remembered: Vec<Vec<u8>>,
-    /// Where others were reached last.
-    pub seats: Vec<Seat>,
-    /// What a host that nobody answers may do after a start.
-    pub alone: Alone,
-    /// Bounds of the table.
-    pub limits: Limits,
-}
-
-/// What a host does that has begun anew and reaches no majority of the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Alone {
-    /// It leases from its share after a moment: containers start after a power cut though others are still down.
-    Lease,
-    /// It gives no new address before a majority has confirmed that its share is still its own. Safe also for a host whose
-    /// disk was set back to an earlier state, or that was forgotten while it was off.
-    Wait,
-}
-
-/// What comes in.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// Time has passed; see [`Node::due`].
-    Tick,
-    /// A datagram of a host whose seal was right.
-    Datagram {
-        /// Who sent it.
-        from: HostId,
-        /// Where from.
-        address: SocketAddr,
-        /// What it says.
-        bytes: Vec<u8>,
-    },
-    /// A call of a host that has proved who it is.
-    Request {
-        /// Comes back with the answer.
-        call: u64,
-        /// Who calls.
-        from: HostId,
-        /// What it asks.
-        bytes: Vec<u8>,
-    },
-    /// How a call of ours went.
-    Answered {
-        /// As it was given out.
-        call: u64,
-        /// How.
-        answer: Called,
-    },
-    /// Rows of ours that are set, or removed.
-    Rows(Vec<(String, Option<Vec<u8>>)>),
-    /// What the owner of the shares did.
-    Shared {
-        /// The pool.
-        pool: IpNet,
-        /// As it was given out.
-        ticket: u64,
-        /// Our share of it now, or why nothing was done.
-        share: Result<Option<Share>, String>,
-    },
-    /// Which pools this host has networks on, and how full its shares are.
-    Pools(BTreeMap<IpNet, Fill>),
-    /// The routes of this host, and in words what they belong to.
-    Routes(Vec<(IpNet, String)>),
-    /// Something that only the cluster can do.
-    Wish {
-        /// Comes back with the outcome.
-        ticket: u64,
-        /// What it is.
-        wish: Wish,
-    },
-    /// What the store answered; or that it can't be reached, or why it refused, in words for people.
-    Stored {
-        /// As it was given out.
-        ticket: u64,
-        /// What.
-        outcome: Result<Box<crate::store::Answer>, String>,
-    },
-    /// Others reach us elsewhere now.
-    Moved(SocketAddr),
-    /// Two hosts have one identifier: the datagrams of both were heard.
-    Cloned {
-        /// The identifier.
-        host: HostId,
-        /// Where the one is.
-        one: SocketAddr,
-        /// Where the other is.
-        other: SocketAddr,
-        /// The latest epoch that was heard of either.
-        epoch: u32,
-    },
-    /// A host seems to speak in an epoch before the latest that was heard of it: its disk was set back.
-    Behind {
-        /// The host.
-        host: HostId,
-        /// Where it speaks from; it may be somebody else who does.
-        address: SocketAddr,
-        /// The latest epoch that was heard.
-        epoch: u32,
-    },
-}
-
-/// How a call went.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Called {
-    /// It was answered.
-    Answer(Vec<u8>),
-    /// It was not, or not in time.
-    Failed,
-    /// The host that was called has proved who it is, and doesn't let us in: we are no member to it.
-    Refused,
-}
-
-/// How full a share is, as its owner counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub struct Fill {
-    /// How many addresses it can still give.
-    pub free: u64,
-    /// How many are leased.
-    pub leased: u64,
-    /// Whether this host has a network on the pool.
-    pub used: bool,
-}
-
-/// Something that only the cluster can do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
-    /// Have the pool be one of the cluster's: found it, or find that it is there and the same.
-    Pool(IpNet, Definition),
-    /// More room in a pool, in a part of it.
-    Space {
-        /// The pool.
-        pool: IpNet,
-        /// The part of it that helps.
-        within: IpNet,
-    },
-    /// One certain address.
-    Address(IpNet, std::net::IpAddr),
-    /// Let a host in.
-    Admit {
-        /// The host.
-        host: HostId,
-        /// Its name.
-        name: String,
-        /// The SHA-256 of its public key.
-        key: [u8; 32],
-    },
-    /// Forget hosts that are gone for good.
-    Forget(Vec<HostId>),
-    /// Have another secret be in force.
-    Secret(u32, [u8; 32]),
-    /// Leave the cluster.
-    Leave,
-}
-
-/// What comes out, to be carried out in order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Output {
-    /// Keep records durably before carrying out what follows.
-    Keep(Vec<(String, Option<Vec<u8>>)>),
-    /// Send a datagram.
-    Send {
-        /// To whom.
-        to: HostId,
-        /// Where.
-        address: SocketAddr,
-        /// What.
-        bytes: Vec<u8>,
-    },
-    /// Call a host.
-    Call {
-        /// Comes back with the answer.
-        call: u64,
-        /// Whom.
-        to: HostId,
-        /// Where.
-        address: SocketAddr,
-        /// What to ask.
-        bytes: Vec<u8>,
-    },
-    /// Answer a call.
-    Answer {
-        /// As it came.
-        call: u64,
-        /// The answer.
-        bytes: Vec<u8>,
-    },
-    /// Ask the owner of the shares.
-    Share {
-        /// The pool.
-        pool: IpNet,
-        /// Comes back with the outcome.
-        ticket: u64,
-        /// What.
-        deal: Deal,
-    },
-    /// Ask the store that decides for this cluster. There is always an answer ([`Input::Stored`]), in time for a wish.
-    Store {
-        /// Comes back with the answer.
-        ticket: u64,
-        /// Which charter is known here.
-        known: crate::store::Known,
-        /// What to ask.
-        ask: crate::store::Ask,
-    },
-    /// A wish has come true, or not.
-    Done {
-        /// As it came.
-        ticket: u64,
-        /// Nothing, or why not.
-        outcome: Result<(), String>,
-    },
-    /// This host begins another epoch, which is to be kept; its datagrams are sealed in it from here on.
-    Epoch(u32),
-    /// Who belongs to the cluster has changed, or what secret is in force: see [`Node::charter`].
-    Charter,
-    /// Something to tell people.
-    Tell(News),
-    /// Rows of others changed as readers see them.
-    Seen(Vec<Seen>),
-}
-
-/// Something to tell people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// A host is there.
-    Up(HostId),
-    /// A host is not there any more.
-    Down(HostId),
-    /// A host joined the cluster.
-    Joined(HostId),
-    /// A host left it.
-    Left(HostId, String),
-    /// A host was forgotten.
-    Forgotten(HostId, String),
-    /// Two hosts have one identifier.
-    Cloned {
-        /// The identifier.
-        host: HostId,
-        /// Where the one is.
-        one: SocketAddr,
-        /// Where the other is.
-        other: SocketAddr,
-    },
-    /// This host's disk was set back: others know of later records.
-    SetBack(String),
-    /// Two hosts know different decrees of one number: an assertion that a host was gone for good was false.
-    Torn {
-        /// The other host.
-        with: HostId,
-        /// The number.
-        slot: u64,
-    },
-    /// Whether this host may lease has changed.
-    Standing(Standing),
 }
 
 /// A wish that is being worked on.
@@ -585,20 +308,18 @@ impl Node {
         while let Some(event) = self.membership.next_event() {
             self.on_membership(event);
         }
-        while let Some((seat, message)) = self.membership.next_send() {
-            let bytes = encode(&Frame::Swim(message));
-            self.out.push_back(Output::Send {
-                to: seat.host,
-                address: seat.address,
-                bytes,
-            });
-        }
+        self.send_gossip();
         let seen = self.table.drain();
         if !seen.is_empty() {
             self.see_shares(&seen);
             self.out.push_back(Output::Seen(seen));
         }
         // A share that was seen may have made more to send.
+        self.send_gossip();
+    }
+
+    /// Sends what the membership wants to be sent.
+    fn send_gossip(&mut self) {
         while let Some((seat, message)) = self.membership.next_send() {
             let bytes = encode(&Frame::Swim(message));
             self.out.push_back(Output::Send {
@@ -688,20 +409,14 @@ impl Node {
                 }
             }
             Frame::Digest(digest) => {
-                let own = self.digest();
-                self.send_to(
-                    from,
-                    address,
-                    &Frame::Echo {
-                        sent: digest.sent,
-                        digest: own,
-                    },
-                );
-                self.compare(from, digest);
+                let (sent, own) = (digest.sent, self.digest());
+                self.send_to(from, address, &Frame::Echo { sent, digest: own });
+                self.compare(from, own, digest);
             }
             Frame::Echo { sent, digest } => {
                 self.measure(from, sent, digest);
-                self.compare(from, digest);
+                let own = self.digest();
+                self.compare(from, own, digest);
             }
             Frame::Council(word) => {
                 self.asker = Some((from, address));
@@ -845,10 +560,14 @@ impl Node {
         self.random
     }
 
+    /// One of so many places, by chance; the first one where there is none.
+    fn pick(&mut self, count: usize) -> usize {
+        usize::try_from(self.chance() % count.max(1) as u64).unwrap_or(0)
+    }
+
     /// One of the hosts that are there.
     fn somebody(&mut self) -> Option<HostId> {
-        let count = self.membership.alive_count();
-        let at = usize::try_from(self.chance() % (count.max(1) as u64)).unwrap_or(0);
+        let at = self.pick(self.membership.alive_count());
         self.membership.alive().nth(at).map(|seat| seat.host)
     }
 
@@ -857,57 +576,6 @@ impl Node {
         let ticket = self.ticket();
         self.out.push_back(Output::Share { pool, ticket, deal });
         ticket
-    }
-
-    fn wish(&mut self, ticket: u64, wish: Wish) {
-        let until = self.now
-            + match &wish {
-                Wish::Admit { .. } => ADMIT_TIME,
-                _ => WISH_TIME,
-            };
-        let had = match &wish {
-            Wish::Space { pool, .. } => self.space.own().get(pool).map_or(0, |share| share.revision),
-            _ => 0,
-        };
-        self.wishes.insert(
-            ticket,
-            Pending {
-                wish: wish.clone(),
-                until,
-                had,
-            },
-        );
-        match wish {
-            Wish::Pool(pool, definition) => self.wish_pool(ticket, pool, definition),
-            Wish::Space { pool, within } => self.wish_space(ticket, pool, within),
-            Wish::Address(pool, address) => self.wish_address(ticket, pool, address),
-            Wish::Admit { host, name, key } => self.decree(ticket, Decree::Join { host, name, key }),
-            Wish::Forget(hosts) => self.wish_forget(ticket, hosts),
-            Wish::Secret(number, check) => self.decree(ticket, Decree::Secret { number, check }),
-            Wish::Leave => self.wish_leave(ticket),
-        }
-    }
-
-    fn wish_forget(&mut self, ticket: u64, hosts: Vec<HostId>) {
-        if hosts.contains(&self.me) {
-            return self.done(
-                ticket,
-                Err("a host can't forget itself: use 'tombolo cluster leave'".to_owned()),
-            );
-        }
-        if let Some(host) = hosts.iter().find(|host| self.is_alive(host)) {
-            let why = format!("{} is there: use 'tombolo cluster leave' on it", self.name(host));
-            return self.done(ticket, Err(why));
-        }
-        let heir = self.me;
-        self.decree(
-            ticket,
-            Decree::Forget {
-                hosts,
-                heir,
-                shares: BTreeMap::new(),
-            },
-        );
     }
 
     /// A host's name, or its identifier where none is known.
@@ -919,195 +587,6 @@ impl Node {
             .or_else(gone)
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| host.to_string())
-    }
-
-    /// Proposes a decree for a wish.
-    fn decree(&mut self, ticket: u64, decree: Decree) {
-        let until = self
-            .wishes
-            .get(&ticket)
-            .map_or(self.now + WISH_TIME, |pending| pending.until);
-        if self.by_store() {
-            return self.decide_by_store(ticket, decree);
-        }
-        let acts = self.with_council(|council, now, ctx| council.propose(now, ticket, &decree, until, ctx));
-        self.act(acts);
-    }
-
-    /// Ends a wish.
-    fn done(&mut self, ticket: u64, outcome: Result<(), String>) {
-        if self.wishes.remove(&ticket).is_some() {
-            self.out.push_back(Output::Done { ticket, outcome });
-        }
-    }
-
-    fn why_late(&self, ticket: u64) -> String {
-        let charter = self.charter();
-        let there = self.membership.alive_count() + 1;
-        let reached = format!("{there} of {} hosts are there", charter.hosts.len());
-        if let Some(why) = self.store_fault() {
-            return why.to_owned();
-        }
-        match self.wishes.get(&ticket).map(|pending| &pending.wish) {
-            Some(Wish::Space { pool, .. }) => self.why_no_space(*pool, &reached),
-            Some(Wish::Address(pool, address)) => self.why_not_given(*pool, *address, &reached),
-            Some(Wish::Leave) if self.why_not_left().is_some() => self.why_not_left().unwrap_or_default(),
-            _ if self.by_store() => "the store has not answered in time: try again".to_owned(),
-            _ => format!("not decided in time: {reached}; try again"),
-        }
-    }
-
-    fn hear_word(&mut self, from: HostId, word: Word) {
-        if self.by_store() {
-            return;
-        }
-        let acts = self.with_council(|council, now, ctx| council.hear(now, from, word, ctx));
-        self.act(acts);
-    }
-
-    /// Has the council do something, with what it may ask of the rest.
-    fn with_council(&mut self, with: impl FnOnce(&mut Council, Tick, Context<'_>) -> Vec<Act>) -> Vec<Act> {
-        let alive: BTreeSet<HostId> = self
-            .membership
-            .alive()
-            .map(|seat| seat.host)
-            .chain([self.me])
-            .collect();
-        let eyes = Eyes {
-            me: self.me,
-            now: self.now,
-            heard: &self.heard,
-            alive: &alive,
-            routes: &self.routes,
-            space: &self.space,
-            confirm: &self.confirm,
-        };
-        let context = Context {
-            alive: &alive,
-            witness: &eyes,
-        };
-        with(&mut self.council, self.now, context)
-    }
-
-    /// Carries out what the council wants.
-    fn act(&mut self, acts: Vec<Act>) {
-        for act in acts {
-            match act {
-                Act::Keep(Kept::Acceptor(acceptor)) => {
-                    self.out.push_back(Output::Keep(vec![(
-                        "acceptor".to_owned(),
-                        Some(encode(&*acceptor)),
-                    )]));
-                }
-                Act::Keep(Kept::Charter(charter)) => {
-                    let records = vec![
-                        ("charter".to_owned(), Some(encode(&*charter))),
-                        ("acceptor".to_owned(), None),
-                    ];
-                    self.out.push_back(Output::Keep(records));
-                }
-                // Where a store decides, nobody else is asked.
-                Act::Say(..) if self.council.charter().by_store => {}
-                Act::Say(to, word) => {
-                    for host in to {
-                        self.send(host, Frame::Council(word.clone()));
-                    }
-                }
-                Act::Wake(at) => self.council_due = Some(at),
-                Act::Done(ticket, outcome) => self.decided(ticket, outcome),
-                Act::Changed { .. } => self.charter_changed(),
-                Act::Fetch(from) => self.fetch_charter(from),
-                Act::Torn { with, slot } => self.out.push_back(Output::Tell(News::Torn { with, slot })),
-            }
-        }
-    }
-
-    fn decided(&mut self, ticket: u64, outcome: Outcome) {
-        let Some(pending) = self.wishes.get(&ticket) else {
-            return;
-        };
-        let wish = pending.wish.clone();
-        match (outcome, wish) {
-            // Not before what the decree grants is in the share.
-            (Outcome::Decided { .. }, Wish::Pool(pool, _)) => self.pool_founded(ticket, pool),
-            (Outcome::Decided { .. }, Wish::Leave) => self.left(ticket),
-            (Outcome::Decided { .. }, _) => self.done(ticket, Ok(())),
-            // Somebody may have been faster: look again.
-            (Outcome::Void { why }, Wish::Pool(pool, definition)) => {
-                let faster = match why {
-                    Void::DefinedAnew { .. } => true,
-                    Void::Overlap { existing, .. } => existing == pool,
-                    _ => false,
-                };
-                match faster && self.charter().pools.contains_key(&pool) {
-                    true => self.wish_pool(ticket, pool, definition),
-                    false => self.done(ticket, Err(why.to_string())),
-                }
-            }
-            (Outcome::Void { why }, _) => self.done(ticket, Err(why.to_string())),
-            (Outcome::Objected { by, why }, wish) => {
-                let why = format!("host {} objects: {}", self.name(&by), why.join("; "));
-                match wish {
-                    Wish::Leave => self.leave_later(why),
-                    _ => self.done(ticket, Err(why)),
-                }
-            }
-            (Outcome::NoMajority { reached, of, needed }, _) => {
-                let why = format!(
-                    "this needs {needed} of {of} hosts, and {reached} answered: see 'tombolo cluster status'"
-                );
-                self.done(ticket, Err(why));
-            }
-            (Outcome::Late { .. }, _) => {
-                let why = self.why_late(ticket);
-                self.done(ticket, Err(why));
-            }
-            (Outcome::Crowded { most }, _) => {
-                self.done(
-                    ticket,
-                    Err(format!("{most} wishes are being decided already: try again")),
-                );
-            }
-        }
-    }
-
-    /// What was decided has changed: by a decree, or because another host knew more.
-    fn charter_changed(&mut self) {
-        let charter = self.council.charter();
-        let members: BTreeSet<HostId> = charter.hosts.keys().copied().collect();
-        let known: BTreeSet<HostId> = self.table.hosts().map(|(host, ..)| host).collect();
-        let size = members.len();
-        for host in members.difference(&known) {
-            // More hosts than the table takes are there all the same; their rows are not.
-            self.table.admit(*host).ok();
-            self.out.push_back(Output::Tell(News::Joined(*host)));
-        }
-        for host in known.difference(&members).filter(|host| **host != self.me) {
-            let gone = self
-                .council
-                .charter()
-                .gone
-                .get(host)
-                .map(|gone| (gone.name.clone(), gone.how));
-            let (name, how) = gone.unwrap_or_else(|| (host.to_string(), How::Left));
-            self.table.expel(*host);
-            self.membership.expel(self.now, host);
-            self.down.remove(host);
-            self.seats.remove(host);
-            self.heard.remove(host);
-            self.twice.remove(host);
-            self.out.push_back(Output::Tell(match how {
-                How::Left => News::Left(*host, name),
-                How::Forgotten { .. } => News::Forgotten(*host, name),
-            }));
-        }
-        self.membership.resize(size);
-        self.sync_changed();
-        self.confirm_charter();
-        self.space_charter();
-        // What was not to be learned while something was being decided.
-        self.learn_rows();
-        self.out.push_back(Output::Charter);
     }
 
     /// Two hosts have one identifier: both are told, and people are.
@@ -1139,75 +618,4 @@ fn subject(change: &Change) -> Vec<u8> {
     let mut subject = change.origin.bytes().to_vec();
     subject.extend_from_slice(change.key.as_str().as_bytes());
     subject
-}
-
-/// What the council may ask of this host.
-struct Eyes<'a> {
-    me: HostId,
-    now: Tick,
-    heard: &'a BTreeMap<HostId, Heard>,
-    alive: &'a BTreeSet<HostId>,
-    routes: &'a [(IpNet, String)],
-    space: &'a space::State,
-    confirm: &'a confirm::State,
-}
-
-impl Witness for Eyes<'_> {
-    fn objections(&self, decree: &Decree, charter: &Charter) -> Vec<String> {
-        let mut objections = Vec::new();
-        match decree {
-            Decree::Forget { hosts, .. } => {
-                for host in hosts.iter().filter(|host| self.alive.contains(host)) {
-                    let ago = self
-                        .heard
-                        .get(host)
-                        .and_then(|heard| heard.at)
-                        .map(|at| self.now.since(at));
-                    let ago = ago
-                        .map(|ago| format!(", heard {} ms ago", ago.as_millis()))
-                        .unwrap_or_default();
-                    objections.push(format!("{host} is there{ago}"));
-                }
-            }
-            Decree::Found { pool, .. } => {
-                for (net, what) in self.routes.iter().filter(|(net, _)| overlap(*net, *pool)) {
-                    objections.push(format!("{pool} overlaps {net} there ({what})"));
-                }
-            }
-            Decree::Define {
-                pool, by, definition, ..
-            } if *by != self.me => {
-                let founded = charter.pools.get(pool);
-                let conflict = founded.and_then(|founded| founded.conflict(definition));
-                if let Some((field, ours, theirs)) = conflict.filter(|_| self.space.uses(pool, self.now)) {
-                    objections.push(format!(
-                        "{pool} is in use there with {field} {ours}, which can't become {theirs}"
-                    ));
-                }
-            }
-            Decree::Dissolve { pool, by } if *by != self.me && self.space.needs(pool) => {
-                objections.push(format!("{pool} is in use there"));
-            }
-            Decree::Leave { host } => {
-                let due = self.space.has_due(host, charter, self.me);
-                if due || self.space.owns_something(host, self.me) {
-                    objections.push("it still owns pieces of pools, as is known there".to_owned());
-                }
-            }
-            _ => {}
-        }
-        objections
-    }
-
-    fn held(&self, host: HostId) -> BTreeMap<IpNet, Held> {
-        self.space.held(&host, self.me)
-    }
-
-    fn is_sure(&self, lost: &BTreeSet<HostId>, charter: &Charter) -> bool {
-        self.confirm.is_recalled(lost, charter, self.me)
-    }
-
-    fn read(&self, charter: &Charter) -> BTreeSet<HostId> {
-        self.space.read_since(charter, self.me)
-    }
 }

@@ -195,7 +195,7 @@ impl Node {
         self.store.call = self.now + CALL;
         let absent = self.seats.keys().filter(|host| !self.is_alive(host));
         let absent: Vec<HostId> = absent.copied().collect();
-        let at = usize::try_from(self.chance() % absent.len().max(1) as u64).unwrap_or(0);
+        let at = self.pick(absent.len());
         if let Some(host) = absent.get(at) {
             self.hello(*host);
         }

@@ -146,8 +146,7 @@ impl Node {
     }
 
     /// Another host's digest against ours.
-    pub(super) fn compare(&mut self, from: HostId, theirs: Digest) {
-        let ours = self.digest();
+    pub(super) fn compare(&mut self, from: HostId, ours: Digest, theirs: Digest) {
         if theirs.index > ours.index {
             self.fetch_charter(from);
         }
