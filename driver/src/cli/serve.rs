@@ -60,7 +60,7 @@ pub struct Flags {
     /// Port that hosts of a cluster speak at, of UDP and TCP; the same on all of them [default: 7947]
     #[arg(long, value_name = "PORT")]
     cluster_port: Option<String>,
-    /// What a host does that has begun anew and that nobody answers: lease addresses of its share, or wait for a majority
+    /// What a host does that has begun anew and that too few answer: lease addresses of its share, or wait for them
     /// [default: lease]
     #[arg(long, value_name = "lease|wait", verbatim_doc_comment)]
     cluster_alone: Option<String>,

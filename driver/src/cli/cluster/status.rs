@@ -113,12 +113,12 @@ fn standing(cluster: &Value) -> String {
     }
     let advice = match cluster["standing"].as_str() {
         Some("waiting") => {
-            "It gives no addresses until a majority of the hosts has answered: start the others, or mend the network \
+            "It gives no addresses until enough of the other hosts have answered: start them, or mend the network \
              between. Hosts that are off for good: `tombolo cluster forget HOST...`."
         }
         Some("alone") => {
-            "No other host has answered, and it gives addresses of its own share only: see that the others run, and that \
-             UDP and TCP get through at the cluster's port."
+            "Too few of the other hosts have answered, and it gives addresses of its own share only: see that they run, and \
+             that UDP and TCP get through at the cluster's port."
         }
         Some("gone") => {
             "It is out of the cluster, and its addresses are given to others: `tombolo cluster leave`, then join with a \
@@ -363,8 +363,8 @@ fd00::/64      -     -              -                                           
     #[test]
     fn a_host_that_does_not_stand_well_is_told_what_to_do() {
         for (standing, advice) in [
-            ("waiting", "a majority of the hosts has answered"),
-            ("alone", "No other host has answered"),
+            ("waiting", "enough of the other hosts have answered"),
+            ("alone", "Too few of the other hosts have answered"),
             ("gone", "`tombolo cluster leave`, then join"),
             ("cloned", "Another host has the same identifier"),
         ] {

@@ -64,7 +64,7 @@ pub(super) fn standing(evidence: &Evidence) -> Vec<Finding> {
     let finding = match cluster["standing"].as_str() {
         Some("confirmed") => Finding::ok(CHECK, "confirmed; it gives addresses of its share"),
         Some("waiting") => {
-            let remedy = "it gives no addresses until a majority of the hosts has answered: start the others, or mend the network between; \
+            let remedy = "it gives no addresses until enough of the others have answered: start them, or mend the network between; \
                           for hosts that are off for good, `tombolo cluster forget HOST...`";
             Finding::fault(
                 CHECK,

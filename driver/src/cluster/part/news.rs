@@ -63,7 +63,7 @@ pub fn words(standing: &Standing, by_store: bool) -> String {
         Standing::Waiting if by_store => "it has begun anew and waits for the store to confirm its share; see 'tombolo cluster status'".to_owned(),
         Standing::Alone if by_store => "the store does not answer; it goes on with its own share".to_owned(),
         Standing::Confirmed => "a majority has confirmed it".to_owned(),
-        Standing::Waiting => "it has begun anew and waits for a majority of the cluster to confirm its share; see 'tombolo cluster status'".to_owned(),
+        Standing::Waiting => "it has begun anew and waits for enough other hosts to confirm its share; see 'tombolo cluster status'".to_owned(),
         Standing::Alone => "no majority answers; it goes on with its own share".to_owned(),
         Standing::Gone(how) => format!("it is out of the cluster ({how}): 'tombolo cluster leave', then join anew"),
         Standing::Cloned(other) => format!("the host at {other} has the same identifier: 'tombolo cluster leave' on the copy, then join anew"),
