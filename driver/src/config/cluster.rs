@@ -77,7 +77,7 @@ pub enum Alone {
     /// It gives addresses of its share.
     #[default]
     Lease,
-    /// It waits for a majority.
+    /// It waits until enough others have confirmed it.
     Wait,
 }
 

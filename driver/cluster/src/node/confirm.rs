@@ -298,7 +298,8 @@ impl Node {
         // Who is refused by anybody is not alone, and may have been forgotten.
         let patience = self.now.since(self.confirm.since) >= PATIENCE
             && self.confirm.twice.is_none()
-            && self.confirm.refused.is_empty();
+            && self.confirm.refused.is_empty()
+            && !self.is_elsewhere();
         if patience && self.confirm.alone == Alone::Lease && self.confirm.standing == Standing::Waiting {
             self.stand(Standing::Alone);
         }
@@ -411,17 +412,19 @@ impl Node {
         }
     }
 
+    /// Whether somebody has told us a moment ago that we were elsewhere.
+    fn is_elsewhere(&self) -> bool {
+        let told = self.confirm.elsewhere;
+        told.is_some_and(|at| self.now.since(at) < MOVING)
+    }
+
     fn confirm_count(&mut self) {
-        let elsewhere = self
-            .confirm
-            .elsewhere
-            .is_some_and(|at| self.now.since(at) < MOVING);
         let done = match self.is_strict() {
             true => &self.confirm.told,
             false => &self.confirm.got,
         };
         let done = done.iter().filter(|host| self.is_member(host)).count();
-        if self.is_unconfirmed() && !self.by_store() && !elsewhere && done >= self.confirm_need() {
+        if self.is_unconfirmed() && !self.by_store() && !self.is_elsewhere() && done >= self.confirm_need() {
             self.stand(Standing::Confirmed);
         }
     }

@@ -50,7 +50,7 @@ pub struct Setup {
 pub enum Alone {
     /// It leases from its share after a moment: containers start after a power cut though others are still down.
     Lease,
-    /// It gives no new address before a majority has confirmed that its share is still its own. Safe also for a host whose
+    /// It gives no new address before enough others have confirmed that its share is still its own. Safe also for a host whose
     /// disk was set back to an earlier state, or that was forgotten while it was off.
     Wait,
 }

@@ -24,7 +24,8 @@ pub fn render(cluster: &Value) -> String {
         if !cluster["standing"].is_null() {
             line("Standing", standing(cluster));
         }
-        if cluster["standing"] == "broken" {
+        // What to do then stands there already.
+        if !cluster["standing"].is_null() {
             return text;
         }
         text.push_str(
@@ -112,6 +113,9 @@ fn standing(cluster: &Value) -> String {
         text.push_str(&format!(": {}", cell(&cluster["standing_note"])));
     }
     let advice = match cluster["standing"].as_str() {
+        Some("waiting") if !cluster["store"].is_null() => {
+            "It gives no addresses until the store has confirmed it: see that the store runs and can be reached."
+        }
         Some("waiting") => {
             "It gives no addresses until enough of the other hosts have answered: start them, or mend the network \
              between. Hosts that are off for good: `tombolo cluster forget HOST...`."
@@ -341,6 +345,7 @@ fd00::/64      -     -              -                                           
         let shown =
             render(&json!({"in_cluster": false, "standing": "out", "standing_note": "told to leave"}));
         assert!(shown.contains("\nStanding   out: told to leave\n"), "{shown}");
+        assert!(!shown.contains("cluster init"), "{shown}");
     }
 
     #[test]
@@ -350,6 +355,8 @@ fd00::/64      -     -              -                                           
         assert!(render(&document).contains("\nStore      etcd://192.0.2.9:2379, answers\n"));
         document["store"]["fault"] = json!("it can't be reached");
         assert!(render(&document).contains("\nStore      etcd://192.0.2.9:2379: it can't be reached\n"));
+        document["standing"] = json!("waiting");
+        assert!(render(&document).contains("until the store has confirmed it"));
         let shown = render(
             &json!({"in_cluster": false, "standing": "broken", "standing_note": "port 7947 is taken"}),
         );

@@ -63,6 +63,11 @@ pub(super) fn standing(evidence: &Evidence) -> Vec<Finding> {
     let leave = "tombolo cluster leave";
     let finding = match cluster["standing"].as_str() {
         Some("confirmed") => Finding::ok(CHECK, "confirmed; it gives addresses of its share"),
+        Some("waiting") if !cluster["store"].is_null() => Finding::fault(
+            CHECK,
+            "it has begun anew and the store has not confirmed its share yet",
+            "it gives no addresses until then: see that the store runs and can be reached",
+        ),
         Some("waiting") => {
             let remedy = "it gives no addresses until enough of the others have answered: start them, or mend the network between; \
                           for hosts that are off for good, `tombolo cluster forget HOST...`";
