@@ -327,17 +327,17 @@ impl Council {
     }
 
     /// What this host has promised and accepted for the slot after its charter.
-    pub fn vote(&self) -> (Ballot, Option<(Ballot, Decree)>) {
-        (self.acceptor.promised, self.acceptor.accepted.clone())
+    pub fn vote(&self) -> &Acceptor {
+        &self.acceptor
     }
 
-    /// Takes note of what another host has promised and accepted for the slot after the charter of this index: this one
-    /// may have done the same, and not remember it. What it took part in was taken part in by a majority, and it asks
-    /// so many that one of these is among them.
-    pub fn recall(&mut self, index: u64, promised: Ballot, accepted: Option<(Ballot, Decree)>) -> Vec<Act> {
+    /// Takes note of what another host has promised and accepted, if it is for the same slot: this one may have done the
+    /// same, and not remember it. What it took part in was taken part in by a quorum, and it asks so many that one of
+    /// these is among them.
+    pub fn recall(&mut self, vote: &Acceptor) -> Vec<Act> {
         let mut acts = Vec::new();
-        if index == self.charter.index && self.takes_part() {
-            let changed = self.acceptor.recall(promised, accepted);
+        if vote.slot == self.charter.slot() && self.takes_part() {
+            let changed = self.acceptor.recall(vote);
             self.keep(changed, &mut acts);
         }
         acts

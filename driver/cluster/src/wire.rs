@@ -14,8 +14,8 @@ use std::net::SocketAddr;
 use tombolo_ipam::HostId;
 use tombolo_ipam::share::{Ask, Share};
 
-use crate::charter::{Charter, Decree};
-use crate::council::{Ballot, Word};
+use crate::charter::Charter;
+use crate::council::{Acceptor, Word};
 use crate::membership::Seat;
 use crate::table::{Delta, Head};
 
@@ -214,7 +214,7 @@ pub enum Answer {
     /// All shares as they are known.
     AllShares(Holding),
     /// The same, and what was promised and accepted for the decree that comes next.
-    Recalled(Holding, Ballot, Option<(Ballot, Decree)>),
+    Recalled(Holding, Box<Acceptor>),
     /// The request was not understood.
     Strange,
 }

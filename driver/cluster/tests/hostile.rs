@@ -23,7 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use tombolo_cluster::council::Ballot;
+use tombolo_cluster::council::Acceptor;
 use tombolo_cluster::node::{Alone, Called, Input, Node, Wish};
 use tombolo_cluster::table::{Content, Cover, Delta, Key, Version};
 use tombolo_cluster::wire::{Answer, Frame, Holding, Request, decode, encode};
@@ -84,10 +84,7 @@ fn of_all_sorts(world: &World, mut heard: Vec<Heard>) -> Vec<Heard> {
         sure: true,
         shares: all.collect(),
     };
-    let promised = Ballot {
-        round: 3,
-        host: host_id(1),
-    };
+    let vote = Acceptor::of(charter.slot());
     for _ in 0..4 {
         for frame in [
             Frame::Twice {
@@ -112,7 +109,7 @@ fn of_all_sorts(world: &World, mut heard: Vec<Heard>) -> Vec<Heard> {
         for answer in [
             Answer::Charter(Box::new(charter.clone())),
             Answer::Shares(shares.clone()),
-            Answer::Recalled(holding.clone(), promised, None),
+            Answer::Recalled(holding.clone(), Box::new(vote.clone())),
             Answer::Strange,
         ] {
             heard.push(Heard::Answer(encode(&answer)));

@@ -27,7 +27,7 @@ use ipnet::IpNet;
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tombolo_cluster::HostId;
-use tombolo_cluster::charter::Charter;
+use tombolo_cluster::charter::{Charter, How};
 use tombolo_cluster::node::{Alone, Called, Input, Node, Setup, Standing, Wish, next_epoch};
 use tombolo_cluster::store::Answer;
 use tombolo_cluster::table::Limits;
@@ -207,6 +207,13 @@ impl Part {
         let address = (around.advertise)(&around.advertised).map_err(no("advertise"))?;
         let address = SocketAddr::new(address, around.port);
         let refused = |e: super::Refused| NoPart(e.to_string());
+        // What fails, and is tried again each second, comes before an epoch is used up.
+        let (udp, tcp) = sockets(address).await.map_err(|e| {
+            NoPart(format!(
+                "port {} of UDP and TCP: {e}; end what has it, or set cluster_port",
+                address.port()
+            ))
+        })?;
         let seed = u64::from_be_bytes(draw().map_err(refused)?);
         let epoch = next_epoch(keeper.read::<u32>("epoch").unwrap_or(0), seed);
         keeper
@@ -216,12 +223,6 @@ impl Part {
             )])
             .await
             .map_err(|e| NoPart(e.to_string()))?;
-        let (udp, tcp) = sockets(address).await.map_err(|e| {
-            NoPart(format!(
-                "port {} of UDP and TCP: {e}; end what has it, or set cluster_port",
-                address.port()
-            ))
-        })?;
         let instance = Instance(draw().map_err(refused)?);
         let sealer = Sealer::new(&secret, me, epoch, instance).map_err(refused)?;
         let members: BTreeSet<HostId> = charter.hosts.keys().copied().collect();
@@ -468,6 +469,11 @@ impl Part {
                 .collect(),
             routes,
             member: true,
+            left: !charter.hosts.contains_key(&self.me)
+                && charter
+                    .gone
+                    .get(&self.me)
+                    .is_some_and(|gone| gone.how == How::Left),
             out: None,
         });
     }

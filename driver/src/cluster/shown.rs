@@ -21,6 +21,8 @@ pub struct ShownNow {
     pub routes: Vec<(IpNet, String)>,
     /// Whether this host is in a cluster.
     pub member: bool,
+    /// Whether it was decided that it left, and others may still have to hear of it.
+    pub left: bool,
     /// Why it is in none though its settings name one, if so.
     pub out: Option<String>,
 }

@@ -204,8 +204,8 @@ impl Task {
                     }
                     Ask::Leave(answer) => {
                         let out = self.around.outside.why().is_some_and(|why| why.contains("tombolo cluster leave"));
-                        if out {
-                            // Who is out already, or a copy, has nobody to say good-bye to.
+                        if out && !self.around.shown.get().left {
+                            // Who was forgotten, or a copy, has nobody to say good-bye to.
                             leaving = Some(answer);
                             if let Some(tell) = tell_end.take() {
                                 tell.send(()).ok();

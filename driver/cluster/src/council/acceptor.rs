@@ -80,17 +80,18 @@ impl Acceptor {
 
     /// Takes over what another host has promised and accepted, as if this one had as well; gives whether anything changed.
     /// What was accepted is told to whoever asks, also where a higher proposal was promised since.
-    pub(super) fn recall(&mut self, promised: Ballot, accepted: Option<(Ballot, Decree)>) -> bool {
-        let before = (self.promised, self.accepted.as_ref().map(|(ballot, _)| *ballot));
-        if let Some((ballot, decree)) = accepted
-            && self.accepted.as_ref().is_none_or(|(own, _)| *own < ballot)
+    pub(super) fn recall(&mut self, other: &Self) -> bool {
+        let before = self.clone();
+        if let Some((ballot, decree)) = &other.accepted
+            && self.accepted.as_ref().is_none_or(|(own, _)| own < ballot)
         {
             self.frozen.extend(decree.lost());
-            self.promised = self.promised.max(ballot);
-            self.accepted = Some((ballot, decree));
+            self.promised = self.promised.max(*ballot);
+            self.accepted = Some((*ballot, decree.clone()));
         }
-        self.promised = self.promised.max(promised);
-        before != (self.promised, self.accepted.as_ref().map(|(ballot, _)| *ballot))
+        self.frozen.extend(&other.frozen);
+        self.promised = self.promised.max(other.promised);
+        before != *self
     }
 
     /// Whether the slot should be brought to an end even if nobody wants anything: something may be decided already

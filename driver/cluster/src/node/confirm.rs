@@ -22,8 +22,8 @@ use tombolo_ipam::HostId;
 use tombolo_ipam::share::{Deal, Share};
 
 use super::{Alone, News, Node, Output};
-use crate::charter::{Charter, Decree};
-use crate::council::Ballot;
+use crate::charter::Charter;
+use crate::council::Acceptor;
 use crate::time::Tick;
 use crate::wire::{Confirm, Frame, Holding, Request, encode};
 
@@ -41,6 +41,9 @@ const AGAIN: Duration = Duration::from_millis(400);
 
 /// How often a host that nobody knows to be there calls one of the others.
 const HELLO: Duration = Duration::from_secs(3);
+
+/// How often one that seems to be out calls those who said so.
+const REFUSED: Duration = Duration::from_secs(10);
 
 /// How long after it was last told of another one with its identifier a host believes that it is the only one again.
 const TWICE: Duration = Duration::from_secs(20);
@@ -65,6 +68,8 @@ pub(super) struct State {
     standing: Standing,
     alone: Alone,
     since: Tick,
+    /// When it was confirmed last.
+    confirmed: Tick,
     next: Tick,
     tries: u32,
     hello: Tick,
@@ -89,6 +94,7 @@ impl State {
             standing: Standing::Waiting,
             alone,
             since: now,
+            confirmed: now,
             next: now,
             tries: 0,
             hello: now,
@@ -106,17 +112,27 @@ impl State {
     /// without them.
     pub(super) fn is_recalled(&self, lost: &BTreeSet<HostId>, charter: &Charter, me: HostId) -> bool {
         self.alone == Alone::Lease || self.standing == Standing::Confirmed || {
-            let rest = charter.hosts.keys().filter(|host| !lost.contains(host));
-            let told = rest.clone().filter(|host| self.told.contains(host)).count();
-            let is_member = charter.hosts.contains_key(&me);
-            is_member && !lost.is_empty() && told >= strict(rest.count())
+            charter.hosts.contains_key(&me) && !lost.is_empty() && self.is_told(lost, charter, me)
         }
+    }
+
+    /// Whether so many have told all that they know that one of the others of any quorum, of which this host may have been,
+    /// is among them; at most all that are not lost. A quorum is a majority, or to forget somebody half of an even number
+    /// with the lowest identifier among them ([`crate::council::Quorum`]).
+    fn is_told(&self, lost: &BTreeSet<HostId>, charter: &Charter, me: HostId) -> bool {
+        let hosts = charter.hosts.keys();
+        let rest = hosts.filter(|host| **host != me && !lost.contains(host));
+        let told = rest.clone().filter(|host| self.told.contains(host));
+        let lowest = charter.hosts.keys().next();
+        let with_lowest = told.clone().any(|host| Some(host) == lowest);
+        told.count() >= strict(charter.hosts.len(), with_lowest).min(rest.count())
     }
 }
 
-/// How many of so many hosts, but for one of them, meet each majority's others; all the others at most.
-fn strict(hosts: usize) -> usize {
-    hosts.div_ceil(2).min(hosts.saturating_sub(1))
+/// How many of the others of so many hosts meet the others of each quorum, if the lowest is among them or not.
+fn strict(hosts: usize, with_lowest: bool) -> usize {
+    let even = hosts.is_multiple_of(2);
+    hosts.div_ceil(2) + usize::from(even && !with_lowest)
 }
 
 impl Node {
@@ -135,7 +151,10 @@ impl Node {
             let sure = standing == Standing::Confirmed;
             self.confirm.standing = standing.clone();
             self.out.push_back(Output::Tell(News::Standing(standing)));
-            if sure && self.is_strict() && !self.by_store() {
+            if sure {
+                self.confirm.confirmed = self.now;
+            }
+            if sure && self.own_life() > 0 && !self.by_store() {
                 self.go_on_sure();
             }
         }
@@ -154,9 +173,20 @@ impl Node {
 
     /// The life that this host's shares are of.
     pub(super) fn own_life(&self) -> u64 {
-        match self.is_strict() && self.is_recalled() {
-            true => u64::from(self.epoch),
-            false => 0,
+        match (self.is_strict(), &self.confirm.standing) {
+            (true, Standing::Confirmed) => u64::from(self.epoch),
+            // Others were told of a life when it mattered, and take nothing of an earlier one since.
+            (false, Standing::Confirmed) => self.confirm_life(&self.me),
+            _ => 0,
+        }
+    }
+
+    /// Takes note of a life that a host's shares are to be of, or a later one.
+    fn note_life(&mut self, host: HostId, epoch: u32) {
+        if self.confirm_life(&host) < u64::from(epoch) {
+            self.confirm.lives.insert(host, epoch);
+            let record = (life_key(&host), Some(encode(&epoch)));
+            self.out.push_back(Output::Keep(vec![record]));
         }
     }
 
@@ -176,7 +206,7 @@ impl Node {
             .twice
             .filter(|_| matches!(self.confirm.standing, Standing::Cloned(_)));
         next.into_iter()
-            .chain(lonely.then_some(self.confirm.hello))
+            .chain((lonely || !self.confirm.refused.is_empty()).then_some(self.confirm.hello))
             .chain(twice.map(|at| at + TWICE))
             .chain(patience.filter(|at| *at > self.now))
             .min()
@@ -216,6 +246,9 @@ impl Node {
             .lives
             .extract_if(.., |host, _| !charter.hosts.contains_key(host));
         let forget: Vec<_> = forget.map(|(host, _)| (life_key(&host), None)).collect();
+        self.confirm
+            .refused
+            .retain(|host| charter.hosts.contains_key(host));
         if !forget.is_empty() {
             self.out.push_back(Output::Keep(forget));
         }
@@ -237,8 +270,16 @@ impl Node {
     }
 
     pub(super) fn confirm_tick(&mut self) {
-        if self.is_lonely() && self.confirm.hello <= self.now {
-            self.confirm.hello = self.now + HELLO;
+        let due = self.confirm.hello <= self.now;
+        if due && !self.confirm.refused.is_empty() {
+            // They may not have known yet that we joined.
+            let refused: Vec<HostId> = self.confirm.refused.iter().copied().take(5).collect();
+            refused.into_iter().for_each(|host| self.hello(host));
+            let gone = matches!(self.confirm.standing, Standing::Gone(_));
+            self.confirm.hello = self.now + if gone { REFUSED } else { HELLO };
+        }
+        if due && self.is_lonely() {
+            self.confirm.hello = self.confirm.hello.max(self.now + HELLO);
             // Datagrams may fail for a reason that a call tells: the key was rotated, or we are out.
             let unasked: Vec<HostId> = self
                 .seats
@@ -266,6 +307,10 @@ impl Node {
             // Hosts that are off need not be asked all the time.
             self.confirm.tries = self.confirm.tries.saturating_add(1);
             self.confirm.next = self.now + AGAIN.saturating_mul(self.confirm.tries).min(HELLO);
+            if self.is_strict() {
+                // It is told from here on, whether anybody answers or not.
+                self.note_life(self.me, self.epoch);
+            }
             let mine = Confirm {
                 epoch: self.epoch,
                 address: self.membership.me().address,
@@ -321,10 +366,8 @@ impl Node {
             .any(|((pool, _), share)| confirm.shares.get(pool).is_none_or(|mine| *mine < share.revision));
         let covers = self.table.hosts().find(|(host, ..)| *host == from);
         let heard = covers.map_or(0, |(_, cover, _)| cover.top().epoch);
-        if confirm.strict && self.confirm_life(&from) < u64::from(confirm.epoch) {
-            self.confirm.lives.insert(from, confirm.epoch);
-            let record = (life_key(&from), Some(encode(&confirm.epoch)));
-            self.out.push_back(Output::Keep(vec![record]));
+        if confirm.strict {
+            self.note_life(from, confirm.epoch);
         }
         let index = self.charter().index;
         self.send_to(
@@ -369,20 +412,14 @@ impl Node {
     }
 
     /// What another host has told of all that this one may have forgotten.
-    pub(super) fn recalled(
-        &mut self,
-        from: HostId,
-        holding: Holding,
-        promised: Ballot,
-        accepted: Option<(Ballot, Decree)>,
-    ) {
+    pub(super) fn recalled(&mut self, from: HostId, holding: Holding, vote: &Acceptor) {
         let index = holding.index;
         self.take_shares(from, holding);
         if index > self.charter().index {
             // It is asked again when that is known.
             return self.fetch_charter(from);
         }
-        let acts = self.council.recall(index, promised, accepted);
+        let acts = self.council.recall(vote);
         self.act(acts);
         // An answer to a question of an earlier epoch may lack what was said since.
         if self.confirm.got.contains(&from) {
@@ -391,11 +428,11 @@ impl Node {
         self.confirm_count();
     }
 
-    /// How many others have to confirm this host.
+    /// How many others have to confirm this host, at most.
     fn confirm_need(&self) -> usize {
         let hosts = self.charter().hosts.len();
         match self.is_strict() {
-            true => strict(hosts),
+            true => strict(hosts, false).min(hosts.saturating_sub(1)),
             false => hosts / 2,
         }
     }
@@ -404,7 +441,7 @@ impl Node {
     pub(super) fn seen_elsewhere(&mut self, epoch: u32) {
         // The first answers may have been enough.
         let just =
-            self.confirm.standing == Standing::Confirmed && self.now.since(self.confirm.since) < MOVING;
+            self.confirm.standing == Standing::Confirmed && self.now.since(self.confirm.confirmed) < MOVING;
         if epoch == self.epoch && (just || self.is_unconfirmed()) {
             self.confirm.elsewhere = Some(self.now);
             self.confirm.since = self.now;
@@ -419,12 +456,12 @@ impl Node {
     }
 
     fn confirm_count(&mut self) {
+        let (charter, confirm) = (self.council.charter(), &self.confirm);
         let done = match self.is_strict() {
-            true => &self.confirm.told,
-            false => &self.confirm.got,
+            true => confirm.is_told(&BTreeSet::new(), charter, self.me),
+            false => confirm.got.iter().filter(|host| self.is_member(host)).count() >= self.confirm_need(),
         };
-        let done = done.iter().filter(|host| self.is_member(host)).count();
-        if self.is_unconfirmed() && !self.by_store() && !self.is_elsewhere() && done >= self.confirm_need() {
+        if done && self.is_unconfirmed() && !self.by_store() && !self.is_elsewhere() {
             self.stand(Standing::Confirmed);
         }
     }
@@ -528,6 +565,8 @@ impl Node {
     pub(super) fn confirm_anew(&mut self) {
         self.confirm.got.clear();
         self.confirm.told.clear();
+        // What is under way was asked in the epoch before.
+        self.calls.retain(|_, call| call.what != Purpose::Recall);
         self.confirm.tries = 0;
         self.confirm.next = self.now;
         if self.is_strict() && self.confirm.standing == Standing::Confirmed {

@@ -316,10 +316,7 @@ impl Node {
             }
             Request::Shares => Answer::Shares(self.shares_of(&from)),
             Request::AllShares => Answer::AllShares(self.holding()),
-            Request::Recall => {
-                let (promised, accepted) = self.council.vote();
-                Answer::Recalled(self.holding(), promised, accepted)
-            }
+            Request::Recall => Answer::Recalled(self.holding(), Box::new(self.council.vote().clone())),
             Request::Hello { seat, index } => {
                 if seat.host == from {
                     self.seats.insert(from, seat.clone());
@@ -447,8 +444,8 @@ impl Node {
                 self.act(acts);
             }
             (Purpose::AllShares, Some(Answer::AllShares(holding))) => self.take_shares(calling.to, holding),
-            (Purpose::Recall, Some(Answer::Recalled(holding, promised, accepted))) => {
-                self.recalled(calling.to, holding, promised, accepted);
+            (Purpose::Recall, Some(Answer::Recalled(holding, vote))) => {
+                self.recalled(calling.to, holding, &vote);
             }
             (Purpose::Shares, Some(Answer::Shares(shares))) => self.shares_elsewhere(shares),
             (Purpose::Hello, answer) => self.hello_answered(calling.to, answer.is_some()),

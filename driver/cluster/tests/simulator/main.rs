@@ -401,7 +401,11 @@ impl Episode {
         let others = (0..self.hosts()).filter(|other| *other != at && known.contains_key(&host_id(*other)));
         let there =
             others.filter(|other| !self.is_out(*other) && latest.hosts.contains_key(&host_id(*other)));
-        known.len() > 1 && there.count() >= known.len().div_ceil(2).min(known.len() - 1)
+        let there: BTreeSet<HostId> = there.map(host_id).collect();
+        // Half of an even number may have decided, with the lowest among them.
+        let lowest = known.keys().next().is_some_and(|lowest| there.contains(lowest));
+        let more = usize::from(known.len().is_multiple_of(2) && !lowest);
+        known.len() > 1 && there.len() >= (known.len().div_ceil(2) + more).min(known.len() - 1)
     }
 
     /// The charter with the most decrees that anybody has.

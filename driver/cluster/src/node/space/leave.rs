@@ -13,7 +13,8 @@ use crate::node::Node;
 impl Node {
     /// This host wants to leave: its shares go to others first.
     pub(in crate::node) fn wish_leave(&mut self, ticket: u64) {
-        if let Some((pool, _)) = self.space.fills.iter().find(|(_, fill)| fill.used) {
+        let out = !self.is_member(&self.me);
+        if let Some((pool, _)) = self.space.fills.iter().find(|(_, fill)| fill.used && !out) {
             let why = format!(
                 "this host has a network on the cluster's pool {pool}: remove it first (docker network rm)"
             );
@@ -26,7 +27,7 @@ impl Node {
         self.space.gone = false;
         self.space.objected = None;
         // It may have come out before, and others not have heard of it.
-        self.space.out = !self.is_member(&self.me);
+        self.space.out = out;
         self.leave_tick();
     }
 

@@ -28,7 +28,7 @@ use tombolo_ipam::HostId;
 use tombolo_ipam::share::{Ask, Share};
 
 use super::{Fill, Node, Wish};
-use crate::charter::{Charter, Decree, Held};
+use crate::charter::{Charter, Decree, Definition, Held};
 use crate::time::Tick;
 use crate::wire::encode;
 
@@ -110,6 +110,8 @@ pub(super) struct State {
     wanted: BTreeMap<IpNet, Tick>,
     /// Pools that a network was granted on, until when it is to be there.
     begun: BTreeMap<IpNet, Tick>,
+    /// What the pools are, and since when as far as was seen here.
+    defined: BTreeMap<IpNet, (Definition, Tick)>,
     leaving: Option<u64>,
     /// Gifts may have been left alone, because it might have been decided that this host leaves.
     held_off: bool,
@@ -153,6 +155,7 @@ impl State {
             stale: BTreeSet::new(),
             wanted: BTreeMap::new(),
             begun: BTreeMap::new(),
+            defined: BTreeMap::new(),
             leaving: None,
             held_off: false,
             gone: false,

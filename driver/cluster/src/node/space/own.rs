@@ -159,6 +159,15 @@ impl Node {
     pub(in crate::node) fn space_charter(&mut self) {
         let charter = self.council.charter().clone();
         self.enter_pools();
+        let pools = &charter.pools;
+        self.space.defined.retain(|pool, _| pools.contains_key(pool));
+        for (pool, founded) in pools {
+            let known = self.space.defined.get(pool).map(|(definition, _)| definition);
+            if known != Some(&founded.definition) {
+                let definition = founded.definition.clone();
+                self.space.defined.insert(*pool, (definition, self.now));
+            }
+        }
         self.space.read.retain(|host, _| charter.hosts.contains_key(host));
         self.space.count_read(&charter, self.me);
         let me_gone = !charter.hosts.contains_key(&self.me);

@@ -120,7 +120,10 @@ impl Node {
     pub(super) fn is_used(&self, pool: &IpNet, wished: &Definition) -> bool {
         let ours = self.space.own_fill(pool).is_some_and(|fill| fill.used);
         let mut fills = self.space.others.iter();
-        ours && wished.kind.is_empty() || fills.any(|((of, _), fill)| of == pool && fill.used)
+        // Who has just defined it may not have told yet that it has a network there.
+        let defined = self.space.defined.get(pool);
+        let lately = defined.is_some_and(|(_, at)| self.now.since(*at) < BEGUN);
+        lately || ours && wished.kind.is_empty() || fills.any(|((of, _), fill)| of == pool && fill.used)
     }
 
     /// A pool is one of the cluster's; the wish for it ends when what it grants us is in our share.
