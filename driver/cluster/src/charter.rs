@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tombolo_ipam::HostId;
+use tombolo_ipam::prefix::overlap;
 use tombolo_ipam::share::Share;
 
 pub(crate) use inherit::later;
@@ -270,6 +271,14 @@ impl Decree {
 }
 
 impl Founded {
+    /// The pieces with something of a prefix that decrees gave out under higher numbers than this.
+    pub fn above(&self, net: IpNet, seq: u64) -> impl Iterator<Item = IpNet> {
+        let above = self.floor.iter().filter(move |(_, floor)| **floor > seq);
+        above
+            .map(|(piece, _)| *piece)
+            .filter(move |piece| overlap(*piece, net))
+    }
+
     /// Whether it is all that a wish asks for.
     pub fn has(&self, wish: &Definition) -> bool {
         let completes = self.definition.kind.is_empty() && !wish.kind.is_empty();

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tombolo_ipam::HostId;
 
 use crate::time::Tick;
+use crate::wire::sum;
 
 /// The largest message that foca makes, in bytes: what is around it must fit into a datagram beside it.
 pub const PACKET: usize = 1_100;
@@ -460,12 +461,9 @@ impl Membership {
     }
 }
 
-/// FNV-1a of a host and its life: it tells difference, not malice.
+/// A sum of a host and its life.
 fn sum_of(seat: &Seat) -> u64 {
-    let bytes = seat.host.bytes().into_iter().chain(seat.life.to_be_bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
-        (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    sum(seat.host.bytes().into_iter().chain(seat.life.to_be_bytes()))
 }
 
 /// foca's settings for a cluster of so many hosts.

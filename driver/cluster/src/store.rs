@@ -25,12 +25,11 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
-use tombolo_ipam::prefix::overlap;
 use tombolo_ipam::share::{Share, claims};
 
 use crate::charter::{Charter, Decree, Held, Void};
 use crate::council::telling;
-use crate::wire::encode;
+use crate::wire::{encode, sum};
 
 /// Whose share of which pool.
 pub type Whose = (IpNet, HostId);
@@ -94,10 +93,9 @@ pub struct Known {
 impl Known {
     /// What is known with this charter.
     pub fn of(charter: &Charter) -> Self {
-        let fold = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         Self {
             index: charter.index,
-            sum: encode(charter).iter().fold(0xcbf2_9ce4_8422_2325, fold),
+            sum: sum(encode(charter)),
         }
     }
 }
@@ -447,8 +445,7 @@ fn witness(charter: Charter, shares: BTreeMap<Whose, Share>, life: u64, claim: &
         && claim.gave.gifts.get(net).is_some_and(|gift| is_for(gift, claim))
         && claim.mine.pieces.get(net).is_some_and(|piece| piece.seq == *seq);
     let founded = charter.pools.get(pool);
-    let mut floor = founded.into_iter().flat_map(|founded| &founded.floor);
-    let void = floor.any(|(piece, floor)| floor > seq && overlap(*piece, *net));
+    let void = founded.is_some_and(|founded| founded.above(*net, *seq).next().is_some());
     // What was passed on since isn't claimed again because the first giver has not dropped its gift yet.
     let of_pool = shares.iter().filter(|((of, _), _)| of == pool);
     let rows = of_pool.map(|((_, host), share)| (*host, share));

@@ -246,3 +246,15 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
         _ => None,
     }
 }
+
+/// A 64-bit sum of the bytes that is the same on every machine. It finds damage and difference, not malice.
+pub(crate) fn sum(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    // FNV-1a, and a last mixing so that all bits depend on all bytes.
+    let mut sum = bytes.into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    for factor in [0xff51_afd7_ed55_8ccd_u64, 0xc4ce_b9fe_1a85_ec53] {
+        sum = (sum ^ (sum >> 33)).wrapping_mul(factor);
+    }
+    sum ^ (sum >> 33)
+}

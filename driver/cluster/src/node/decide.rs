@@ -70,6 +70,11 @@ impl Node {
             .wishes
             .get(&ticket)
             .map_or(self.now + WISH_TIME, |pending| pending.until);
+        self.propose(ticket, decree, until);
+    }
+
+    /// Has the store decide until a time, or the council.
+    pub(super) fn propose(&mut self, ticket: u64, decree: Decree, until: Tick) {
         if self.by_store() {
             return self.decide_by_store(ticket, decree);
         }
@@ -109,10 +114,7 @@ impl Node {
     }
 
     /// Has the council do something, with what it may ask of the rest.
-    pub(super) fn with_council(
-        &mut self,
-        with: impl FnOnce(&mut Council, Tick, Context<'_>) -> Vec<Act>,
-    ) -> Vec<Act> {
+    pub(super) fn with_council<T>(&mut self, with: impl FnOnce(&mut Council, Tick, Context<'_>) -> T) -> T {
         let alive: BTreeSet<HostId> = self
             .membership
             .alive()
@@ -258,14 +260,14 @@ impl Node {
 }
 
 /// What the council may ask of this host.
-pub(super) struct Eyes<'a> {
-    pub(super) me: HostId,
-    pub(super) now: Tick,
-    pub(super) heard: &'a BTreeMap<HostId, Heard>,
-    pub(super) alive: &'a BTreeSet<HostId>,
-    pub(super) routes: &'a [(IpNet, String)],
-    pub(super) space: &'a space::State,
-    pub(super) confirm: &'a confirm::State,
+struct Eyes<'a> {
+    me: HostId,
+    now: Tick,
+    heard: &'a BTreeMap<HostId, Heard>,
+    alive: &'a BTreeSet<HostId>,
+    routes: &'a [(IpNet, String)],
+    space: &'a space::State,
+    confirm: &'a confirm::State,
 }
 
 impl Witness for Eyes<'_> {

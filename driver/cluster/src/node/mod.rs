@@ -35,7 +35,6 @@ use crate::time::Tick;
 use crate::wire::{Answer, FRAME, Frame, Request, decode, encode};
 
 pub use confirm::Standing;
-use decide::Eyes;
 pub use io::{Alone, Called, Fill, Input, News, Output, Setup, Wish};
 pub use view::{HostView, Link, PoolView, View};
 

@@ -12,7 +12,7 @@ use tombolo_ipam::share::{Deal, Share};
 
 use super::{Node, Output, Tick};
 use crate::charter::Decree;
-use crate::council::{Outcome, Witness};
+use crate::council::Outcome;
 use crate::store::{Answer, Ask, CONFIRM_MAX, Claim, Known, What, Whose};
 
 /// How often it is looked whether something was decided that nobody here has told.
@@ -122,17 +122,7 @@ impl Node {
 
     /// Has the store decide. What this host has against it is said before; others are not asked.
     pub(super) fn decide_by_store(&mut self, ticket: u64, decree: Decree) {
-        let alive: BTreeSet<HostId> = self.membership.alive().map(|seat| seat.host).collect();
-        let eyes = super::Eyes {
-            me: self.me,
-            now: self.now,
-            heard: &self.heard,
-            alive: &alive,
-            routes: &self.routes,
-            space: &self.space,
-            confirm: &self.confirm,
-        };
-        let against = eyes.objections(&decree, self.council.charter());
+        let against = self.with_council(|council, _, ctx| ctx.witness.objections(&decree, council.charter()));
         let refused = match (against.is_empty(), decree.check()) {
             (false, _) => Some(format!("this host objects: {}", against.join("; "))),
             (_, Err(error)) => Some(error.to_string()),

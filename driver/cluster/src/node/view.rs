@@ -148,10 +148,7 @@ impl Node {
     }
 
     fn pool_view(&self, pool: IpNet) -> PoolView {
-        let own = self.space.own().get(&pool).map(|share| (self.me, share));
-        let known = self.space.known().iter().filter(|((of, _), _)| *of == pool);
-        let rows = known.map(|((_, host), share)| (*host, share)).chain(own);
-        let ownership = tombolo_ipam::share::resolve(pool, rows);
+        let ownership = tombolo_ipam::share::resolve(pool, self.space.all_of(pool, self.me));
         let mut pieces: BTreeMap<HostId, Vec<IpNet>> = BTreeMap::new();
         for (net, owner) in &ownership.owners {
             pieces.entry(*owner).or_default().push(*net);

@@ -18,8 +18,8 @@ use super::limits::{Refused, UNDER_WAY};
 use super::origin::{News, Origin};
 use super::row::{Content, Key, Row, left_s};
 use super::version::{Cover, Version};
-use super::wire::sum;
 use crate::time::Tick;
+use crate::wire::sum;
 
 /// What somebody has of a host's rows: said to offer them, and said to ask for what is missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

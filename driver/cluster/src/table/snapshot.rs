@@ -5,8 +5,9 @@ use tombolo_ipam::HostId;
 use super::Table;
 use super::exchange::{Delta, Head, Merged};
 use super::version::{Cover, Version};
-use super::wire::{Garbled, Wire, sum};
+use super::wire::{Garbled, Wire};
 use crate::time::Tick;
+use crate::wire::sum;
 
 /// The form of the records. It stands in their first byte.
 const FORM: u8 = 1;

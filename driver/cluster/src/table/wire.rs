@@ -107,15 +107,3 @@ impl Wire for Delta {
 impl Wire for Vec<Head> {
     const WHAT: &'static str = "a list of heads";
 }
-
-/// A 64-bit sum of the bytes that is the same on every machine. It finds damage and difference, not malice.
-pub(super) fn sum(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    // FNV-1a, and a last mixing so that all bits depend on all bytes.
-    let mut sum = bytes.into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
-        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    for factor in [0xff51_afd7_ed55_8ccd_u64, 0xc4ce_b9fe_1a85_ec53] {
-        sum = (sum ^ (sum >> 33)).wrapping_mul(factor);
-    }
-    sum ^ (sum >> 33)
-}

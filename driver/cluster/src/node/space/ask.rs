@@ -58,7 +58,7 @@ impl Node {
                 };
                 self.learn_share(pool, from, share);
                 self.react(pool, from);
-                let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
+                let claiming = self.space.claiming(&pool);
                 let dealing = self.space.dealing.values().any(|(of, _)| *of == pool);
                 if let Some(asking) = asking.filter(|_| !claiming && !dealing) {
                     // A gift of before, which has arrived already: nothing follows from it.
@@ -206,7 +206,7 @@ impl Node {
                     .filter(|(_, w)| matches!(w.wish, Wish::Space { pool: of, .. } if of == pool));
                 let waiting: Vec<u64> = waiting.map(|(ticket, _)| *ticket).collect();
                 // A question ahead of need refuses nobody: what was given to who waits may be on its way.
-                let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
+                let claiming = self.space.claiming(&pool);
                 if !claiming {
                     self.settle_wishes(pool);
                 }
@@ -281,10 +281,7 @@ impl Node {
 
     /// Who owns an address of a pool, as far as is known here.
     pub(in crate::node) fn owner_of(&self, pool: &IpNet, address: IpAddr) -> Option<HostId> {
-        let own = self.space.own.get(pool).map(|share| (self.me, share));
-        let known = self.space.known.iter().filter(|((of, _), _)| of == pool);
-        let rows = known.map(|((_, host), share)| (*host, share)).chain(own);
-        let owners = resolve(*pool, rows).owners;
+        let owners = resolve(*pool, self.space.all_of(*pool, self.me)).owners;
         let found = owners
             .iter()
             .find(|(net, _)| net.contains(&address))
@@ -297,7 +294,7 @@ impl Node {
         // In a small pool each host has few to spare, and asking for them would only send them round.
         let most = (self.part(&pool) / 4).clamp(1, 256);
         let low = (fill.leased / 4).clamp(4, 256).min(most);
-        let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
+        let claiming = self.space.claiming(&pool);
         let resting = self.space.rest.contains_key(&pool);
         let stale = self.space.stale.contains(&pool);
         if fill.free < low

@@ -2,7 +2,6 @@
 
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
-use tombolo_ipam::prefix::overlap;
 use tombolo_ipam::share::{Deal, Share, claims};
 
 use super::{WITNESS, majority};
@@ -177,17 +176,10 @@ impl Node {
             .map(|((_, host), share)| (*host, share.clone()))
     }
 
-    /// Whether a claim without a giver is void: somebody has the piece under a higher number.
+    /// Whether a gift or a claim is void: somebody else has the piece under a higher number.
     pub(super) fn is_void(&self, pool: &IpNet, net: &IpNet, seq: u64) -> bool {
         let founded = self.charter().pools.get(pool);
-        let mut floor = founded.into_iter().flat_map(|founded| &founded.floor);
-        let known = self
-            .space
-            .known
-            .iter()
-            .filter(|((of, _), _)| of == pool)
-            .map(|((_, by), share)| (*by, share));
-        floor.any(|(piece, floor)| *floor > seq && overlap(*piece, *net))
-            || claims(known, *net).any(|claim| claim.seq > seq)
+        founded.is_some_and(|founded| founded.above(*net, seq).next().is_some())
+            || claims(self.space.known_of(*pool), *net).any(|claim| claim.seq > seq)
     }
 }

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
-use tombolo_ipam::prefix::overlap;
 use tombolo_ipam::share::{Deal, Share, Standing, claims, mended};
 
-use super::{READING, witness_key};
+use super::{FILL_KEY, READING, SHARE, witness_key};
 use crate::node::sync::Purpose;
 use crate::node::{Fill, Node, Output};
 use crate::store::{Whose, life};
-use crate::table::Seen;
+use crate::table::{Key, Seen};
 use crate::wire::{Frame, Holding, Request, encode};
 
 impl Node {
@@ -145,7 +144,12 @@ impl Node {
 
     /// Learns from rows that are there already.
     pub(in crate::node) fn learn_rows(&mut self) {
-        let rows = self.table.visible().map(|(origin, key, body)| Seen {
+        let ours = |key: &Key| {
+            let key = key.as_str();
+            key.starts_with(SHARE) || key.starts_with(FILL_KEY)
+        };
+        let rows = self.table.visible().filter(|(_, key, _)| ours(key));
+        let rows = rows.map(|(origin, key, body)| Seen {
             origin,
             key: key.clone(),
             before: None,
@@ -160,22 +164,14 @@ impl Node {
         let me = self.me;
         for row in seen.iter().filter(|row| row.origin != me) {
             let Some(body) = &row.after else { continue };
-            if let Some(pool) = row
-                .key
-                .as_str()
-                .strip_prefix("share/")
-                .and_then(|pool| pool.parse().ok())
-            {
+            let pool =
+                |prefix: &str| -> Option<IpNet> { row.key.as_str().strip_prefix(prefix)?.parse().ok() };
+            if let Some(pool) = pool(SHARE) {
                 match serde_json::from_slice::<Share>(body) {
                     Ok(share) => self.learn_share(pool, row.origin, share),
                     Err(_) => *self.strange.entry(row.origin).or_default() += 1,
                 }
-            } else if let Some(pool) = row
-                .key
-                .as_str()
-                .strip_prefix("fill/")
-                .and_then(|pool| pool.parse().ok())
-            {
+            } else if let Some(pool) = pool(FILL_KEY) {
                 match serde_json::from_slice::<Fill>(body) {
                     Ok(fill) => {
                         let before = self.space.others.insert((pool, row.origin), fill);
@@ -248,18 +244,7 @@ impl Node {
             // What anybody has under a higher number there makes the gift void, or it was taken and passed on already.
             let own_rows = std::iter::once((self.me, own));
             let later = claims(own_rows, *net).any(|claim| claim.seq >= gift.seq);
-            let known = self
-                .space
-                .known
-                .iter()
-                .filter(|((of, _), _)| *of == pool)
-                .map(|((_, by), share)| (*by, share));
-            let elsewhere = claims(known, *net).any(|claim| claim.seq > gift.seq);
-            let void = founded
-                .floor
-                .iter()
-                .any(|(piece, floor)| *floor > gift.seq && overlap(*piece, *net));
-            if !later && !elsewhere && !void {
+            if !later && !self.is_void(&pool, net, gift.seq) {
                 deals.push(Deal::Claim(*net, gift.seq));
             }
         }
@@ -282,14 +267,7 @@ impl Node {
         }
         if begins {
             // The share begins with the founding that it belongs to.
-            self.deal_once(
-                pool,
-                Deal::Grant {
-                    at,
-                    pieces: Vec::new(),
-                    gifts: Vec::new(),
-                },
-            );
+            self.enter(pool, at);
         }
         for deal in deals {
             self.deal_once(pool, deal);

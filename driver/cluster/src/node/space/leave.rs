@@ -106,15 +106,10 @@ impl Node {
             let share = self.space.own.get(*pool);
             share.is_some_and(|share| share.settled().next().is_some())
         };
-        for pool in held.iter().filter(settled).copied().collect::<Vec<_>>().iter() {
-            let used = |host: &HostId| self.space.fill(pool, host).is_some_and(|fill| fill.used);
-            let user = self
-                .membership
-                .alive()
-                .map(|seat| seat.host)
-                .find(|host| used(host));
-            if let Some(heir) = user.or_else(|| self.somebody()) {
-                self.deal_once(*pool, Deal::GiveAll(heir));
+        let give: Vec<IpNet> = held.iter().filter(settled).copied().collect();
+        for pool in give {
+            if let Some(heir) = self.user(&pool).or_else(|| self.somebody()) {
+                self.deal_once(pool, Deal::GiveAll(heir));
             }
         }
         let pending = self.space.own.values().any(|share| !share.gifts.is_empty());

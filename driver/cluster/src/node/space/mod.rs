@@ -30,7 +30,13 @@ use tombolo_ipam::share::{Ask, Share};
 use super::{Fill, Node, Wish};
 use crate::charter::{Charter, Decree, Definition, Held};
 use crate::time::Tick;
-use crate::wire::encode;
+use crate::wire::{encode, sum};
+
+/// How the keys of rows begin that tell of shares.
+const SHARE: &str = "share/";
+
+/// And those that tell how full they are.
+const FILL_KEY: &str = "fill/";
 
 /// How long an answer to a question is waited for until the next host is asked.
 const ASK: Duration = Duration::from_millis(300);
@@ -210,7 +216,7 @@ impl State {
     pub(super) fn sum(&self, me: HostId) -> u64 {
         let own = self.own.iter().map(|(pool, share)| ((*pool, me), share.revision));
         let known = self.known.iter().map(|(key, share)| (*key, share.revision));
-        let part = |((pool, host), revision): ((IpNet, HostId), u64)| sum(&encode(&(pool, host, revision)));
+        let part = |((pool, host), revision): ((IpNet, HostId), u64)| sum(encode(&(pool, host, revision)));
         own.chain(known)
             .filter(|(_, revision)| *revision > 0)
             .map(part)
@@ -266,6 +272,23 @@ impl State {
         &self.known
     }
 
+    /// What is known of others' shares of a pool.
+    pub(super) fn known_of(&self, pool: IpNet) -> impl Iterator<Item = (HostId, &Share)> {
+        let of_pool = self.known.iter().filter(move |((of, _), _)| *of == pool);
+        of_pool.map(|((_, host), share)| (*host, share))
+    }
+
+    /// The same with our own one.
+    pub(super) fn all_of(&self, pool: IpNet, me: HostId) -> impl Iterator<Item = (HostId, &Share)> {
+        let own = self.own.get(&pool).map(|share| (me, share));
+        self.known_of(pool).chain(own)
+    }
+
+    /// Whether a piece of a pool is claimed, and not ours yet.
+    fn claiming(&self, pool: &IpNet) -> bool {
+        self.claims.keys().any(|(of, _)| of == pool)
+    }
+
     pub(super) fn fill(&self, pool: &IpNet, host: &HostId) -> Option<Fill> {
         self.others.get(&(*pool, *host)).copied()
     }
@@ -289,19 +312,12 @@ impl State {
     }
 }
 
-/// FNV-1a of some bytes: it tells difference, not malice.
-fn sum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
 fn share_key(pool: &IpNet) -> String {
-    format!("share/{pool}")
+    format!("{SHARE}{pool}")
 }
 
 fn fill_key(pool: &IpNet) -> String {
-    format!("fill/{pool}")
+    format!("{FILL_KEY}{pool}")
 }
 
 fn json<T: serde::Serialize>(what: &T) -> Vec<u8> {

@@ -103,8 +103,7 @@ impl Node {
             .flat_map(|share| &share.pieces)
             .filter(|(_, piece)| !piece.settled)
         {
-            let (now, round) = (self.now, self.next_ticket + 1);
-            self.next_ticket = round;
+            let (now, round) = (self.now, self.ticket());
             let claiming = || Claiming {
                 seq: piece.seq,
                 round,
@@ -150,9 +149,14 @@ impl Node {
             .map(|(pool, founded)| (*pool, founded.at))
             .collect();
         for (pool, at) in entered {
-            let (pieces, gifts) = (Vec::new(), Vec::new());
-            self.deal_once(pool, Deal::Grant { at, pieces, gifts });
+            self.enter(pool, at);
         }
+    }
+
+    /// An empty share of a pool comes about that was founded by that decree, so that nothing is leased but what is given.
+    pub(super) fn enter(&mut self, pool: IpNet, at: u64) {
+        let (pieces, gifts) = (Vec::new(), Vec::new());
+        self.deal_once(pool, Deal::Grant { at, pieces, gifts });
     }
 
     /// What was decided has changed: take what is granted, drop what is void.
@@ -274,27 +278,15 @@ impl Node {
 
     /// What of a given piece somebody has under a later number, or settled under the same.
     pub(super) fn later_than(&self, pool: &IpNet, net: &IpNet, gift: &Gift) -> Vec<IpNet> {
-        let charter = self.council.charter();
-        let known = self
-            .space
-            .known
-            .iter()
-            .filter(|((of, _), _)| of == pool)
-            .map(|((_, by), share)| (*by, share));
-        let own = self.space.own.get(pool).map(|share| (self.me, share));
-        let later = claims(known.chain(own), *net).filter(|claim| {
+        let later = claims(self.space.all_of(*pool, self.me), *net).filter(|claim| {
             claim.seq > gift.seq || claim.seq == gift.seq && claim.standing == Standing::Settled
         });
-        let floor = charter
-            .pools
-            .get(pool)
-            .into_iter()
-            .flat_map(|founded| &founded.floor);
-        let decreed = floor.filter(|(_, seq)| **seq > gift.seq).map(|(piece, _)| *piece);
+        let founded = self.charter().pools.get(pool).into_iter();
+        let decreed = founded.flat_map(|founded| founded.above(*net, gift.seq));
+        let later = later.map(|claim| claim.net);
         later
-            .map(|claim| claim.net)
-            .chain(decreed)
             .filter(|piece| overlap(*piece, *net))
+            .chain(decreed)
             .collect()
     }
 }

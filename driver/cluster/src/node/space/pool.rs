@@ -36,12 +36,7 @@ impl Node {
         }
         self.space.idle.insert(pool, self.now);
         let holders = self.holders(&pool);
-        let used = |host: &HostId| self.space.fill(&pool, host).is_some_and(|fill| fill.used);
-        let user = self
-            .membership
-            .alive()
-            .map(|seat| seat.host)
-            .find(|host| used(host));
+        let user = self.user(&pool);
         // Where nobody uses it, the holders agree without a word on who collects it.
         let lowest = holders.into_iter().filter(|host| self.holds(&pool, host)).min();
         let heir = user.or_else(|| lowest.filter(|host| *host < self.me && self.is_alive(host)));
@@ -52,15 +47,17 @@ impl Node {
                 let ticket = self.ticket();
                 let until = self.now + Duration::from_secs(5);
                 let decree = Decree::Dissolve { pool, by: self.me };
-                if self.by_store() {
-                    return self.decide_by_store(ticket, decree);
-                }
-                let acts =
-                    self.with_council(|council, now, ctx| council.propose(now, ticket, &decree, until, ctx));
-                self.act(acts);
+                self.propose(ticket, decree, until);
             }
             None => {}
         }
+    }
+
+    /// Somebody who is there and has a network on a pool.
+    pub(super) fn user(&self, pool: &IpNet) -> Option<HostId> {
+        let used = |host: &HostId| self.space.fill(pool, host).is_some_and(|fill| fill.used);
+        let mut alive = self.membership.alive().map(|seat| seat.host);
+        alive.find(used)
     }
 
     pub(super) fn holds(&self, pool: &IpNet, host: &HostId) -> bool {
@@ -136,16 +133,7 @@ impl Node {
         let applied = self.space.own.get(&pool).map_or(0, |share| share.applied);
         match at {
             // An empty share, so that nothing is leased of the pool but what is given to us.
-            Some((at, founder)) if applied < at && founder != self.me => {
-                self.deal_once(
-                    pool,
-                    Deal::Grant {
-                        at,
-                        pieces: Vec::new(),
-                        gifts: Vec::new(),
-                    },
-                );
-            }
+            Some((at, founder)) if applied < at && founder != self.me => self.enter(pool, at),
             Some((at, _)) if applied < at => {}
             Some(_) => {
                 let wish = self.wishes.get(&ticket).map(|pending| &pending.wish);
@@ -186,7 +174,7 @@ impl Node {
                     self.done(ticket, Ok(()));
                 }
                 Wish::Space { pool: of, within } if of == pool => {
-                    let claiming = self.space.claims.keys().any(|(of, _)| *of == pool);
+                    let claiming = self.space.claiming(&pool);
                     let asking = self.space.asks.contains_key(&pool);
                     // What was there before is used up.
                     let settled = own.is_some_and(|share| {
