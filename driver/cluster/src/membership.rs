@@ -434,7 +434,8 @@ impl Membership {
             self.timers.insert((at, self.submitted), timer);
         }
         self.sends.extend(wishes.sends);
-        for event in &wishes.events {
+        let events = at_once(wishes.events);
+        for event in &events {
             let known = match event {
                 Event::Up(seat) => self.there.insert(seat.host, seat.clone()),
                 Event::Down(seat) => self.there.remove(&seat.host),
@@ -457,8 +458,28 @@ impl Membership {
         if self.push.is_none() && self.waits() {
             self.push = Some(now);
         }
-        self.events.extend(wishes.events);
+        self.events.extend(events);
     }
+}
+
+/// What came about at once: a host whose end is heard together with its next life, as after a cut that was mended, has
+/// not been away.
+fn at_once(events: Vec<Event>) -> Vec<Event> {
+    let mut done: Vec<Event> = Vec::with_capacity(events.len());
+    for event in events {
+        let ended = |other: &Event| matches!((other, &event), (Event::Down(old), Event::Up(new)) if old.host == new.host);
+        let end = done.iter().rposition(ended);
+        match (end, event) {
+            (Some(end), Event::Up(seat)) => {
+                let of_host = |event: &Event| matches!(event, Event::Down(other) | Event::Moved(other) if other.host == seat.host);
+                let since = done.split_off(end);
+                done.extend(since.into_iter().filter(|event| !of_host(event)));
+                done.push(Event::Moved(seat));
+            }
+            (_, event) => done.push(event),
+        }
+    }
+    done
 }
 
 /// A sum of a host and its life.

@@ -176,3 +176,20 @@ proptest! {
 }
 
 static SAID: std::sync::OnceLock<Vec<Vec<u8>>> = std::sync::OnceLock::new();
+
+#[test]
+fn a_host_whose_end_and_new_life_are_heard_together_has_not_been_away() {
+    let mut one = Membership::new(seat(1), 1);
+    one.take_in(Tick(0), vec![Member::alive(seat(2))]);
+    assert_eq!(one.next_event(), Some(Event::Up(seat(2))));
+    let anew = seat(2).renew().unwrap();
+    one.take_in(Tick(1), vec![Member::down(seat(2)), Member::alive(anew.clone())]);
+    let events: Vec<Event> = std::iter::from_fn(|| one.next_event()).collect();
+    assert_eq!(events, [Event::Moved(anew)]);
+    assert_eq!(alive(&one), [2]);
+    // Its end alone is one.
+    let seat = one.seat(&host(2)).unwrap().clone();
+    one.take_in(Tick(2), vec![Member::down(seat.clone())]);
+    assert_eq!(one.next_event(), Some(Event::Down(seat)));
+    assert_eq!(alive(&one), [0; 0]);
+}
