@@ -1,7 +1,7 @@
 # Each target is a thin line; what is longer is a script of its own.
 
 .DEFAULT_GOAL := help
-.PHONY: help build check up down plugin deb test test-engines test-cluster units conformance bench soak clean
+.PHONY: help build check up down plugin deb test test-engines test-cluster units conformance bench soak oracle demo demo-shell demo-status demo-down clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -44,6 +44,21 @@ bench: ## Measure what a container's network costs; PARTS="calls ports" chooses 
 
 soak: ## Start and remove 2,000 containers and look for leaks (root)
 	@tests/run.sh soak
+
+oracle: ## Disturb three hosts whose containers talk without a pause, for ORACLE_MINUTES=30, and count what is lost (root)
+	@tests/run.sh oracle
+
+demo: ## Make three hosts on this machine, in a cluster, and show what they do; they stay (root)
+	@tests/run.sh demo up
+
+demo-shell: ## Enter a host of the demo: HOST=b; CMD="docker ps" runs that and comes back (root)
+	@tests/run.sh demo-shell "$(HOST)" $(CMD)
+
+demo-status: ## Show what runs on the demo's hosts (root)
+	@tests/run.sh demo status
+
+demo-down: ## Remove the demo (root)
+	@tests/run.sh demo down
 
 clean: ## Remove what was built
 	@tests/run.sh clean

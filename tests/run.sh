@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make build`, `plugin`, `deb`, `check`, `test`, `test-engines`, `units`, `conformance`, `bench`, `soak` and `clean` do: named steps, and the first that fails ends it.
+# What `make build`, `plugin`, `deb`, `check`, `test`, `test-engines`, `units`, `conformance`, `bench`, `soak`, `oracle`, `demo` and `clean` do: named steps, and the first that fails ends it.
 set -euo pipefail
 # shellcheck source=plugin-config/common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../plugin-config/common.sh"
@@ -12,16 +12,19 @@ step() {
     "$@" </dev/null || die "$name" "The command was: $*"
 }
 
-# The programs that tests call, and Debian's packages that hold them.
+# The programs that the lab's hosts need, those that tests call beside them, and Debian's packages that hold them.
+LAB_PROGRAMS=(
+    "${BUILD_PROGRAMS[@]}" dockerd:docker.io nft:nftables ip:iproute2 iptables:iptables busybox:busybox-static tar:tar
+)
 TEST_PROGRAMS=(
-    "${BUILD_PROGRAMS[@]}" dockerd:docker.io docker-compose:docker-compose
-    nft:nftables ip:iproute2 iptables:iptables sysctl:procps unshare:util-linux setsid:util-linux
-    debootstrap:debootstrap busybox:busybox-static mkfs.ext4:e2fsprogs tar:tar shellcheck:shellcheck
-    etcd:etcd-server
+    "${LAB_PROGRAMS[@]}" docker-compose:docker-compose sysctl:procps unshare:util-linux setsid:util-linux
+    debootstrap:debootstrap mkfs.ext4:e2fsprogs shellcheck:shellcheck etcd:etcd-server dnsmasq:dnsmasq-base
 )
 
-install_test_programs() {
-    install_missing "${TEST_PROGRAMS[@]}"
+install_test_programs() { install_lab_programs "${TEST_PROGRAMS[@]}"; }
+
+install_lab_programs() {
+    install_missing "$@"
     # Debian 13 and later have the client in a package of its own.
     install_missing docker:docker-cli
 }
@@ -100,7 +103,8 @@ everything() {
     unit_tests
     step "kernel, store and command line" cargo test --locked -p tombolo --test '*'
     release_build
-    step "system tests" cargo test --locked -p system-tests --lib --bins --tests
+    # The oracle's script is a short one here; `make oracle` has the long one.
+    step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-8}" cargo test --locked -p system-tests --lib --bins --tests
     say "" && say "All tests passed."
 }
 
@@ -109,17 +113,17 @@ engines() {
     need_cargo
     install_test_programs
     release_build
-    local release
-    for release in trixie sid; do
-        step "Docker engine of Debian $release" \
-            env "TOMBOLO_TEST_ENGINE=$release" \
-            cargo test --locked -p system-tests --test everyday --test bridge --test plugin
-    done
-    # What differs little from release to release is tried with the newest; `make conformance` asks its part everywhere.
-    step "tools and conformance with Docker of Debian sid" \
+    # What differs little from release to release is tried with the newest; that of trixie is in the mixed clusters below, and
+    # `make conformance` asks its part everywhere.
+    step "Docker engine of Debian sid" \
         env TOMBOLO_TEST_ENGINE=sid \
-        cargo test --locked -p system-tests --test conformance --test doctor --test metrics --test observe --test trace \
-        --test upgrade
+        cargo test --locked -p system-tests --test everyday --test plugin
+    step "hosts with Docker of three releases in one cluster" \
+        env TOMBOLO_TEST_ENGINE=sid \
+        cargo test --locked -p system-tests --test sites
+    step "containers on hosts with Docker of three releases" \
+        env TOMBOLO_TEST_ENGINE=sid \
+        cargo test --locked -p system-tests --test multihost matrix::
     say "" && say "All engines passed."
 }
 
@@ -154,6 +158,9 @@ conformance() {
         step "conformance with Docker of $engine" \
             env "TOMBOLO_TEST_ENGINE=$engine" cargo test --locked -p system-tests --test conformance
     done
+    # What `make test-engines` has no time for.
+    step "more with Docker of sid" \
+        env TOMBOLO_TEST_ENGINE=sid cargo test --locked -p system-tests --test bridge --test doctor --test upgrade
 }
 
 soak() {
@@ -162,6 +169,39 @@ soak() {
     install_test_programs
     release_build
     step "soak" cargo run --locked --release -p system-tests --bin soak
+}
+
+oracle() {
+    need_root oracle
+    need_cargo
+    install_test_programs
+    release_build
+    step "oracle" env "ORACLE_MINUTES=${ORACLE_MINUTES:-30}" \
+        cargo test --locked -p system-tests --test oracle -- --nocapture
+}
+
+# demo up|status|down
+demo() {
+    need_root "demo"
+    # The one that is up is looked at and ended by the program that began it, or a newer one.
+    if [ "$1" = up ] || [ ! -x target/release/demo ]; then
+        need_cargo
+        install_lab_programs "${LAB_PROGRAMS[@]}"
+        release_build
+        step "the demo's program" cargo build --locked --release -p system-tests --bin demo
+        say ""
+    fi
+    target/release/demo "$@" </dev/null
+}
+
+# demo_shell HOST [COMMAND...]
+demo_shell() {
+    need_root demo-shell
+    [ -n "${1:-}" ] || die "which host?" "Say it like this: make demo-shell HOST=b"
+    [ -x target/release/demo ] || die "No demo is up" "Start it with: make demo"
+    [ $# -eq 1 ] || exec target/release/demo shell "$1" -- "${@:2}"
+    # How the last command of a shell ended is nobody's failure.
+    target/release/demo shell "$1" || true
 }
 
 case "${1:-}" in
@@ -176,6 +216,9 @@ units) units ;;
 conformance) conformance ;;
 bench) bench "${@:2}" ;;
 soak) soak ;;
+oracle) oracle ;;
+demo) demo "${@:2}" ;;
+demo-shell) demo_shell "${@:2}" ;;
 clean) need_cargo && cargo clean ;;
-*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|cluster|units|conformance|bench|soak|clean" ;;
+*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|cluster|units|conformance|bench|soak|oracle|demo|demo-shell|clean" ;;
 esac

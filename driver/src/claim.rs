@@ -59,10 +59,14 @@ pub fn lock_of(control_socket: &Path) -> PathBuf {
 /// Which process holds a lock, where that can be told. The lock itself is not touched: one who starts just now may want it.
 pub fn holder_of(lock: &Path) -> Option<u32> {
     let meta = fs::metadata(lock).ok()?;
-    holder(&locks().ok()?, meta.dev(), meta.ino())
+    // The kernel gives a long list in pieces, and may miss a line when locks come and go between them.
+    (0..LOOKS).find_map(|_| holder(&locks().ok()?, meta.dev(), meta.ino()))
 }
 
-/// The kernel's list of locks. In small pieces it would miss lines, as locks come and go between them.
+/// How often the kernel's list of locks is looked through for one that should be there.
+const LOOKS: usize = 5;
+
+/// The kernel's list of locks.
 fn locks() -> io::Result<String> {
     let mut file = File::open("/proc/locks")?;
     let (mut text, mut piece) = (Vec::new(), vec![0; 1 << 20]);
@@ -146,13 +150,7 @@ mod tests {
         let socket = dir.path().join("control.sock");
         let claim = Claim::take(&socket).unwrap();
         let meta = fs::metadata(lock_of(&socket)).unwrap();
-        let who = || {
-            holder(
-                &fs::read_to_string("/proc/locks").unwrap(),
-                meta.dev(),
-                meta.ino(),
-            )
-        };
+        let who = || (0..LOOKS).find_map(|_| holder(&locks().unwrap(), meta.dev(), meta.ino()));
         assert_eq!(who(), Some(std::process::id()));
         drop(claim);
         assert_eq!(who(), None);

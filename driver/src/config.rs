@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use cluster::{Advertise, Alone, Join, KeyFile, Store};
+pub use cluster::{Advertise, Alone, Join, KeyFile, PLACES, Place, Store};
 pub use fault::{Fault, Faults, Origin};
 pub use parse::{DockerHost, LogFormat, MetricsAddr};
 pub use pools::AddressPool;
@@ -61,6 +61,8 @@ pub enum Setting {
     ClusterPort,
     /// What a host does that has begun anew and that nobody answers.
     ClusterAlone,
+    /// The port of the tunnels between hosts.
+    VxlanPort,
     /// What decides for a cluster.
     Store,
     /// Which log lines are wanted.
@@ -71,7 +73,7 @@ pub enum Setting {
 
 impl Setting {
     /// All settings, in the order in which they are listed.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::PluginSocket,
         Self::ControlSocket,
         Self::StateDir,
@@ -84,6 +86,7 @@ impl Setting {
         Self::Advertise,
         Self::ClusterPort,
         Self::ClusterAlone,
+        Self::VxlanPort,
         Self::Store,
         Self::Log,
         Self::LogFormat,
@@ -104,6 +107,7 @@ impl Setting {
             Self::Advertise => "advertise",
             Self::ClusterPort => "cluster_port",
             Self::ClusterAlone => "cluster_alone",
+            Self::VxlanPort => "vxlan_port",
             Self::Store => "store",
             Self::Log => "log",
             Self::LogFormat => "log_format",
@@ -133,6 +137,7 @@ impl Setting {
             Self::Advertise => "auto",
             Self::ClusterPort => "7947",
             Self::ClusterAlone => "lease",
+            Self::VxlanPort => "4789",
             Self::Store => "own",
             Self::Log => "info",
             Self::LogFormat => "human",
@@ -152,9 +157,12 @@ impl Setting {
             Self::MetricsAddr => "off, or an IP address and a port, such as 127.0.0.1:9477 or [::1]:9477",
             Self::Join => "off, or ADDRESS or ADDRESS:PORT of hosts, several separated by commas",
             Self::ClusterKeyFile => "off, or the absolute path of a file with the cluster's key, mode 0600",
-            Self::Advertise => "auto, an address of this host, or the name of one of its interfaces",
+            Self::Advertise => {
+                "auto, or addresses of this host and names of its interfaces, several separated by commas (at most 8)"
+            }
             Self::ClusterPort => "a port from 1 to 65535, for UDP and TCP; the same on all hosts",
             Self::ClusterAlone => "lease or wait",
+            Self::VxlanPort => "a port of UDP from 1 to 65535; the same on all hosts",
             Self::Store => {
                 "own, or etcd:// and HOST or HOST:PORT of the members of one etcd, separated by commas; the same on all hosts"
             }
@@ -214,6 +222,8 @@ pub struct Config {
     pub cluster_port: u16,
     /// What a host does that has begun anew and that nobody answers.
     pub cluster_alone: Alone,
+    /// The port of the tunnels between hosts, of UDP.
+    pub vxlan_port: u16,
     /// What decides for a cluster: a majority of its own hosts, or a store outside of it.
     pub store: Store,
     /// Which log lines are wanted: a filter that [`tracing_subscriber::EnvFilter`] takes.
@@ -282,6 +292,7 @@ impl Config {
             Setting::Advertise => self.advertise.to_string(),
             Setting::ClusterPort => self.cluster_port.to_string(),
             Setting::ClusterAlone => self.cluster_alone.to_string(),
+            Setting::VxlanPort => self.vxlan_port.to_string(),
             Setting::Store => self.store.to_string(),
             Setting::Log => self.log.clone(),
             Setting::LogFormat => self.log_format.to_string(),
@@ -337,6 +348,7 @@ impl Reader {
         let advertise = self.take(Setting::Advertise, cluster::advertise);
         let cluster_port = self.take(Setting::ClusterPort, cluster::port);
         let cluster_alone = self.take(Setting::ClusterAlone, cluster::alone);
+        let vxlan_port = self.take(Setting::VxlanPort, cluster::port);
         let store = self.take(Setting::Store, cluster::store);
         let log = self.take(Setting::Log, parse::filter);
         let log_format = self.take(Setting::LogFormat, parse::log_format);
@@ -358,6 +370,7 @@ impl Reader {
             advertise: advertise?,
             cluster_port: cluster_port?,
             cluster_alone: cluster_alone?,
+            vxlan_port: vxlan_port?,
             store: store?,
             log: log?,
             log_format: log_format?,

@@ -189,6 +189,7 @@ async fn cluster(State(control): State<Control>, Path(what): Path<String>, body:
         ("join", Some(address), Some(token)) => cluster.join(address, token).await,
         ("join", ..) => Err("join: address and token are needed".to_owned()),
         ("leave", ..) => cluster.leave().await,
+        ("tunnels", ..) => cluster.tunnels().await,
         ("forget", ..) => cluster.forget(asked.hosts).await,
         ("rotate-key", ..) => cluster.rotate(asked.key.as_deref()).await,
         _ => {

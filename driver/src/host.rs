@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
-use tombolo_core::model::Proto;
+use tombolo_core::model::{IfName, Proto};
 use tombolo_core::state::{Ephemeral, HostPort};
 
 /// Seconds of the wall clock, since 1970.
@@ -19,6 +19,50 @@ pub fn now_s() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+/// Has the allocator give memory back as it is freed. By itself glibc keeps an arena for each thread, and after the first large
+/// buffer it takes others of that size from its heap, where small ones that last keep their room from being given back: with
+/// 10,000 endpoints of other hosts that is some 10 MiB. To be called before there are threads.
+#[cfg(target_env = "gnu")]
+#[expect(
+    unsafe_code,
+    reason = "mallopt(3) has no other form; it takes two numbers and keeps no pointer"
+)]
+pub fn spare_memory() {
+    /// Buffers from this size on, in bytes, are mappings of their own; it is where glibc begins.
+    const LARGE: libc::c_int = 128 * 1024;
+    for (parameter, value) in [
+        (libc::M_ARENA_MAX, 2),
+        (libc::M_MMAP_THRESHOLD, LARGE),
+        (libc::M_TRIM_THRESHOLD, LARGE),
+    ] {
+        // SAFETY: mallopt(3) may be called at any time, and is called here before there are threads.
+        let taken = unsafe { libc::mallopt(parameter, value) };
+        if taken == 0 {
+            tracing::debug!(parameter, "the allocator goes on as it does by itself");
+        }
+    }
+}
+
+/// The same for other libraries, whose allocators have no such habits or can't be told.
+#[cfg(not(target_env = "gnu"))]
+pub fn spare_memory() {}
+
+/// What keeps a link of this host from carrying packets, in words; none if nothing does, or if it can't be told.
+pub fn dead_link(name: &IfName) -> Option<&'static str> {
+    use nix::net::if_::InterfaceFlags;
+    let links = nix::ifaddrs::getifaddrs().ok()?;
+    let flags = links
+        .filter(|link| link.interface_name == name.as_str())
+        .map(|link| link.flags)
+        .next();
+    match flags {
+        None => Some("is not there"),
+        Some(flags) if !flags.contains(InterfaceFlags::IFF_UP) => Some("is down"),
+        Some(flags) if !flags.contains(InterfaceFlags::IFF_RUNNING) => Some("has no carrier"),
+        Some(_) => None,
+    }
 }
 
 /// The ports that the kernel takes for outgoing connections, from which ephemeral host ports are taken as well. 32768 to

@@ -8,8 +8,9 @@
 //! Whoever is slow, silent or half gone costs one connection for a bounded time, and holds up no shutdown. A request that
 //! has been accepted is answered, also while we end: the rest waits in the socket's queue for whoever serves it next.
 
-use std::convert::Infallible;
-use std::future::Future;
+mod server;
+mod wires;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,47 +20,37 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tombolo_cluster::node::Wish;
+use tombolo_core::kinds::overlay;
 use tombolo_core::state::{Command, Refusal, Reply};
 use tombolo_core::wire::{self, Call};
 use tombolo_ipam::{self as ipam, Want};
 
 use crate::cluster::handle::{Cluster, OUTSIDE};
 use crate::cluster::shown::{called, clear_of, clear_of_routes};
+use crate::engine::events::Events;
 use crate::engine::{Ask, Error, Looked, Outside};
-use crate::kernel::routes;
+use crate::kernel::{routes, uplinks};
+use crate::lent::{self, Lent};
 use crate::metrics::{Metrics, Outcome};
+use crate::segment::Segments;
+use wires::{as_named, clear_the_way, request_unheld, subnet_missing};
+
+pub use server::{Connection, Listen, serve};
 
 /// How long a request of Docker's may take; then it is refused and what it began is taken back. Docker itself would wait
 /// for ever, holding the container's lock.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// What remains of the deadline for the engine after somebody else was waited for.
 const LAST_TRY: Duration = Duration::from_millis(200);
-/// What requests of our own command line begin with, and those among them that a whole cluster takes part in.
-const CONTROL: &str = "v1/";
-const OF_CLUSTER: &str = "v1/cluster/";
-/// How long these may take: more than each of their parts, and less than the command line waits.
-const CLUSTER_LIMIT: Duration = Duration::from_secs(50);
 /// How often the cluster is asked for room for one address at most.
 const TRIES: usize = 3;
 /// The largest body that is read. Docker's largest, with hundreds of ports, are some tens of KiB.
 pub const BODY_MAX: usize = 1 << 20;
-/// How long the head of a request may take.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What methods that there are not are counted as.
 const UNKNOWN: &str = "unknown";
-/// How many connections are served at a time; more wait in the socket's queue.
-const CONNECTIONS: u32 = 512;
-/// How long requests that are being served may take to end once we are shutting down.
-const DRAIN: Duration = Duration::from_secs(3);
-/// How long a connection on which nothing has come yet may still begin a request once we are shutting down.
-const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// What Docker's interface speaks for.
 #[derive(Clone)]
@@ -70,6 +61,14 @@ pub struct Plugin {
     pub cluster: Cluster,
     /// Why this host may not give addresses of the cluster's pools.
     pub outside: Outside,
+    /// Those who are on the wires of this host's links; none where the kernel tells nothing of its own.
+    pub segments: Option<Arc<Segments>>,
+    /// Woken when other addresses will go out next on a wire.
+    pub ahead: Arc<Notify>,
+    /// What wires' own DHCP servers lend.
+    pub lent: Lent,
+    /// Where conflicts on wires are told.
+    pub events: Events,
     /// Where answers are counted.
     pub metrics: Arc<Metrics>,
     /// Told of each call: whoever looks for Docker's engine learns that it is there.
@@ -121,11 +120,20 @@ async fn call(
 
 /// Has a command carried out, within the deadline.
 async fn carry_out(plugin: &Plugin, command: Command) -> Result<Reply, Failed> {
-    let late = |_| failed(Error::Late(DEADLINE));
+    // A wire's own DHCP server takes its time.
+    let limit = match &command {
+        Command::RequestAddress { pool, usage, .. }
+            if usage.is_of_share() && plugin.lent.parent_of(pool).is_some() =>
+        {
+            lent::PATIENCE
+        }
+        _ => DEADLINE,
+    };
+    let late = |_| failed(Error::Late(limit));
     // When time is up the receiving end is dropped, by which the engine knows to take back what it granted. On the heap,
     // as what concerns the cluster is rare and large.
-    let granted = Box::pin(with_cluster(plugin, command, Instant::now() + DEADLINE));
-    tokio::time::timeout(DEADLINE, granted).await.map_err(late)?
+    let granted = Box::pin(with_cluster(plugin, command, Instant::now() + limit));
+    tokio::time::timeout(limit, granted).await.map_err(late)?
 }
 
 /// Why a request was not granted.
@@ -140,14 +148,61 @@ fn failed(error: Error) -> Failed {
     (outcome, chain(&error))
 }
 
+/// How long requests wait for the cluster's part to begin.
+const BEGINNING: Duration = Duration::from_secs(1);
+
 /// Has the cluster do its part first, where a command concerns it: the engine waits for nobody.
 async fn with_cluster(plugin: &Plugin, command: Command, deadline: Instant) -> Result<Reply, Failed> {
     let refused = |why: String| (Outcome::Refused, why);
-    let (cluster, shown) = (&plugin.cluster, plugin.cluster.shown());
+    let cluster = &plugin.cluster;
+    if matches!(
+        command,
+        Command::RequestNetPool(..)
+            | Command::RequestPool(_)
+            | Command::RequestWirePool(..)
+            | Command::RequestDhcpPool(..)
+            | Command::CreateNetwork(_)
+    ) {
+        // Just after a start that takes milliseconds, or the cluster's part can't begin and says why.
+        drop(tokio::time::timeout(BEGINNING, cluster.known()).await);
+    }
+    let shown = cluster.shown();
     let ask = |command: Command| ask_engine(plugin, command, deadline);
     let outside = || plugin.outside.why().unwrap_or_else(|| OUTSIDE.to_owned());
     match command {
-        Command::RequestNetPool(mut request, net) => {
+        Command::RequestDhcpPool(request, parent) => {
+            if nix::net::if_::if_nametoindex(parent.as_str()).is_err() {
+                let why =
+                    format!("parent: there is no link {parent}: name the one that leads to the DHCP server");
+                return Err(refused(why));
+            }
+            let Want::Exactly(pool) = request.want else {
+                return Err(subnet_missing(&parent, request.v6).await);
+            };
+            clear_of(&shown, pool).map_err(refused)?;
+            let reply = ask(Command::RequestPool(request)).await.map_err(failed)?;
+            let Reply::Pool(id) = reply else { return Ok(reply) };
+            if let Err(why) = plugin.lent.lend(id.cidr(), parent).await {
+                ask(Command::ReleasePool(id)).await.map_err(failed)?;
+                return Err((Outcome::Failed, why));
+            }
+            Ok(reply)
+        }
+        command @ (Command::ReleaseAddress(..) | Command::ReleasePool(_)) => {
+            let lent = match &command {
+                Command::ReleaseAddress(pool, _) | Command::ReleasePool(pool) => {
+                    plugin.lent.parent_of(pool).is_some()
+                }
+                _ => false,
+            };
+            let reply = ask(command).await.map_err(failed);
+            if lent {
+                plugin.lent.returned();
+            }
+            reply
+        }
+        Command::RequestWirePool(request, parent) => Err(subnet_missing(&parent, request.v6).await),
+        Command::RequestNetPool(mut request, net, parent) => {
             if !shown.member {
                 return Err(refused(format!("net: {net}: {}", outside())));
             }
@@ -156,21 +211,30 @@ async fn with_cluster(plugin: &Plugin, command: Command, deadline: Instant) -> R
             {
                 request.want = Want::Exactly(pool);
             }
+            if let Some(parent) = parent
+                .as_ref()
+                .filter(|_| !matches!(request.want, Want::Exactly(_)))
+            {
+                return Err(subnet_missing(parent, request.v6).await);
+            }
             let Want::Exactly(pool) = request.want else {
                 // One of our choice: it is this host's own until the cluster has it.
                 let reply = ask(Command::RequestPool(request)).await.map_err(failed)?;
                 let Reply::Pool(id) = reply else { return Ok(reply) };
-                if let Err(why) = cluster.share_pool(id.cidr(), &net).await {
+                if let Err(why) = cluster.share_pool(id.cidr(), &net, false).await {
                     ask(Command::ReleasePool(id)).await.map_err(failed)?;
                     return Err(refused(why));
                 }
                 return Ok(reply);
             };
             clear_of(&shown, pool).map_err(refused)?;
-            if !shown.pools.contains_key(&pool) {
+            if !shown.pools.contains_key(&pool) && parent.is_none() {
                 clear_of_routes(&shown, pool).map_err(refused)?;
             }
-            cluster.share_pool(pool, &net).await.map_err(refused)?;
+            cluster
+                .share_pool(pool, &net, parent.is_some())
+                .await
+                .map_err(refused)?;
             ask(Command::RequestPool(request)).await.map_err(failed)
         }
         Command::RequestPool(request) => {
@@ -179,20 +243,27 @@ async fn with_cluster(plugin: &Plugin, command: Command, deadline: Instant) -> R
             }
             ask(Command::RequestPool(request)).await.map_err(failed)
         }
-        Command::CreateNetwork(mut network) => {
+        Command::CreateNetwork(network) => {
+            let mut network = as_named(plugin, network).await.map_err(failed)?;
             let shared = network.subnets.iter().filter(|subnet| subnet.ours);
-            match network.spec.net() {
-                Some(_) if !shown.member => return Err(refused(format!("net: {}", outside()))),
-                Some(_) => {
+            match network.spec.is_shared() {
+                true if !shown.member => {
+                    let field = match network.spec.spans() {
+                        true => format!("type: {}", network.spec.kind().name()),
+                        false => "net".to_owned(),
+                    };
+                    return Err(refused(format!("{field}: {}", outside())));
+                }
+                true => {
                     for subnet in shared {
                         clear_of(&shown, subnet.pool).map_err(refused)?;
-                        if !shown.pools.contains_key(&subnet.pool) {
+                        if !shown.pools.contains_key(&subnet.pool) && network.spec.uplink().is_none() {
                             clear_of_routes(&shown, subnet.pool).map_err(refused)?;
                         }
                     }
                     cluster.share(&mut network).await.map_err(refused)?;
                 }
-                None => {
+                false => {
                     if let Some(subnet) = shared
                         .into_iter()
                         .find(|subnet| shown.pools.contains_key(&subnet.pool))
@@ -201,20 +272,18 @@ async fn with_cluster(plugin: &Plugin, command: Command, deadline: Instant) -> R
                     }
                 }
             }
-            ask(Command::CreateNetwork(network)).await.map_err(failed)
+            clear_the_way(plugin, &network, deadline).await?;
+            let made = with_space(plugin, Command::CreateNetwork(network), deadline).await;
+            plugin.ahead.notify_one();
+            made
         }
-        command @ Command::RequestAddress { .. } => request_address(plugin, command, deadline).await,
+        command @ Command::RequestAddress { .. } => request_unheld(plugin, command, deadline).await,
         command => ask(command).await.map_err(failed),
     }
 }
 
 /// Asks for an address; where this host's share has none, the other hosts are asked for some first.
 async fn request_address(plugin: &Plugin, command: Command, deadline: Instant) -> Result<Reply, Failed> {
-    let refused = |why: String| (Outcome::Refused, why);
-    let pool = match &command {
-        Command::RequestAddress { pool, .. } => *pool,
-        _ => return ask_engine(plugin, command, deadline).await.map_err(failed),
-    };
     let first = match ask_engine(plugin, command.clone(), deadline).await {
         Err(Error::Refused(Refusal::MayNotLease { .. })) if plugin.cluster.shown().member => {
             // Just after a start the others' word takes a moment.
@@ -226,16 +295,32 @@ async fn request_address(plugin: &Plugin, command: Command, deadline: Instant) -
         }
         first => first,
     };
-    let within = pool.range().unwrap_or(pool.cidr());
+    with_space_since(first, plugin, command, deadline).await
+}
+
+/// Asks for what needs addresses.
+async fn with_space(plugin: &Plugin, command: Command, deadline: Instant) -> Result<Reply, Failed> {
+    let first = ask_engine(plugin, command.clone(), deadline).await;
+    with_space_since(first, plugin, command, deadline).await
+}
+
+/// Asks again for what needs addresses of this host's share of a pool, once the others have given some.
+async fn with_space_since(
+    first: Result<Reply, Error>,
+    plugin: &Plugin,
+    command: Command,
+    deadline: Instant,
+) -> Result<Reply, Failed> {
+    let refused = |why: String| (Outcome::Refused, why);
     let mut last = first;
     // What the cluster gives for one request another one may take.
     for _ in 0..TRIES {
         let wish = match &last {
-            Err(Error::Refused(Refusal::Ipam(ipam::Error::ShareExhausted { .. }))) => Wish::Space {
+            Err(Error::Refused(Refusal::Ipam(ipam::Error::ShareExhausted { pool, .. }))) => Wish::Space {
                 pool: pool.cidr(),
-                within,
+                within: pool.range().unwrap_or(pool.cidr()),
             },
-            Err(Error::Refused(Refusal::Ipam(ipam::Error::Foreign { address, .. }))) => {
+            Err(Error::Refused(Refusal::Ipam(ipam::Error::Foreign { pool, address }))) => {
                 Wish::Address(pool.cidr(), *address)
             }
             _ => break,
@@ -277,10 +362,29 @@ async fn look(plugin: &Plugin, command: &Command) -> Result<Looked, Error> {
                 ..Looked::default()
             })
         }
+        Command::CreateNetwork(network) if network.spec.uplink().is_some() => {
+            uplinks::try_out(network).await.map_err(why)?;
+            let named = network.spec.named_link();
+            Ok(Looked {
+                link: match named {
+                    Some(link) => routes::link_of(link).await.map_err(why)?,
+                    None => None,
+                },
+                ..Looked::default()
+            })
+        }
         Command::CreateNetwork(network) => Ok(Looked {
             path_mtu: match network.internal {
                 true => None,
                 false => routes::path_mtu().await.map_err(why)?,
+            },
+            tunnel_mtu: {
+                let shown = plugin.cluster.shown();
+                let overhead = shown.vtep.map(overlay::overhead);
+                shown
+                    .wire_mtu
+                    .zip(overhead)
+                    .map(|(mtu, overhead)| mtu.saturating_sub(overhead))
             },
             link: match network.spec.named_link() {
                 Some(link) => routes::link_of(link).await.map_err(why)?,
@@ -317,183 +421,4 @@ fn no_method(method: &str) -> Response {
         tombolo_core::model::cut(method)
     );
     (StatusCode::NOT_FOUND, wire::refusal("", &why).to_string()).into_response()
-}
-
-/// What connections know of the server that they belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    Serving,
-    /// Nothing is accepted any more.
-    Ending,
-    /// Time is up.
-    Over,
-}
-
-/// Where connections come from.
-pub trait Listen {
-    /// A connection.
-    type Stream: Connection;
-
-    /// The next connection.
-    fn next(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
-}
-
-/// One connection.
-pub trait Connection: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {
-    /// Waits until something has come, or the connection has ended.
-    fn readable(&self) -> impl Future<Output = std::io::Result<()>> + Send;
-}
-
-impl Listen for UnixListener {
-    type Stream = UnixStream;
-
-    async fn next(&self) -> std::io::Result<UnixStream> {
-        self.accept().await.map(|(stream, _)| stream)
-    }
-}
-
-impl Connection for UnixStream {
-    async fn readable(&self) -> std::io::Result<()> {
-        self.readable().await
-    }
-}
-
-impl Listen for TcpListener {
-    type Stream = TcpStream;
-
-    async fn next(&self) -> std::io::Result<TcpStream> {
-        self.accept().await.map(|(stream, _)| stream)
-    }
-}
-
-impl Connection for TcpStream {
-    async fn readable(&self) -> std::io::Result<()> {
-        self.readable().await
-    }
-}
-
-/// Serves a socket until told to stop, then lets requests under way end, for a bounded time. Gives the socket back: what
-/// waits in its queue is for the next who serves it.
-pub async fn serve<L: Listen>(listener: L, app: Router, stop: impl Future<Output = ()>) -> L {
-    let room = Arc::new(Semaphore::new(CONNECTIONS as usize));
-    let (phase, _) = watch::channel(Phase::Serving);
-    tokio::pin!(stop);
-    loop {
-        let accepted = async {
-            // The semaphore is never closed.
-            let place = room.clone().acquire_owned().await.ok();
-            (place, listener.next().await)
-        };
-        let (place, stream) = tokio::select! {
-            () = &mut stop => break,
-            (place, accepted) = accepted => match accepted {
-                Ok(stream) => (place, stream),
-                Err(error) => {
-                    // Out of file descriptors, most likely: connections that end make room.
-                    tracing::error!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            },
-        };
-        let app = app.clone();
-        let mut told = phase.subscribe();
-        tokio::spawn(async move {
-            let ending = told.clone();
-            tokio::select! {
-                () = connection(stream, app, ending) => {}
-                _ = told.wait_for(|phase| *phase == Phase::Over) => {}
-            }
-            drop(place);
-        });
-    }
-    phase.send_replace(Phase::Ending);
-    // All places are free when all connections have ended.
-    if tokio::time::timeout(DRAIN, room.acquire_many(CONNECTIONS))
-        .await
-        .is_err()
-    {
-        tracing::warn!("requests that did not end in time are cut off");
-    }
-    phase.send_replace(Phase::Over);
-    listener
-}
-
-/// Serves one connection: one request.
-///
-/// hyper is never told that we are ending. It would close a connection from which it has read nothing yet, though the
-/// request be on its way, and Docker repeats such a request without its body. Since a connection has one request, it ends
-/// by itself.
-async fn connection(stream: impl Connection, app: Router, mut phase: watch::Receiver<Phase>) {
-    let too_late = async {
-        // The sender outlives the connections.
-        phase.wait_for(|phase| *phase >= Phase::Ending).await.ok();
-        tokio::time::sleep(LAST_WORD).await;
-    };
-    tokio::select! {
-        biased;
-        // What is wrong with the connection is found on reading from it.
-        _ = stream.readable() => {}
-        () = tokio::time::sleep(HEADER_TIMEOUT) => return,
-        () = too_late => return,
-    }
-    let mut http = hyper::server::conn::http1::Builder::new();
-    // One request a connection: the end of an idle one could meet Docker's next request on it, which Docker would then
-    // repeat without its body. A new connection costs microseconds.
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .keep_alive(false)
-        .half_close(true);
-    let service = TowerToHyperService::new(within(app));
-    // One that takes over goes on with its connection without HTTP.
-    let served = http
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "a connection ended early");
-    }
-}
-
-/// The answer to a request that took too long: to Docker in its own form, to our command line as an error.
-fn late(method: &str, limit: Duration) -> Response {
-    match method.starts_with(CONTROL) {
-        true => {
-            let why = format!(
-                "not done within {} s; whether it will be is not known",
-                limit.as_secs()
-            );
-            let mut answer = json(&serde_json::json!({ "error": why }));
-            *answer.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-            answer
-        }
-        false => json(&wire::refusal(method, "body: it did not come in time")),
-    }
-}
-
-/// The service with a limit on the time from a request's head to its answer, so that a body which never comes ends too.
-fn within(
-    app: Router,
-) -> impl tower::Service<
-    hyper::Request<hyper::body::Incoming>,
-    Response = Response,
-    Error = Infallible,
-    Future: Future<Output = Result<Response, Infallible>> + Send,
-> + Clone
-+ Send {
-    use tower::ServiceExt;
-    // Twice the deadline: one for the body, one for the engine, which answers late requests by itself.
-    tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let app = app.clone();
-        let method = request.uri().path().trim_start_matches('/').to_owned();
-        async move {
-            let request = request.map(axum::body::Body::new);
-            // What is asked of a whole cluster takes as long as its slowest host, within bounds of its own.
-            let limit = match method.starts_with(OF_CLUSTER) {
-                true => CLUSTER_LIMIT,
-                false => 2 * DEADLINE,
-            };
-            let answered = tokio::time::timeout(limit, app.oneshot(request)).await;
-            answered.unwrap_or_else(|_| Ok(late(&method, limit)))
-        }
-    })
 }

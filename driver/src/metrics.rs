@@ -197,6 +197,13 @@ impl Metrics {
             "Requests and looks that wait for the engine",
             ConstGauge::new(waiting),
         );
+        if let Some(cluster) = cluster.filter(|cluster| cluster.shown().member) {
+            queue.register(
+                "tunnel_problems",
+                "Hosts whose tunnels do not pass all that networks send, as of the last probes",
+                ConstGauge::new(cluster.troubles() as u64),
+            );
+        }
         let mut text = String::new();
         text::encode_registry(&mut text, &queue)?;
         text::encode(&mut text, &self.registry)?;
@@ -237,6 +244,10 @@ impl Collector for Told {
         gauge("facts_desired", help, tally.facts_desired)?;
         let help = "Facts that should hold in the kernel and do, as of the last full look.";
         gauge("facts_holding", help, tally.facts_holding)?;
+        let help = "Groups that other hosts are told of, because a container here hears them.";
+        gauge("multicast_groups", help, tally.groups.0)?;
+        let help = "Groups that containers here hear and that are too many to be told to other hosts.";
+        gauge("multicast_groups_untold", help, tally.groups.1)?;
         gauge("problems", "Problems that tombolo status shows.", tally.problems)?;
         let help = "Whether the Docker engine answers: 1 or 0.";
         gauge("docker_reachable", help, usize::from(tally.docker_reachable))?;

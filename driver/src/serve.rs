@@ -33,7 +33,7 @@ use tombolo_ipam::Carve;
 
 use crate::claim::Claim;
 use crate::cluster;
-use crate::cluster::handle::{Cluster, OUTSIDE};
+use crate::cluster::handle::{BEGINS, Cluster, OUTSIDE};
 use crate::cluster::keep::Files;
 use crate::cluster::part::Around;
 use crate::cluster::shown::Shown;
@@ -45,12 +45,15 @@ use crate::engine::{self, Ask, Edge, Engine, Journal, Outside, Setup};
 use crate::hand_over::{Giver, Offer, Taken, Told, Waiting};
 use crate::http::Plugin;
 use crate::kernel::Real;
+use crate::kernel::notice::{Notice, Noticed};
 use crate::kernel::watch::{Own, Watch};
+use crate::lent::Lent;
 use crate::metrics::{Metrics, Timed};
 use crate::records::{self, Records};
+use crate::segment::Segments;
 use crate::sockets::{self, Found, Name, Socket, Sockets};
 use crate::store::{self, Opened, Put, Row, Store};
-use crate::{claim, control, docker, host, http, metrics};
+use crate::{claim, control, docker, host, http, lent, listen, metrics, wires};
 
 /// The version of the records' form.
 pub use crate::records::SCHEMA;
@@ -61,6 +64,8 @@ const TICK: Duration = Duration::from_secs(10);
 const LET_GO: Duration = Duration::from_secs(10);
 /// How long changes of firewall rules are gathered before the kernel is looked at.
 const FLOCK: Duration = Duration::from_millis(200);
+/// How long changes of links, neighbours and routes are gathered before they are compared with what should be.
+const TOGETHER: Duration = Duration::from_millis(50);
 /// Between two plain copies of the records.
 const BACKUP: Duration = Duration::from_secs(300);
 /// Under what this host's IPv6 prefix is kept.
@@ -261,6 +266,7 @@ async fn serve_once(
     let driver = driver_name(&config.plugin_socket);
     note_driver(config, &store, &mut loaded, &driver)?;
     let carve = carve(config, &store, &mut loaded.meta)?;
+    let in_cluster = cluster::keep::in_cluster(&loaded.cluster);
     let setup = Setup {
         carve,
         host_binding: Some(config.host_binding),
@@ -270,6 +276,7 @@ async fn serve_once(
             port: host::port,
             port_holder: host::port_holder,
             ephemeral: host::ephemeral,
+            dead_link: host::dead_link,
         },
         settings: config
             .listing()
@@ -278,7 +285,7 @@ async fn serve_once(
             .collect(),
         ignored: config.ignored.clone(),
         recovered: loaded.recovered.clone(),
-        outside: Outside::because(OUTSIDE),
+        outside: Outside::because(if in_cluster { BEGINS } else { OUTSIDE }),
         wake: Arc::default(),
     };
     let (outside, wake) = (setup.outside.clone(), setup.wake.clone());
@@ -318,17 +325,20 @@ async fn serve_once(
         sockets.control.take_name(&config.control_socket);
         giver.serves();
     }
+    // Before the cluster hears of this host: it would be told that nobody here hears anything.
+    let (membership, heard) = listen::first_heard(&asks).await;
     let around = Around {
         asks: asks.clone(),
         events: events.clone(),
         outside: outside.clone(),
-        shown: Shown::default(),
+        shown: Shown::beginning(in_cluster),
         wake,
         files: Files::below(&config.state_dir),
         name: host_name(),
         port: config.cluster_port,
         advertise: cluster::advertise::advertise,
         advertised: config.advertise.clone(),
+        vxlan_port: config.vxlan_port,
         store: cluster::store::Store::of(&config.store),
         alone: match config.cluster_alone {
             crate::config::Alone::Lease => tombolo_cluster::node::Alone::Lease,
@@ -340,10 +350,27 @@ async fn serve_once(
     let clustered = tokio::spawn(task.run(cluster_ends));
     let (giver, mut offers) = Giver::new(config, sockets.are_ours(), tell.clone());
     let scraped_cluster = cluster.clone();
+    let tunnels = cluster::tunnels::watch(cluster.clone(), events.clone());
+    let told_events = events.clone();
     let (mends, mut mend) = mpsc::channel::<oneshot::Sender<Mended>>(1);
     let called = Arc::new(Notify::new());
+    let ahead = Arc::new(Notify::new());
+    let (lent, changes) = Lent::new(asks.clone());
+    // Before the first call: which pools are lent must be known.
+    lent.tend().await;
+    let segments = match Segments::new(|_| false) {
+        Ok(segments) => Some(Arc::new(segments)),
+        Err(error) => {
+            tracing::warn!(%error, "strangers on the wires of this host can't be looked for");
+            None
+        }
+    };
     let plugin = http::plugin(Plugin {
         asks: asks.clone(),
+        segments: segments.clone(),
+        ahead: ahead.clone(),
+        lent: lent.clone(),
+        events: events.clone(),
         cluster: cluster.clone(),
         outside,
         metrics: metrics.clone(),
@@ -369,7 +396,12 @@ async fn serve_once(
     let mut others = JoinSet::new();
     others.spawn(tick(asks.clone()));
     others.spawn(watch(own, asks.clone()));
+    others.spawn(notice(asks.clone()));
+    others.spawn(listen::listen(membership, heard, asks.clone()));
     others.spawn(heartbeat(asks.clone()));
+    others.spawn(tunnels);
+    others.spawn(wires::look_after(asks.clone(), segments, ahead));
+    others.spawn(lent::look_after(lent, changes, told_events));
     let scraped = match metrics_socket {
         Some(socket) => {
             let router = metrics::router(metrics, asks.clone(), scraped_cluster);
@@ -471,7 +503,8 @@ fn run_engine(
     };
     runtime.block_on(async {
         let engine = Engine::new(loaded.state, loaded.meta, loaded.lost, kernel, store, setup);
-        let mut engine = engine.telling(events).keeping(loaded.cluster);
+        let in_cluster = cluster::keep::in_cluster(&loaded.cluster);
+        let mut engine = engine.telling(events).keeping(loaded.cluster, in_cluster);
         engine.settle_first(loaded.fresh).await;
         ready.send(()).ok();
         let store = engine.run(queue).await;
@@ -653,6 +686,27 @@ async fn watch(own: Own, asks: mpsc::Sender<Ask>) {
     if let Err(error) = watched.await {
         let every_s = TICK.as_secs();
         tracing::warn!(%error, every_s, "changes of firewall rules are not heard, only found now and then");
+    }
+}
+
+/// Has the engine look when something of ours was changed by somebody else.
+async fn notice(asks: mpsc::Sender<Ask>) {
+    let watched = async {
+        let mut notice = Notice::new().await?;
+        loop {
+            let mut noticed = Noticed::default();
+            notice.noticed(&mut noticed).await?;
+            // What belongs together comes together, and what was changed back meanwhile is no matter.
+            tokio::time::sleep(TOGETHER).await;
+            notice.catch_up(&mut noticed)?;
+            if asks.send(Ask::Noticed(noticed)).await.is_err() {
+                return Ok::<(), std::io::Error>(());
+            }
+        }
+    };
+    if let Err(error) = watched.await {
+        let every_s = TICK.as_secs();
+        tracing::warn!(%error, every_s, "changes of links, neighbours and routes are not heard, only found now and then");
     }
 }
 

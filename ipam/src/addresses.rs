@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::error::Error;
 use crate::ipam::{Edit, Ipam};
 use crate::pool::{Pool, PoolId};
-use crate::range::after;
+use crate::range::{after, before};
 use crate::share::Share;
 use crate::slot::{Slot, Use};
 
@@ -40,6 +40,7 @@ impl Ipam {
     /// - A *gateway* that names none gets the first usable address of the subnet, even where the pool has a range, so
     ///   that hosts that share the subnet agree on it. (Docker's own allocator takes the first one of the range.)
     ///   Where another range's pool holds it, it is the lowest free one of the pool's own range.
+    /// - *This host*, on a network where it has an address among its containers, gets the last free one.
     /// - A *named* address may lie anywhere in the subnet. An auxiliary one may even be a kept-out one.
     /// - Of a *cluster pool*, which is one whose subnet this host has a [share](Share) of, endpoints get addresses of
     ///   settled pieces only, and so do gateways where the first usable one is held. That one and what is named for a
@@ -57,15 +58,23 @@ impl Ipam {
         let (address, edits) = match (wish.address, &wish.usage) {
             (Some(address), _) if self.is_repeat(id, address, wish)? => (address, Vec::new()),
             (Some(address), _) => (address, self.lease(id, address, wish, now_s)),
-            (None, Use::Gateway) => match self.gateway_of(id) {
+            (None, Use::Gateway | Use::Unnamed) => match self.gateway_of(id) {
                 Some(gateway) if wish.repeat => (gateway, Vec::new()),
                 Some(gateway) => return Err(Error::HasGateway { pool: *id, gateway }),
                 None => {
                     let address = self.next_gateway(id)?;
-                    (address, self.lease(id, address, wish, now_s))
+                    let unnamed = Wish {
+                        usage: Use::Unnamed,
+                        ..wish.clone()
+                    };
+                    (address, self.lease(id, address, &unnamed, now_s))
                 }
             },
             (None, Use::Aux) => return Err(Error::AuxWithoutAddress { pool: *id }),
+            (None, Use::Host) => {
+                let address = self.last_free(id)?;
+                (address, self.lease(id, address, wish, now_s))
+            }
             (None, Use::Endpoint { .. }) => {
                 let address = self.next_after(id, pool.cursor)?;
                 let mut edits = self.lease(id, address, wish, now_s);
@@ -92,7 +101,7 @@ impl Ipam {
             return Err(Error::Outside { pool: *id, address });
         }
         if let Some(Slot::Leased { pool: owner, usage }) = self.slot(id.space(), address) {
-            let again = wish.repeat || wish.usage == Use::Gateway;
+            let again = wish.repeat || wish.usage.is_gateway();
             if again && owner == id && usage.same_sort(&wish.usage) {
                 return Ok(true);
             }
@@ -114,10 +123,10 @@ impl Ipam {
             });
         }
         let foreign = |share: &Share| !share.leases(address);
-        if matches!(wish.usage, Use::Endpoint { .. }) && self.share_of(id).is_some_and(foreign) {
+        if wish.usage.is_of_share() && self.share_of(id).is_some_and(foreign) {
             return Err(Error::Foreign { pool: *id, address });
         }
-        match self.gateway_of(id).filter(|_| wish.usage == Use::Gateway) {
+        match self.gateway_of(id).filter(|_| wish.usage.is_gateway()) {
             Some(gateway) => Err(Error::HasGateway { pool: *id, gateway }),
             None => Ok(false),
         }
@@ -178,6 +187,42 @@ impl Ipam {
             .or_else(|| taken.first_gap(first, last));
         let cooling = || held.and_then(|h| h.cooling.first()).map(|(_, address)| *address);
         free.or_else(cooling).ok_or_else(exhausted)
+    }
+
+    /// The last free address of a pool: where nobody looks first.
+    fn last_free(&self, id: &PoolId) -> Result<IpAddr, Error> {
+        let whole = id.window();
+        let spans: Vec<(IpAddr, IpAddr)> = match (self.share_of(id), whole) {
+            (Some(share), Some((first, last))) => share.spans(first, last).collect(),
+            (None, whole) => whole.into_iter().collect(),
+            (Some(_), None) => Vec::new(),
+        };
+        for (first, last) in spans.into_iter().rev() {
+            let mut next = Some(last);
+            while let Some(address) = next.filter(|address| *address >= first) {
+                if self.slot(id.space(), address).is_none() {
+                    return Ok(address);
+                }
+                next = before(address);
+            }
+        }
+        // What cools is better than nothing.
+        self.next_after(id, None)
+    }
+
+    /// The addresses of a pool that endpoints who name none will get next, `most` of them at most.
+    pub fn upcoming(&self, id: &PoolId, most: usize) -> Vec<IpAddr> {
+        let mut cursor = self.pool(id).and_then(|pool| pool.cursor);
+        let mut upcoming: Vec<IpAddr> = Vec::new();
+        while upcoming.len() < most {
+            match self.next_after(id, cursor) {
+                Ok(next) if !upcoming.contains(&next) => upcoming.push(next),
+                // It has come around, or there is none.
+                _ => break,
+            }
+            cursor = upcoming.last().copied();
+        }
+        upcoming
     }
 
     /// Decides what becomes of a lease that ends: the address cools, in the pool that gives it (on a subnet of several

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::pool::{PoolId, Space};
 use crate::range::Ranges;
-use crate::slot::{Slot, Use};
+use crate::slot::Slot;
 
 /// A set of addresses for each space.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Index {
         match slot {
             Slot::Leased { usage, .. } => {
                 held.leased.insert(address);
-                if *usage == Use::Gateway {
+                if usage.is_gateway() {
                     held.gateways.insert(address);
                 }
             }

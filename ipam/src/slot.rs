@@ -12,8 +12,12 @@ use crate::pool::PoolId;
 pub enum Use {
     /// The network's gateway.
     Gateway,
+    /// A gateway that nobody named: an engine before 28 asks for one, whatever the network is.
+    Unnamed,
     /// Kept for something that is no container (Docker's `--aux-address`).
     Aux,
+    /// This host itself, on a network where it has an address among its containers.
+    Host,
     /// A container.
     Endpoint {
         /// The container's name, where the engine says it (29 and later).
@@ -23,16 +27,31 @@ pub enum Use {
 }
 
 impl Use {
-    /// Whether both are gateways, both auxiliary addresses or both endpoints.
+    /// Whether both are gateways, both auxiliary addresses, both this host or both endpoints.
     pub(crate) fn same_sort(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
+        let sort = |usage: &Self| match usage {
+            Self::Unnamed => std::mem::discriminant(&Self::Gateway),
+            other => std::mem::discriminant(other),
+        };
+        sort(self) == sort(other)
+    }
+
+    /// Whether it is the gateway's.
+    pub fn is_gateway(&self) -> bool {
+        matches!(self, Self::Gateway | Self::Unnamed)
+    }
+
+    /// Whether it is somebody's who must have an address of this host's own share: a container's, or the host's.
+    pub fn is_of_share(&self) -> bool {
+        matches!(self, Self::Host | Self::Endpoint { .. })
     }
 }
 
 impl fmt::Display for Use {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gateway => f.write_str("the gateway"),
+            Self::Gateway | Self::Unnamed => f.write_str("the gateway"),
+            Self::Host => f.write_str("this host"),
             Self::Aux => f.write_str("an auxiliary address"),
             Self::Endpoint { name: Some(name) } => write!(f, "endpoint '{name}'"),
             Self::Endpoint { name: None } => f.write_str("an endpoint"),

@@ -22,10 +22,28 @@ impl Container {
     /// Runs a container that waits to be ended; `args` are those of `docker run`.
     #[track_caller]
     pub fn run(host: &Arc<Host>, engine: &Arc<Engine>, name: &str, args: &[&str]) -> Self {
+        Self::try_run(host, engine, name, args).unwrap_or_else(|refused| panic!("{}", refused.must().stderr))
+    }
+
+    /// Tries to run a container that waits to be ended.
+    ///
+    /// # Errors
+    /// How the command ended that was refused. Then the container may have been created.
+    #[track_caller]
+    pub fn try_run(
+        host: &Arc<Host>,
+        engine: &Arc<Engine>,
+        name: &str,
+        args: &[&str],
+    ) -> Result<Self, Output> {
         // Its first process would ignore a request to end: so a stop kills it at once.
         let head = ["run", "-d", "--name", name, "--stop-signal", "KILL"];
-        engine.docker(&[&head, args, &["busybox", "sleep", "3600"]].concat());
-        Self::known(host, engine, name)
+        let ran = engine.try_docker(&[&head, args, &["busybox", "sleep", "3600"]].concat());
+        if ran.ok {
+            Ok(Self::known(host, engine, name))
+        } else {
+            Err(ran)
+        }
     }
 
     /// A container that is there already.

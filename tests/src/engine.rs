@@ -31,15 +31,21 @@ const START: Duration = Duration::from_secs(90);
 /// The root of the files of the engine that this run is to use; made now if it is missing.
 pub fn root() -> PathBuf {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
-    let name = std::env::var(ENGINE).unwrap_or_else(|_| "native".to_owned());
-    ROOT.get_or_init(|| {
-        if name == "native" {
-            PathBuf::from("/")
-        } else {
-            made_root(&name)
-        }
-    })
-    .clone()
+    ROOT.get_or_init(|| root_of(&of_run())).clone()
+}
+
+/// The name of the engine that this run is to use.
+pub fn of_run() -> String {
+    std::env::var(ENGINE).unwrap_or_else(|_| "native".to_owned())
+}
+
+/// The root of the files of an engine by its name, as in [`ENGINE`]; made now if it is missing.
+pub fn root_of(name: &str) -> PathBuf {
+    if name == "native" {
+        PathBuf::from("/")
+    } else {
+        made_root(name)
+    }
 }
 
 fn made_root(suite: &str) -> PathBuf {

@@ -24,6 +24,7 @@ pub type Background = Arc<Mutex<Child>>;
 #[derive(Debug)]
 pub struct Host {
     name: String,
+    hostname: String,
     holder: Child,
     spaces: Spaces,
     background: Mutex<Vec<Background>>,
@@ -43,6 +44,15 @@ impl Host {
 
     /// A host whose files are those under `lower`, which it never changes.
     pub fn on_root(lower: &Path) -> Self {
+        Self::make(lower, None)
+    }
+
+    /// The same with a host name that somebody may read, which need not be its own alone.
+    pub fn called(hostname: &str, lower: &Path) -> Self {
+        Self::make(lower, Some(hostname))
+    }
+
+    fn make(lower: &Path, hostname: Option<&str>) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
             "these tests make namespaces, links and mounts: run them as root"
@@ -51,13 +61,14 @@ impl Host {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}{}-{number}", cgroups::PREFIX, std::process::id());
-        let lower = lower.to_owned();
-        let named = name.clone();
+        let hostname = hostname.unwrap_or(&name).to_owned();
+        let (lower, named) = (lower.to_owned(), hostname.clone());
         let holder = std::thread::spawn(move || crate::root::make(&lower, &named)).join();
         let holder = holder.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let spaces = Spaces::of_process(holder.id());
         let host = Self {
             name,
+            hostname,
             holder,
             spaces,
             background: Mutex::default(),
@@ -76,9 +87,19 @@ impl Host {
         &self.name
     }
 
+    /// Its host name, by which a cluster knows it.
+    pub fn hostname(&self) -> &str {
+        &self.hostname
+    }
+
     /// The host's namespaces.
     pub fn spaces(&self) -> &Spaces {
         &self.spaces
+    }
+
+    /// The host's network namespace alone.
+    pub fn network_spaces(&self) -> Spaces {
+        Spaces::of_network(Path::new(&format!("/proc/{}/ns/net", self.holder.id())))
     }
 
     /// The process id of the host's first process, as the test machine counts.
@@ -160,7 +181,7 @@ impl Host {
         let links = crate::json::parse(&self.run("ip", &["-j", "link"]));
         for link in crate::json::rows(&links) {
             let name = crate::json::text(link, "/ifname");
-            if name != "lo" && name != crate::outside::WIRE {
+            if name != "lo" && !name.starts_with("wire") {
                 // The other end of a pair is gone with the first.
                 self.try_run("ip", &["link", "delete", name]);
             }
@@ -205,7 +226,7 @@ impl Default for Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            crate::say(&format!("=== host {}\n{}", self.name, self.logs()));
+            crate::say(&format!("=== host {}\n{}", self.hostname, self.logs()));
         }
         drop(self.holder.stdin.take());
         self.holder.kill().ok();

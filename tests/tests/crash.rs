@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use system_tests::draw::Draw;
 use system_tests::wait::within;
 use system_tests::{Flow, Scene, json, say};
 
@@ -24,23 +25,6 @@ fn number_from(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| {
         text.parse().unwrap_or_else(|e| panic!("{variable}={text}: {e}"))
     })
-}
-
-/// SplitMix64: a few lines are enough to choose moments by.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
 }
 
 /// One run of the churn.
@@ -57,7 +41,7 @@ impl Churn {
     /// Runs and removes containers until all cycles are begun. A command that meets a dying daemon may be refused: that
     /// is shown to the user, who tries again, as here with the next container.
     fn work(&self, seed: u64) {
-        let mut random = Random(seed);
+        let mut random = Draw::of(seed);
         loop {
             let number = self.started.fetch_add(1, Ordering::Relaxed);
             if number >= self.cycles {
@@ -92,11 +76,11 @@ impl Churn {
 
     /// Kills tombolo after a random pause and starts it again, over and over. Returns how often.
     fn kill_over_and_over(&self, seed: u64) -> usize {
-        let mut random = Random(seed);
+        let mut random = Draw::of(seed);
         let mut kills = 0;
         while !self.over.load(Ordering::Relaxed) {
             // The pause is the point: it ends at any moment of what the others do.
-            std::thread::sleep(Duration::from_micros(random.below(1_500_000)));
+            std::thread::sleep(random.millis(0, 1500));
             self.scene.tombolo().kill();
             kills += 1;
             self.scene.tombolo().start_again();

@@ -434,9 +434,9 @@ fn options_that_cannot_be_are_refused_and_leave_nothing() {
             &["com.docker.network.driver.mtu"],
         ),
         ("com.docker.network.driver.mtu=big", &["big", "mtu"]),
-        ("type=macvlan", &["macvlan", "not"]),
-        ("type=overlay", &["overlay", "not"]),
-        ("type=host-gateway", &["host-gateway", "not"]),
+        ("type=macvlann", &["macvlann", "did you mean macvlan"]),
+        ("type=overlay", &["overlay", "in no cluster"]),
+        ("type=host-gateway", &["host-gateway", "in no cluster"]),
         ("type=brigde", &["brigde", "bridge"]),
     ] {
         scene.try_network("net", &["-o", option]).must_fail_with(reasons);

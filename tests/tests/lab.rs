@@ -1,10 +1,15 @@
 //! The lab itself, with nothing but Docker's own bridge: what the other tests rely on.
 
 use std::process::Command;
-
-use system_tests::{Answerer, Engine, Flow, Host, Outside, Spaces, ask_tcp, ask_udp, say, until};
-
 use std::sync::Arc;
+use std::time::Duration;
+
+use system_tests::dhcp::Dhcp;
+use system_tests::lan::{self, ROUTER, STRANGER};
+use system_tests::{Answerer, Engine, Flow, Host, Lan, Outside, Spaces, ask_tcp, ask_udp, say, until};
+
+/// How soon a packet is there on a machine with much else to do.
+const SOON: Duration = Duration::from_secs(5);
 
 #[test]
 fn an_engine_runs_containers_that_are_reached_from_outside() {
@@ -112,4 +117,71 @@ fn a_flow_tells_which_datagrams_were_lost() {
         "one gap: {:?}",
         tally.lost
     );
+}
+
+#[test]
+fn a_lan_has_a_router_an_outside_and_a_stranger() {
+    let lan = Lan::new();
+    let host = Arc::new(Host::new());
+    lan.plug(&host, 0);
+    let here = host.spaces();
+    for address in [ROUTER, STRANGER, lan::OUTSIDE].concat() {
+        until(&format!("{address} is reached"), || {
+            lan::pings(here, address, 1).then_some(())
+        });
+    }
+    for address in Lan::host(0) {
+        assert!(lan::pings(lan.outside(), &address, 3), "{address} from outside");
+        let came = lan::reached(lan.router(), here, &address, SOON);
+        assert!(came.is_some(), "{address} from the router");
+    }
+    assert_eq!(lan::who_has(here, STRANGER[0]), [lan::STRANGER_MAC]);
+    assert_eq!(
+        lan::neighbour(here, STRANGER[1]).as_deref(),
+        Some(lan::STRANGER_MAC)
+    );
+    assert!(lan::who_has(here, "192.0.2.99").is_empty());
+    let other = lan.machine("other", ["192.0.2.99", "2001:db8:1::99"]);
+    assert_eq!(lan::who_has(here, "192.0.2.99").len(), 1);
+    // Somebody else who says so as well is heard, too.
+    let twin = lan.machine("twin", ["192.0.2.99", "2001:db8:1::99"]);
+    assert_eq!(lan::who_has(here, "192.0.2.99").len(), 2);
+    drop((other, twin));
+    lan.cut(0);
+    assert!(!lan::pings(here, STRANGER[0], 1));
+    lan.mend(0);
+    until("the stranger is reached again", || {
+        lan::pings(here, STRANGER[0], 1).then_some(())
+    });
+    lan.unplug(0);
+    assert!(!here.try_run("ip", &["link", "show", "dev", lan::LINK]).ok);
+    lan.plug(&host, 0);
+    assert!(lan::pings(here, ROUTER[0], 3));
+}
+
+#[test]
+fn a_dhcp_server_gives_leases_and_knows_them_again() {
+    let lan = Lan::new();
+    let reserved = ("02:11:22:33:44:66", "192.0.2.180");
+    let server = Dhcp::start(&lan, 4, 60, &[reserved]);
+    let machine = lan.machine("asker", ["192.0.2.90", "2001:db8:1::90"]);
+    let ask = |more: &[&str]| {
+        let args = ["udhcpc", "-i", lan::LINK, "-n", "-q", "-f", "-s", "/bin/true"];
+        machine.run("busybox", &[&args[..], more].concat());
+    };
+    ask(&["-x", "hostname:web"]);
+    let leases = server.leases();
+    assert_eq!(leases.len(), 1, "{leases:?}");
+    assert_eq!(leases[0].name, "web");
+    assert_eq!(server.messages("DHCPACK", &leases[0].ip), 1);
+    // When a lease is to be renewed is the server's word, and the server keeps what it gave.
+    assert!(server.log().contains("T1"), "{}", server.log());
+    server.stop();
+    server.start_again();
+    assert_eq!(server.leases(), leases);
+    machine.run("ip", &["link", "set", lan::LINK, "address", reserved.0]);
+    ask(&[]);
+    let lease = server.lease(reserved.1).expect("a lease of what is reserved");
+    assert_eq!(lease.mac, reserved.0);
+    assert_eq!(server.messages("DHCPACK", reserved.1), 1);
 }

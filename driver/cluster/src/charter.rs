@@ -270,6 +270,21 @@ impl Decree {
     }
 }
 
+/// What stands for the kind of a pool of which no more is known than that its addresses are on a wire of the hosts.
+pub const ON_WIRE: &str = "wire";
+
+impl Definition {
+    /// Whether nothing is known yet but a name, and perhaps that it is on a wire.
+    pub fn is_open(&self) -> bool {
+        self.kind.is_empty() || self.kind == ON_WIRE
+    }
+
+    /// Whether its addresses are on a wire that the hosts are on as well, so that their own routes lead there.
+    pub fn is_on_wire(&self) -> bool {
+        matches!(self.kind.as_str(), ON_WIRE | "macvlan" | "ipvlan")
+    }
+}
+
 impl Founded {
     /// The pieces with something of a prefix that decrees gave out under higher numbers than this.
     pub fn above(&self, net: IpNet, seq: u64) -> impl Iterator<Item = IpNet> {
@@ -281,7 +296,7 @@ impl Founded {
 
     /// Whether it is all that a wish asks for.
     pub fn has(&self, wish: &Definition) -> bool {
-        let completes = self.definition.kind.is_empty() && !wish.kind.is_empty();
+        let completes = self.definition.is_open() && !wish.is_open();
         !completes && self.conflict(wish).is_none()
     }
 
@@ -289,7 +304,7 @@ impl Founded {
     pub fn conflict(&self, wish: &Definition) -> Option<(&'static str, String, String)> {
         let theirs = &self.definition;
         // One that was founded, or is wished for, by a name and nothing else is open for any kind.
-        if theirs.kind.is_empty() || wish.kind.is_empty() {
+        if theirs.is_open() || wish.is_open() {
             let both = theirs.net.clone().zip(wish.net.clone());
             return both
                 .filter(|(one, two)| one != two)

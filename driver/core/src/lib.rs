@@ -8,6 +8,7 @@
 
 pub mod kinds;
 pub mod model;
+pub mod modes;
 pub mod peers;
 pub mod state;
 pub mod wire;

@@ -157,10 +157,30 @@ id_type!(
     "Docker's identifier of one container's place on one network."
 );
 
+/// What the names of VXLAN links of ours begin with.
+pub const TUNNEL: &str = "tbv";
+
 impl NetworkId {
     /// The name of the network's bridge where the user chose none: `tb-` and twelve digits.
     pub fn bridge_name(&self) -> IfName {
         IfName(format!("tb-{}", short(&self.0)))
+    }
+
+    /// The name of the network's VXLAN link: [`TUNNEL`] and twelve digits.
+    pub fn tunnel_name(&self) -> IfName {
+        IfName(format!("{TUNNEL}{}", short(&self.0)))
+    }
+}
+
+impl NetworkId {
+    /// The name of the link of a network that leads nowhere: `dm-` and twelve digits, as Docker names it.
+    pub fn dummy_name(&self) -> IfName {
+        IfName(format!("dm-{}", short(&self.0)))
+    }
+
+    /// The name of this host's own link on a network whose containers are on a wire: `tbs` and twelve digits.
+    pub fn shim_name(&self) -> IfName {
+        IfName(format!("tbs{}", short(&self.0)))
     }
 }
 
@@ -308,6 +328,13 @@ impl Mac {
         Self([0x06, 0x7b, a, b, c, d])
     }
 
+    /// The address of the bridges of a network that spans hosts: the same on each of them.
+    pub fn of_net(network: &Network) -> Self {
+        let pool = network.pool().map(|pool| pool.to_string()).unwrap_or_default();
+        let [a, b, c, d] = (fnv1a(pool.as_bytes()) as u32).to_be_bytes();
+        Self([0x06, 0x7b, a, b, c, d])
+    }
+
     /// The address of the host's end of an endpoint's veth pair: the same on every start.
     pub fn of_endpoint(id: &EndpointId) -> Self {
         let [a, b, c, d] = (fnv1a(id.as_str().as_bytes()) as u32).to_be_bytes();
@@ -353,6 +380,60 @@ impl fmt::Display for Mac {
 }
 
 impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A group (multicast or broadcast) hardware address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(into = "String")]
+pub struct Group([u8; 6]);
+
+impl Group {
+    /// Everybody.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
+    /// The address's six bytes, in the order of transmission.
+    pub fn bytes(&self) -> [u8; 6] {
+        self.0
+    }
+
+    /// Takes six bytes as a group's address, if they are one.
+    pub fn from_bytes(bytes: [u8; 6]) -> Option<Self> {
+        (bytes[0] & 1 == 1).then_some(Self(bytes))
+    }
+
+    /// The group of frames in which packets to a multicast address travel (RFC 1112 section 6.4, RFC 2464 section 7).
+    pub fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(v4) if v4.is_multicast() => {
+                let [_, b, c, d] = v4.octets();
+                Some(Self([0x01, 0x00, 0x5e, b & 0x7f, c, d]))
+            }
+            IpAddr::V6(v6) if v6.is_multicast() => {
+                let [.., a, b, c, d] = v6.octets();
+                Some(Self([0x33, 0x33, a, b, c, d]))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<Group> for String {
+    fn from(group: Group) -> Self {
+        group.to_string()
+    }
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -434,7 +515,17 @@ pub struct Network {
 }
 
 impl Network {
-    /// The network's subnet of one family.
+    /// The pool that is the identity of a network of the cluster's: that of IPv4, where it has one.
+    pub fn pool(&self) -> Option<IpNet> {
+        self.subnets.first().map(|subnet| subnet.pool)
+    }
+
+    /// The network's subnet that an address is of.
+    pub fn subnet_of(&self, address: IpAddr) -> Option<&Subnet> {
+        self.subnets.iter().find(|subnet| subnet.pool.contains(&address))
+    }
+
+    /// The network's subnet of one family: the first, where it has several.
     pub fn subnet(&self, v6: bool) -> Option<&Subnet> {
         self.subnets.iter().find(|s| s.pool.addr().is_ipv6() == v6)
     }
@@ -463,6 +554,9 @@ pub struct Endpoint {
     /// What it is sent at most, in bits a second.
     #[serde(default)]
     pub rate: Option<u64>,
+    /// Its way out, where that came with its address (DHCP).
+    #[serde(default)]
+    pub way_out: Option<IpAddr>,
 }
 
 impl Endpoint {

@@ -26,6 +26,8 @@ With --output json each line is an object with `time` (UTC), `type`, `action`, a
   network   created removed named                  network
   endpoint  created joined left removed named      network, endpoint, ipv4, ipv6
   port      published unpublished                  network, endpoint, proto, host_ip, host_port, container_ip, port
+  address   conflict unasked                       address, parent, because: on a wire, given to nobody, or all the same
+  address   changed lost unanswered                address, parent, because: of a lease of a wire's own DHCP server
   fact      repaired                               fact, step, because; network, endpoint
   problem   appeared changed solved                about, problem; network, endpoint
   docker    reachable unreachable                  version or error
@@ -130,6 +132,12 @@ fn details(event: &Value) -> String {
             let because = cell(&event["because"]);
             format!("{}{} ({because})", cell(&event["step"]), of(event))
         }
+        Some("address") => format!(
+            "{} on {}: {}",
+            cell(&event["address"]),
+            cell(&event["parent"]),
+            cell(&event["because"])
+        ),
         Some("problem") => format!(
             "{}{}: {}",
             cell(&event["about"]),
@@ -193,6 +201,10 @@ mod tests {
             (
                 json!({"type": "fact", "action": "repaired", "step": "ip link set x up", "because": "tick"}),
                 "fact repaired        ip link set x up of web on demo (tick)",
+            ),
+            (
+                json!({"type": "address", "action": "conflict", "address": "192.0.2.7", "parent": "eth0", "because": "X has it"}),
+                "address conflict     192.0.2.7 on eth0: X has it",
             ),
             (
                 json!({"type": "problem", "action": "appeared", "about": "kernel", "problem": "no\nway"}),

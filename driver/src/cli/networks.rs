@@ -1,4 +1,4 @@
-//! `tombolo networks`: the networks, their bridges and whether the kernel is as it should be.
+//! `tombolo networks`: the networks, the links that their containers are on, and whether the kernel is as it should be.
 
 use clap::Args;
 use serde_json::Value;
@@ -11,6 +11,8 @@ const HELP: &str = "\
 Examples:
   tombolo networks
   tombolo networks --output json | jq '.[] | select(.settled | not)'
+
+LINK is the network's bridge, or the parent that its containers' links are on.
 
 STATE is `settled` where the kernel is as the network wants it, and otherwise says what is in the way.";
 
@@ -34,7 +36,7 @@ fn render(document: &Value) -> String {
         "NETWORK ID",
         "NAME",
         "KIND",
-        "BRIDGE",
+        "LINK",
         "IPV4",
         "IPV6",
         "MTU",
@@ -46,7 +48,10 @@ fn render(document: &Value) -> String {
             short(&network["network_id"]),
             cell(&network["name"]),
             cell(&network["kind"]),
-            cell(&network["bridge"]),
+            match &network["bridge"] {
+                Value::Null => cell(&network["parent"]),
+                bridge => cell(bridge),
+            },
             cell(&network["ipv4"]["pool"]),
             cell(&network["ipv6"]["pool"]),
             cell(&network["mtu"]),
@@ -86,7 +91,7 @@ mod tests {
              "problem": "ip link add br0: exists"},
         ]);
         let expected = "\
-NETWORK ID     NAME   KIND     BRIDGE            IPV4            IPV6        MTU    ENDPOINTS   STATE
+NETWORK ID     NAME   KIND     LINK              IPV4            IPV6        MTU    ENDPOINTS   STATE
 0123456789ab   demo   bridge   tb-0123456789ab   10.208.0.0/24   -           1400   2           settled
 fff            -      bridge   br0               -               fd00::/64   -      0           internal, not settled: ip link add br0: exists
 ";

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::client::Client;
 use super::failure::Failure;
 use super::names::{is_called, known};
-use super::output::{Output, cell, items, name_or_id, socket, table};
+use super::output::{Format, Output, cell, items, name_or_id, socket, table};
 
 const HELP: &str = "\
 Examples:
@@ -39,7 +39,33 @@ impl Flags {
         if let Value::Array(ports) = &mut document {
             ports.retain(|port| self.wants(port));
         }
-        self.output.show(&document, render, out)
+        self.output.show(&document, render, out)?;
+        if self.output.output == Format::Table {
+            let networks = client.get_json("/v1/networks")?;
+            out.extend_from_slice(self.without(&networks).as_bytes());
+        }
+        Ok(())
+    }
+
+    /// What is to be known of networks that publish nothing.
+    fn without(&self, networks: &Value) -> String {
+        let on_wire = |network: &&Value| matches!(network["kind"].as_str(), Some("macvlan" | "ipvlan"));
+        let wanted = |network: &&Value| {
+            let wanted = self.network.as_deref();
+            wanted.is_none_or(|wanted| is_called(wanted, network, ("name", "network_id")))
+        };
+        let networks = items(networks).iter().filter(on_wire).filter(wanted);
+        let names: Vec<String> = networks
+            .map(|network| name_or_id(&network["name"], &network["network_id"]))
+            .collect();
+        match names.as_slice() {
+            [] => String::new(),
+            names => format!(
+                "\nOn {} ports are not published, with or without -p: containers are on the wire themselves, and each is reached \
+                 at its own address ('tombolo endpoints'), at every port that it listens on.\n",
+                names.join(", ")
+            ),
+        }
     }
 
     /// Refuses names that nothing has: an empty table would look like an answer.

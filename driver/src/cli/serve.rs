@@ -64,6 +64,9 @@ pub struct Flags {
     /// [default: lease]
     #[arg(long, value_name = "lease|wait", verbatim_doc_comment)]
     cluster_alone: Option<String>,
+    /// Port of UDP of the tunnels between hosts (VXLAN); the same on all of them [default: 4789]
+    #[arg(long, value_name = "PORT")]
+    vxlan_port: Option<String>,
     /// What decides for the cluster: a majority of its own hosts, or etcd://HOST:PORT of one or several members of an etcd
     /// [default: own]
     #[arg(long, value_name = "own|URL", verbatim_doc_comment)]
@@ -84,6 +87,7 @@ impl Flags {
     pub fn run(&self, common: &Common) -> Result<(), Failure> {
         let config = common.settings(self.given())?;
         start_log(&config)?;
+        crate::host::spare_memory();
         let taken = match self.take_over {
             true => take_over(&config)?,
             false => None,
@@ -104,6 +108,7 @@ impl Flags {
             (Setting::Advertise, &self.advertise),
             (Setting::ClusterPort, &self.cluster_port),
             (Setting::ClusterAlone, &self.cluster_alone),
+            (Setting::VxlanPort, &self.vxlan_port),
             (Setting::Store, &self.store),
             (Setting::Log, &self.log),
             (Setting::LogFormat, &self.log_format),

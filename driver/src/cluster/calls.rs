@@ -27,6 +27,8 @@ pub const FOR_NODE: u8 = 0;
 pub const FOR_SECRET: u8 = 1;
 /// Here is the next secret.
 pub const NEXT_SECRET: u8 = 2;
+/// Shall we try a tunnel?
+pub const FOR_TUNNELS: u8 = 3;
 
 /// Why a call brought nothing.
 #[derive(Debug, thiserror::Error)]

@@ -27,6 +27,19 @@ use crate::engine::Ask;
 /// How many bytes a record holds: twice as many hexadecimal digits stay below what the store takes.
 const PART: usize = 24 * 1024;
 
+/// The record of this host's identifier.
+pub const HOST: &str = "host";
+
+/// Whether records of an earlier run say that this host is in a cluster, which will be heard in a moment.
+pub fn in_cluster(records: &BTreeMap<String, String>) -> bool {
+    records.contains_key(&part_of(HOST, 0))
+}
+
+/// What a part of a record is called in the store.
+fn part_of(key: &str, part: usize) -> String {
+    format!("{key}.{part}")
+}
+
 /// Why something was not kept.
 #[derive(Debug, thiserror::Error)]
 #[error("the cluster's records could not be stored: {0}")]
@@ -53,7 +66,7 @@ impl Keeper {
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         for part in 0.. {
-            match self.records.get(&format!("{key}.{part}")) {
+            match self.records.get(&part_of(key, part)) {
                 Some(text) => bytes.extend(unhex(text)?),
                 None if part == 0 => return None,
                 None => break,
@@ -86,7 +99,7 @@ impl Keeper {
                 .as_ref()
                 .map_or(0, |value| value.len().div_ceil(PART).max(1));
             for part in 0.. {
-                let name = format!("{key}.{part}");
+                let name = part_of(&key, part);
                 let text = value.as_ref().filter(|_| part < parts).map(|value| {
                     let from = part * PART;
                     hex(value.get(from..value.len().min(from + PART)).unwrap_or_default())
@@ -284,8 +297,15 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(keeper.below("witness/"), [("a".to_owned(), vec![1])]);
+        assert!(!in_cluster(&keeper.saved()));
+        keeper
+            .keep(vec![(HOST.to_owned(), Some(vec![2; 16]))])
+            .await
+            .unwrap();
+        assert!(in_cluster(&keeper.saved()), "it is heard of as the store has it");
         keeper.clear(Some(("out".to_owned(), vec![7]))).await.unwrap();
         assert_eq!((keeper.records.len(), keeper.get("out")), (1, Some(vec![7])));
+        assert!(!in_cluster(&keeper.saved()));
         keeper.clear(None).await.unwrap();
         assert!(keeper.records.is_empty());
     }

@@ -30,6 +30,8 @@ pub mod sight;
 pub mod store;
 mod task;
 pub mod token;
+pub mod tunnels;
+mod ways;
 
 /// The cryptographic library failed at what cannot fail with the sizes given, such as for lack of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -16,7 +16,10 @@ mod members;
 mod news;
 mod outputs;
 mod own;
+mod peers;
 mod secrets;
+mod tunnels;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -44,13 +47,16 @@ use super::secret::Secret;
 use super::shown::{Shown, ShownNow};
 use super::sight::{Noted, Sight};
 use super::store::Store;
+use super::tunnels::{Answerer, Asker};
+use super::ways::Ways;
 use crate::engine::events::Events;
 use crate::engine::{Ask, Outside};
 use datagrams::Suspicion;
 use door::{doors, serve, sockets, trust};
 use news::words;
-use own::{ask_engine, endpoint_rows, host_row};
+use own::{ask_engine, endpoint_rows, group_rows, host_row};
 use secrets::Rotation;
+use tombolo_core::peers::HOST;
 
 /// How often it is looked whether others are reached elsewhere than was written down.
 const SEATS: Duration = Duration::from_secs(1);
@@ -83,11 +89,13 @@ pub struct Around {
     /// The port.
     pub port: u16,
     /// Where others reach this host, looked up anew.
-    pub advertise: fn(&crate::config::Advertise) -> Result<std::net::IpAddr, String>,
+    pub advertise: fn(&crate::config::Advertise) -> Result<Vec<std::net::IpAddr>, String>,
     /// What the settings say of that.
     pub advertised: crate::config::Advertise,
     /// What to do where nobody answers.
     pub alone: Alone,
+    /// The port of the tunnels between hosts.
+    pub vxlan_port: u16,
     /// What decides, if it isn't the cluster itself.
     pub store: Option<Store>,
 }
@@ -98,6 +106,8 @@ pub enum Request {
     Wish(Wish, oneshot::Sender<Result<(), String>>),
     /// Let the part be looked at, with the rows of hosts and endpoints or without.
     See(bool, oneshot::Sender<Sight>),
+    /// Let tunnels be tried: who can ask the other hosts.
+    Tunnels(oneshot::Sender<Result<Asker, String>>),
     /// Make a token to join with, good for so many seconds.
     Token(u64, oneshot::Sender<Result<(SocketAddr, String), String>>),
     /// Have another secret in force.
@@ -119,6 +129,11 @@ enum Came {
     },
     Secret {
         offered: Option<Vec<u8>>,
+        answer: oneshot::Sender<Vec<u8>>,
+    },
+    Tunnel {
+        from: HostId,
+        bytes: Vec<u8>,
         answer: oneshot::Sender<Vec<u8>>,
     },
     Join(joining::Asking, oneshot::Sender<joining::Answer>),
@@ -155,6 +170,7 @@ pub struct Part {
     trust: SharedTrust,
     acceptor: Arc<RwLock<Acceptor>>,
     connector: Connector,
+    answerer: Answerer,
     came: mpsc::Sender<Came>,
     answers: BTreeMap<u64, oneshot::Sender<Vec<u8>>>,
     wishes: BTreeMap<u64, oneshot::Sender<Result<(), String>>>,
@@ -163,8 +179,14 @@ pub struct Part {
     rotation: Option<Rotation>,
     clones: BTreeMap<HostId, Suspicion>,
     /// Where hosts were heard last.
-    places: BTreeMap<HostId, SocketAddr>,
+    heard_at: BTreeMap<HostId, SocketAddr>,
     noted: Noted,
+    /// The addresses by which others reach this host; the one that stands for it first.
+    places: Vec<own::Place>,
+    /// The ways to the hosts that have several.
+    ways: Ways,
+    /// What the engine was told of other hosts.
+    told: peers::Told,
     /// When hosts were told that they speak in an epoch that is over.
     behind: BTreeMap<HostId, Instant>,
     left: bool,
@@ -204,7 +226,9 @@ impl Part {
         let next = Secret::read(&around.files.next_secret()).ok();
         let key = HostKey::read(&around.files.host_key())
             .map_err(|e| no("the host's key")(crate::http::chain(&e)))?;
-        let address = (around.advertise)(&around.advertised).map_err(no("advertise"))?;
+        let addresses = (around.advertise)(&around.advertised).map_err(no("advertise"))?;
+        let address = addresses.first().copied();
+        let address = address.ok_or_else(|| no("advertise")("no address".to_owned()))?;
         let address = SocketAddr::new(address, around.port);
         let refused = |e: super::Refused| NoPart(e.to_string());
         // What fails, and is tried again each second, comes before an epoch is used up.
@@ -231,6 +255,7 @@ impl Part {
         let told = ask_engine(&around.asks, true)
             .await
             .ok_or_else(|| NoPart("the engine has ended".to_owned()))?;
+        let places = own::places(addresses).await;
         let seats = around.files.read_seats();
         let notes = Notes::new(around.files.clone(), seats.clone());
         let witnessed = keeper.below("witness/").into_iter().filter_map(|(key, bytes)| {
@@ -241,10 +266,11 @@ impl Part {
         let lives = keeper.below("life/").into_iter();
         let lives = lives
             .filter_map(|(key, bytes)| Some((key.parse().ok()?, tombolo_cluster::wire::decode(&bytes)?)));
-        let mut rows: Vec<(String, Vec<u8>)> = vec![("host".to_owned(), host_row(&around.name))];
+        let mut rows: Vec<(String, Vec<u8>)> = vec![(HOST.to_owned(), host_row(&around.name, &places))];
         rows.extend(
             endpoint_rows(&told, address.ip())
                 .into_iter()
+                .chain(group_rows(&told, address.ip()))
                 .filter_map(|(key, row)| Some((key, row?))),
         );
         let setup = Setup {
@@ -273,6 +299,7 @@ impl Part {
         let acceptor = Arc::new(RwLock::new(acceptor));
         let serving = tokio::spawn(serve(tcp, acceptor.clone(), came.clone()));
         let part = Self {
+            answerer: Answerer::new(around.asks.clone()),
             around,
             keeper,
             notes,
@@ -295,8 +322,11 @@ impl Part {
             ticket: 1 << 40,
             rotation: None,
             clones: BTreeMap::new(),
-            places: BTreeMap::new(),
+            heard_at: BTreeMap::new(),
             noted: Noted::default(),
+            places,
+            ways: Ways::default(),
+            told: peers::Told::beginning(),
             behind: BTreeMap::new(),
             left: false,
             leave_ticket: None,
@@ -375,6 +405,14 @@ impl Part {
                     gathered = None;
                     self.tell_changes(false).await
                 }
+                () = until(self.told.due()) => {
+                    self.tell_all_peers();
+                    Ok(())
+                }
+                () = until(self.ways.due().map(Into::into)) => {
+                    self.ask_ways();
+                    Ok(())
+                }
                 _ = look.tick() => self.look().await,
                 _ = seats.tick() => {
                     self.notes.seats(self.node.seats());
@@ -389,6 +427,7 @@ impl Part {
             if let Err(why) = stepped {
                 return End::Broken(why);
             }
+            self.tell_peers().await;
             if self.left && left_at.is_none() {
                 // The last words are on their way for a moment.
                 left_at = Some(tokio::time::Instant::now() + Duration::from_millis(500));
@@ -419,7 +458,7 @@ impl Part {
         let members: BTreeSet<HostId> = charter.hosts.keys().copied().collect();
         self.opener.set_members(&members);
         self.clones.retain(|host, _| members.contains(host));
-        self.places.retain(|host, _| members.contains(host));
+        self.heard_at.retain(|host, _| members.contains(host));
         self.behind.retain(|host, _| members.contains(host));
         self.noted.keep(&members);
         if charter.secret.number > self.secret.number() {
@@ -433,6 +472,7 @@ impl Part {
             }
         }
         self.trust_anew();
+        self.told.count_again();
         self.show();
     }
 
@@ -449,6 +489,12 @@ impl Part {
     fn show(&self) {
         let charter = self.node.charter();
         let mut routes = Vec::new();
+        let wires = charter
+            .hosts
+            .keys()
+            .filter(|host| **host != self.me)
+            .filter_map(|host| self.host_row_of(host)?.mtu);
+        let wire_mtu = wires.chain(own::mtu(&self.places)).min();
         let table = self.node.table();
         let shown = table
             .hosts()
@@ -468,7 +514,10 @@ impl Part {
                 .map(|(pool, founded)| (*pool, founded.definition.clone()))
                 .collect(),
             routes,
+            wire_mtu,
+            vtep: Some(self.node.seat().address.ip()),
             member: true,
+            beginning: false,
             left: !charter.hosts.contains_key(&self.me)
                 && charter
                     .gone

@@ -1,16 +1,18 @@
 //! What requests are checked against without asking anybody.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use tokio::sync::watch;
 use tombolo_cluster::charter::Definition;
 use tombolo_core::model::{NetName, cut};
 use tombolo_ipam::prefix::common;
 
 /// What requests are checked against without asking anybody.
 #[derive(Debug, Clone, Default)]
-pub struct Shown(Arc<RwLock<Arc<ShownNow>>>);
+pub struct Shown(watch::Sender<Arc<ShownNow>>);
 
 /// One state of it.
 #[derive(Debug, Clone, Default)]
@@ -19,8 +21,14 @@ pub struct ShownNow {
     pub pools: BTreeMap<IpNet, Definition>,
     /// The routes of the other hosts, with these hosts' names.
     pub routes: Vec<(IpNet, String)>,
+    /// The largest packet that each wire takes by which hosts of the cluster are reached, in bytes, as far as is known.
+    pub wire_mtu: Option<u32>,
+    /// Where others reach this host.
+    pub vtep: Option<IpAddr>,
     /// Whether this host is in a cluster.
     pub member: bool,
+    /// Whether it is, and has only just begun: nothing of the above is known yet.
+    pub beginning: bool,
     /// Whether it was decided that it left, and others may still have to hear of it.
     pub left: bool,
     /// Why it is in none though its settings name one, if so.
@@ -28,14 +36,40 @@ pub struct ShownNow {
 }
 
 impl Shown {
+    /// Of a host that begins, and was in a cluster or not when it ended.
+    pub fn beginning(in_cluster: bool) -> Self {
+        let shown = Self::default();
+        shown.set(ShownNow {
+            member: in_cluster,
+            beginning: in_cluster,
+            ..ShownNow::default()
+        });
+        shown
+    }
+
     /// As it is now.
     pub fn get(&self) -> Arc<ShownNow> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.borrow().clone()
     }
 
     /// Says how it is.
     pub fn set(&self, now: ShownNow) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
+        self.0.send_replace(Arc::new(now));
+    }
+
+    /// Waits until something is known.
+    pub async fn known(&self) {
+        // We hold the sender ourselves, so it can't be gone.
+        self.0.subscribe().wait_for(|now| !now.beginning).await.ok();
+    }
+
+    /// Says that nothing will be known for a while.
+    pub fn give_up(&self) {
+        self.0.send_if_modified(|now| {
+            let was = now.beginning;
+            Arc::make_mut(now).beginning = false;
+            was
+        });
     }
 }
 

@@ -8,6 +8,7 @@ use tombolo_cluster::HostId;
 use tombolo_cluster::node::{Called, View};
 
 use super::seal::{Counts, Why};
+pub use super::ways::Shown as Way;
 
 /// How long after the last sign of it two hosts count as having one identifier.
 const CLONED: Duration = Duration::from_secs(30);
@@ -25,6 +26,8 @@ pub struct Sight {
     pub counts: Counts,
     /// What else was noted.
     pub noted: Noted,
+    /// The ways to those hosts that have several.
+    pub ways: BTreeMap<HostId, Vec<Way>>,
     /// The store that decides, and why it did not answer last, if it did not.
     pub store: Option<(String, Option<String>)>,
 }
@@ -47,6 +50,8 @@ pub struct Noted {
     dropped: BTreeMap<&'static str, (Instant, SocketAddr)>,
     cloned: BTreeMap<HostId, (Instant, SocketAddr, SocketAddr)>,
     called: BTreeMap<HostId, Instant>,
+    /// Rows of hosts that could not be read.
+    unreadable: BTreeMap<HostId, u64>,
 }
 
 /// Datagrams and their bytes, since the part began.
@@ -120,10 +125,21 @@ impl Noted {
         self.called.insert(host, Instant::now());
     }
 
+    /// A row of a host can't be read.
+    pub fn unreadable(&mut self, host: HostId) {
+        *self.unreadable.entry(host).or_default() += 1;
+    }
+
+    /// How many rows of a host could not be read.
+    pub fn unread(&self, host: &HostId) -> u64 {
+        self.unreadable.get(host).copied().unwrap_or_default()
+    }
+
     /// Forgets hosts that are no members.
     pub fn keep(&mut self, members: &BTreeSet<HostId>) {
         self.cloned.retain(|host, _| members.contains(host));
         self.called.retain(|host, _| members.contains(host));
+        self.unreadable.retain(|host, _| members.contains(host));
     }
 
     /// When a datagram was not taken last for this reason, and what it gave for its source.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tombolo_cluster::node::Wish;
 use tombolo_cluster::wire::encode;
-use tombolo_core::state::Command;
+use tombolo_core::state::{Command, News};
 use tombolo_ipam::share::Deal;
 
 use super::handle::OUTSIDE;
@@ -64,6 +64,7 @@ impl Task {
                     End::Broken(why) => {
                         tracing::error!(%why, "this host's part in the cluster begins anew");
                         self.around.outside.set(Some(why));
+                        self.around.shown.give_up();
                         tokio::select! {
                             _ = &mut end => return,
                             () = self.refuse_for(MEND) => {}
@@ -246,6 +247,16 @@ impl Task {
         if let Err(error) = self.around.files.remove() {
             tracing::error!(%error, "the files of the cluster are still there");
         }
+        let nobody = News {
+            everything: true,
+            ..News::default()
+        };
+        // An engine that has ended needs no news.
+        self.around
+            .asks
+            .send(crate::engine::Ask::Peers(nobody))
+            .await
+            .ok();
         let (answer, answered) = oneshot::channel();
         let sent = self
             .around

@@ -49,25 +49,36 @@ impl fmt::Display for KeyFile {
     }
 }
 
-/// Where other hosts reach this one.
+/// The most places at which a host is reached.
+pub const PLACES: usize = 8;
+
+/// Where other hosts reach this one: at each of these places, by the first one where they know no more; at the source address
+/// of the default route where none is named.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Advertise {
-    /// At the source address of the default route.
-    #[default]
-    Auto,
-    /// At this address.
+pub struct Advertise(pub Vec<Place>);
+
+/// A place at which other hosts reach this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// This address.
     Address(IpAddr),
-    /// At the first address of this interface.
+    /// The first address of this interface.
     Interface(IfName),
 }
 
 impl fmt::Display for Advertise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Address(address) => address.fmt(f),
-            Self::Interface(name) => name.fmt(f),
+        if self.0.is_empty() {
+            return f.write_str("auto");
         }
+        for (n, place) in self.0.iter().enumerate() {
+            let comma = if n > 0 { "," } else { "" };
+            match place {
+                Place::Address(address) => write!(f, "{comma}{address}")?,
+                Place::Interface(name) => write!(f, "{comma}{name}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -143,23 +154,47 @@ pub(super) fn key_file(text: &str) -> Parsed<KeyFile> {
     }
 }
 
-/// `auto`, an address or an interface.
+/// `auto`, or addresses and interfaces.
 pub(super) fn advertise(text: &str) -> Parsed<Advertise> {
     if text == "auto" {
-        return Ok(Advertise::Auto);
+        return Ok(Advertise::default());
     }
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return match address.is_multicast() || address.is_unspecified() {
-            true => Err(vec![Wrong::new(text, "nobody can be reached at it")]),
-            false => Ok(Advertise::Address(address)),
-        };
+    let (mut places, mut wrongs) = (Vec::new(), Vec::new());
+    for part in text.split(',').map(str::trim) {
+        match place(part) {
+            Ok(place) if places.contains(&place) => wrongs.push(Wrong::new(part, "it is named twice")),
+            Ok(place) => places.push(place),
+            Err(why) => wrongs.push(Wrong::new(part, why)),
+        }
     }
-    match text.parse() {
-        Ok(name) => Ok(Advertise::Interface(name)),
-        Err(_) => Err(vec![Wrong::new(
+    let family = |place: &Place| match place {
+        Place::Address(address) => Some(address.is_ipv6()),
+        Place::Interface(_) => None,
+    };
+    let families: std::collections::BTreeSet<bool> = places.iter().filter_map(family).collect();
+    if families.len() > 1 {
+        wrongs.push(Wrong::new(
             text,
-            "it is neither an address nor an interface's name",
-        )]),
+            "its addresses are of both families: name those of one",
+        ));
+    }
+    if places.len() > PLACES {
+        wrongs.push(Wrong::new(text, format!("at most {PLACES} places are used")));
+    }
+    match wrongs.is_empty() {
+        true => Ok(Advertise(places)),
+        false => Err(wrongs),
+    }
+}
+
+fn place(text: &str) -> Result<Place, &'static str> {
+    match (text.parse::<IpAddr>(), text.parse::<IfName>()) {
+        (Ok(address), _) if address.is_multicast() || address.is_unspecified() => {
+            Err("nobody can be reached at it")
+        }
+        (Ok(address), _) => Ok(Place::Address(address)),
+        (_, Ok(name)) if text != "auto" => Ok(Place::Interface(name)),
+        _ => Err("it is neither an address nor an interface's name"),
     }
 }
 

@@ -60,8 +60,15 @@ pub fn entries(path: &Path, text: &str) -> (BTreeMap<Setting, (String, Origin)>,
 fn text_of(setting: Setting, value: &DeValue<'_>) -> Result<String, parse::Wrong> {
     match value {
         DeValue::String(text) => Ok(text.to_string()),
-        DeValue::Integer(number) if setting == Setting::ClusterPort => Ok(number.to_string()),
-        DeValue::Array(items) if matches!(setting, Setting::AddressPools | Setting::Join) => {
+        DeValue::Integer(number) if matches!(setting, Setting::ClusterPort | Setting::VxlanPort) => {
+            Ok(number.to_string())
+        }
+        DeValue::Array(items)
+            if matches!(
+                setting,
+                Setting::AddressPools | Setting::Join | Setting::Advertise
+            ) =>
+        {
             let texts: Result<Vec<&str>, _> = items
                 .iter()
                 .map(|item| item.get_ref().as_str().ok_or_else(|| wrong_type(item.get_ref())))

@@ -97,6 +97,7 @@ fn the_names_of_flags_and_variables_are_those_of_the_contract() {
         "--advertise TOMBOLO_ADVERTISE",
         "--cluster-port TOMBOLO_CLUSTER_PORT",
         "--cluster-alone TOMBOLO_CLUSTER_ALONE",
+        "--vxlan-port TOMBOLO_VXLAN_PORT",
         "--store TOMBOLO_STORE",
         "--log TOMBOLO_LOG",
         "--log-format TOMBOLO_LOG_FORMAT",
@@ -130,6 +131,7 @@ fn flag_beats_environment_beats_file_beats_default() {
         "advertise: default",
         "cluster_port: default",
         "cluster_alone: default",
+        "vxlan_port: default",
         "store: default",
         "log: environment TOMBOLO_LOG",
         "log_format: default",
@@ -464,6 +466,27 @@ fn what_a_host_does_in_a_cluster_is_read() {
         .collect();
     assert_eq!(join, ["192.0.2.1:7000", "[fd00::1]:8000"]);
     assert_eq!(config.advertise.to_string(), "eth1");
+    for (text, shown) in [
+        ("'auto'", "auto"),
+        ("'192.0.2.1, eth1'", "192.0.2.1,eth1"),
+        ("['eth0', 'eth1']", "eth0,eth1"),
+    ] {
+        let config = read(&[], &[], Some(&format!("advertise = {text}"))).unwrap();
+        assert_eq!(config.advertise.to_string(), shown);
+    }
+    for (text, why) in [
+        ("eth0,eth0", "named twice"),
+        ("192.0.2.1,fd00::1", "both families"),
+        ("a,b,c,d,e,f,g,h,i", "at most 8"),
+        ("eth0,auto", "neither an address nor"),
+        ("eth0,", "neither an address nor"),
+        ("224.0.0.1", "nobody can be reached"),
+    ] {
+        let faults = read(&[], &[], Some(&format!("advertise = '{text}'")))
+            .unwrap_err()
+            .join("\n");
+        assert!(faults.contains(why), "{text}: {faults}");
+    }
     assert_eq!(config.cluster_alone, Alone::Wait);
     let strange = "join = 'host-a,192.0.2.1:0'\ncluster_port = 0\nadvertise = '0.0.0.0'\ncluster_key_file = 'key'\ncluster_alone = 'maybe'";
     let faults = read(&[], &[], Some(strange)).unwrap_err().join("\n");

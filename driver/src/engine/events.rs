@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tombolo_core::model::{Endpoint, EndpointId, Network, NetworkId, Proto, Published};
+use tombolo_core::model::{Endpoint, EndpointId, IfName, Network, NetworkId, Proto, Published};
 use tombolo_core::state::{Edit, Owner};
 use tombolo_core::world::{Key, Step};
 use tracing_subscriber::fmt::format::Writer;
@@ -91,6 +91,18 @@ pub enum What {
         /// The container's port.
         port: u16,
     },
+    /// An address on a wire: `conflict` (somebody there has it, so it was not given), or `unasked` (it was given, though it
+    /// can't be told whether somebody has it).
+    Address {
+        /// What became of it.
+        action: &'static str,
+        /// The address.
+        address: IpAddr,
+        /// The link that leads to the wire.
+        parent: IfName,
+        /// Who has it, or why nobody could be asked.
+        because: String,
+    },
     /// A fact that somebody had changed: `repaired`.
     Fact {
         /// What became of it.
@@ -105,7 +117,7 @@ pub enum What {
         #[serde(flatten)]
         place: Place,
     },
-    /// A problem of `tombolo status`: `appeared`, `changed` or `solved`.
+    /// A problem of `tombolo status`, or of a tunnel: `appeared`, `changed` or `solved`.
     Problem {
         /// What became of it.
         action: &'static str,
@@ -260,6 +272,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     pub(super) fn place(&self, owner: Option<&Owner>) -> Place {
         match owner {
             None | Some(Owner::Host) => Place::default(),
+            Some(Owner::Remote(..)) => Place::default(),
             Some(Owner::Network(id)) => self.place_of_network(id),
             Some(Owner::Endpoint(id)) => match self.state.endpoint(id) {
                 Some(endpoint) => self.place_of(endpoint),

@@ -14,29 +14,43 @@
 //! doesn't grow with what else exists. A full look at the kernel ([`Engine::settle`]) comes at the start, on every slow
 //! tick and after a step whose outcome is unknown; it corrects the belief and repairs what differs.
 
+mod announce;
 pub mod events;
+pub mod groups;
+mod lent;
+mod peers;
 pub mod reconcile;
 pub mod shared;
 pub mod tally;
+pub mod tunnels;
 pub mod views;
+pub mod wires;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::timeout_at;
 use tombolo_core::kinds::bridge::MTU_V6_LEAST;
 use tombolo_core::kinds::{Found, Theirs};
-use tombolo_core::model::{EndpointId, Proto};
-use tombolo_core::state::{Command, Edit, Ephemeral, HostPort, Owner, Refusal, Reply, State, Surroundings};
-use tombolo_core::world::{Family, Key, Setting, Step, Value, World, diff};
+use tombolo_core::model::{EndpointId, IfName, Network, Proto};
+use tombolo_core::state::{
+    Command, Edit, Ephemeral, HostPort, News, Owner, Refusal, Reply, State, Surroundings,
+};
+use tombolo_core::world::{Family, Key, LINK_GROUP, Setting, Step, Value, World, diff};
 use tombolo_ipam::Carve;
 
 use self::events::Problem;
+use crate::dhcp::Lease;
 use crate::docker::View;
+use crate::kernel::groups::Groups;
+use crate::kernel::notice::Noticed;
+use crate::kernel::sandbox::Inside;
 use crate::kernel::{self, Flow, Kernel};
+use crate::lent::Kept;
 use crate::records::{self, Records};
 use crate::store::{self, Put, Row};
 
@@ -119,6 +133,28 @@ pub enum Ask {
     Show(views::Show, oneshot::Sender<serde_json::Value>),
     /// Give the numbers that are exported as metrics.
     Tally(oneshot::Sender<tally::Tally>),
+    /// Keep that the addresses of a pool are lent by the DHCP server on the wire of a link, or forget that they were.
+    LentPool(IpNet, Option<IfName>, oneshot::Sender<Result<(), String>>),
+    /// Keep a lease of an address, or forget it.
+    Lent(Ipv4Addr, Option<Lease>, oneshot::Sender<Result<(), String>>),
+    /// Name all that is lent.
+    AllLent(oneshot::Sender<Kept>),
+    /// Name the wires where addresses are looked for before they go out.
+    Probed(oneshot::Sender<Vec<wires::Wire>>),
+    /// Name the links to the wire where those of a subnet are, if there is one: that by which they are asked for, and the parent.
+    ProbedOn(IpNet, oneshot::Sender<Option<(IfName, IfName)>>),
+    /// Name the address that this host would get on a network on a subnet.
+    HostNext(IpNet, oneshot::Sender<Option<IpAddr>>),
+    /// Name the links that containers of this host are on the wire of.
+    Parents(oneshot::Sender<BTreeSet<IfName>>),
+    /// Say what the links on one of them are like in their sandboxes.
+    Inside(IfName, oneshot::Sender<Vec<(EndpointId, Inside)>>),
+    /// Tell that a container's link was put back into its sandbox.
+    PutBack(EndpointId, Inside),
+    /// Say how a network is to be made, see [`State::as_named`].
+    Named(Network, oneshot::Sender<Result<Network, Refusal>>),
+    /// Name the tunnels of this host's networks.
+    Tunnels(oneshot::Sender<Vec<tunnels::Tunnel>>),
     /// Look at the kernel and repair what differs.
     Settle {
         /// What for, in the log.
@@ -126,6 +162,8 @@ pub enum Ask {
         /// Write a plain copy of the records as well.
         backup: bool,
     },
+    /// Look at the kernel if this is not what is believed of it.
+    Noticed(Noticed),
     /// Say that the engine's task is alive.
     Alive(oneshot::Sender<()>),
     /// Compare the kernel with the records now, and repair what differs if that is wanted.
@@ -144,6 +182,10 @@ pub enum Ask {
         /// Where the answer goes.
         answer: oneshot::Sender<shared::Told>,
     },
+    /// Take in which groups are heard on the bridges of this host.
+    Heard(Groups),
+    /// Take in what is new of the cluster's other hosts.
+    Peers(News),
     /// Keep records of this host's part in the cluster: keys and texts, none for what is to be forgotten.
     Keep(Vec<(String, Option<String>)>, oneshot::Sender<Result<(), String>>),
     /// Put other records in place of all there are.
@@ -157,6 +199,8 @@ pub struct Looked {
     pub avoid: Vec<IpNet>,
     /// The MTU of the way to the outside, where a network is made and there is a way.
     pub path_mtu: Option<u32>,
+    /// The largest packet that fits into a tunnel to each of the cluster's hosts, where a network is made and that is known.
+    pub tunnel_mtu: Option<u32>,
     /// The link that has the name that the user chose for a network's bridge.
     pub link: Option<Theirs>,
 }
@@ -172,6 +216,8 @@ pub struct Edge {
     pub port_holder: fn(Proto, IpAddr, u16) -> Option<String>,
     /// Ports to choose ephemeral ones from.
     pub ephemeral: fn() -> Ephemeral,
+    /// What keeps a link of this host from carrying packets, in words.
+    pub dead_link: fn(&IfName) -> Option<&'static str>,
 }
 
 /// What doesn't change while the engine runs.
@@ -227,10 +273,16 @@ impl Outside {
 pub struct Engine<K, J> {
     state: State,
     meta: BTreeMap<String, String>,
+    /// The leases among it, of addresses that wires' own DHCP servers have lent.
+    lent: BTreeMap<Ipv4Addr, Lease>,
     /// What the cluster's part of this daemon keeps.
     cluster: BTreeMap<String, String>,
     /// What has changed that the cluster is to know.
     touched: shared::Touched,
+    /// Which groups are heard on this host.
+    listening: groups::Listening,
+    /// What containers of this host may believe of addresses.
+    announcements: announce::Announcements,
     believed: World,
     kernel: K,
     journal: J,
@@ -242,6 +294,8 @@ pub struct Engine<K, J> {
     repairs: BTreeMap<&'static str, u64>,
     /// The belief is known to be incomplete: only a full look helps.
     in_doubt: bool,
+    /// What other hosts have was told: until then, what looks unwanted of it may be wanted.
+    peers_known: bool,
     /// The records were lost: what looks unwanted may be wanted by Docker, so nothing is swept until it was asked.
     keep_unknown: bool,
     docker: reconcile::Docker,
@@ -263,9 +317,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     ) -> Self {
         Self {
             state,
+            lent: lent::leases(&meta),
             meta,
             cluster: BTreeMap::new(),
             touched: shared::Touched::waking(setup.wake.clone()),
+            listening: groups::Listening::default(),
+            announcements: announce::Announcements::default(),
             believed: World::new(),
             kernel,
             journal,
@@ -274,6 +331,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             problems: BTreeMap::new(),
             repairs: BTreeMap::new(),
             in_doubt: false,
+            peers_known: false,
             keep_unknown: lost,
             docker: reconcile::Docker::default(),
             events: events::Events::default(),
@@ -283,9 +341,14 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
-    /// With what the cluster's part of this daemon has kept.
-    pub fn keeping(self, cluster: BTreeMap<String, String>) -> Self {
-        Self { cluster, ..self }
+    /// With what the cluster's part of this daemon has kept, and whether that will tell of other hosts. Who is in no
+    /// cluster hears of nobody.
+    pub fn keeping(self, cluster: BTreeMap<String, String>, in_cluster: bool) -> Self {
+        Self {
+            cluster,
+            peers_known: !in_cluster,
+            ..self
+        }
     }
 
     /// The records.
@@ -295,7 +358,14 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     /// Serves requests until all askers are gone. Gives the journal back, for a last copy of the records.
     pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) -> J {
-        while let Some(ask) = asks.recv().await {
+        loop {
+            let next = match self.announcements.due() {
+                Some(due) => timeout_at(due.into(), asks.recv()).await,
+                None => Ok(asks.recv().await),
+            };
+            self.announce_held();
+            let Ok(ask) = next else { continue };
+            let Some(ask) = ask else { break };
             match ask {
                 Ask::Do {
                     command,
@@ -310,10 +380,30 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     answer.send(self.show(show)).ok();
                 }
                 Ask::Tally(answer) => drop(answer.send(self.tally())),
+                Ask::LentPool(pool, parent, answer) => {
+                    drop(answer.send(self.keep_lent_pool(pool, parent.as_ref())));
+                }
+                Ask::Lent(address, lease, answer) => drop(answer.send(self.keep_lent(address, lease))),
+                Ask::AllLent(answer) => drop(answer.send(self.all_lent())),
+                Ask::Probed(answer) => drop(answer.send(self.probed())),
+                Ask::ProbedOn(subnet, answer) => {
+                    drop(answer.send(self.state.probed_on(subnet)));
+                }
+                Ask::HostNext(subnet, answer) => drop(answer.send(self.state.host_next(subnet))),
+                Ask::Parents(answer) => drop(answer.send(self.state.parents().cloned().collect())),
+                Ask::Inside(parent, answer) => drop(answer.send(self.inside(&parent))),
+                Ask::PutBack(id, inside) => self.put_back(&id, &inside),
+                Ask::Named(network, answer) => drop(answer.send(self.state.as_named(&network))),
+                Ask::Tunnels(answer) => drop(answer.send(self.tunnels())),
                 Ask::Settle { why, backup } => {
                     self.settle(why).await;
                     if backup && let Err(error) = self.journal.backup() {
                         tracing::warn!(%error, "the plain copy of the records was not written");
+                    }
+                }
+                Ask::Noticed(noticed) => {
+                    if self.surprises(&noticed) {
+                        self.settle("somebody changed what is tombolo's").await;
                     }
                 }
                 Ask::Alive(answer) => drop(answer.send(())),
@@ -326,6 +416,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 }
                 Ask::Docker(view) => self.heard_from_docker(view, Instant::now()).await,
                 Ask::Cluster { everything, answer } => drop(answer.send(self.told_cluster(everything))),
+                Ask::Heard(groups) => self.listen(groups),
+                Ask::Peers(news) => self.hear(news).await,
                 Ask::Keep(records, answer) => drop(answer.send(self.keep(records))),
                 Ask::Import(records, answer) => {
                     let imported = self.import(records).await;
@@ -402,11 +494,15 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             port: &edge.port,
             port_holder: &edge.port_holder,
             container_name: &container_name,
+            lent: &|address| lent::came_with(&self.lent, address),
             host_binding: self.setup.host_binding,
             found: self.found(command, looked),
             outside: outside.as_deref(),
         };
-        let decision = self.state.decide(command, &around);
+        let mut decision = self.state.decide(command, &around);
+        if let Ok((_, Reply::Joined(joined))) = &mut decision {
+            wires::for_engine(joined, self.docker.version());
+        }
         match (command, &decision) {
             (_, Err(refusal)) => self.state.owe_release(refusal),
             (Command::ReleasePool(pool), _) => self.state.released(pool),
@@ -422,16 +518,22 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             Command::CreateNetwork(network) => (network.spec.named_link(), network.subnet(true).is_some()),
             _ => (None, false),
         };
-        let believed = named.and_then(|name| self.believed.get(&Key::Link(name.clone())));
+        let believed = named.and_then(|name| {
+            let link = self.believed.get(&Key::Link(name.clone()));
+            link.or_else(|| self.believed.get(&Key::Parent(name.clone())))
+        });
+        let on_wire = matches!(command, Command::CreateNetwork(network) if network.spec.uplink().is_some());
         Found {
             path_mtu: looked
                 .path_mtu
                 // IPv6 has no smaller packets than this: the kernel cuts them on such a way (RFC 8200, section 5).
                 .map(|mtu| if v6 { mtu.max(MTU_V6_LEAST) } else { mtu })
                 .filter(|mtu| *mtu != USUAL_MTU),
+            tunnel_mtu: looked.tunnel_mtu,
             bridge: match believed {
                 Some(value) => (*value == Value::Adopted).then(Theirs::default),
-                None => looked.link,
+                // One of ours of which no record tells is as good as none.
+                None => looked.link.filter(|link| !on_wire || link.group != LINK_GROUP),
             },
         }
     }
@@ -439,6 +541,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     async fn grow(&mut self, edits: Vec<Edit>, deadline: Instant) -> Result<Vec<Edit>, Error> {
         let puts: Vec<Put> = edits.iter().map(records::put).collect();
         self.await_forgotten(&edits, deadline).await;
+        self.expect_children(&edits);
         let (taken, before, after) = self.apply(edits);
         let settled = match self.reach(&before, &after, Some(deadline)).await {
             Ok(()) => self.journal.commit(&puts).map_err(Error::Store),
@@ -454,7 +557,23 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         // A new endpoint may have taken the place of one that Docker has forgotten.
         self.forget_holders(&taken);
+        self.announce_change(&taken);
         Ok(taken)
+    }
+
+    /// Believes nothing of the links of endpoints that join a sandbox anew: one on a wire went with the last one, or was put
+    /// back when that ended.
+    fn expect_children(&mut self, edits: &[Edit]) {
+        for edit in edits {
+            let Edit::Endpoint(id, Some(after)) = edit else {
+                continue;
+            };
+            let was_in = self.state.endpoint(id).and_then(|before| before.sandbox.as_ref());
+            let joins = after.sandbox.as_ref().is_some_and(|sandbox| !sandbox.is_empty());
+            if joins && was_in.is_none() {
+                self.believed.remove(&Key::Child(id.container_link()));
+            }
+        }
     }
 
     async fn shrink(&mut self, edits: Vec<Edit>) -> Result<Vec<Edit>, Error> {
@@ -466,6 +585,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             self.in_doubt = true;
         }
         self.forget_holders(&taken);
+        self.announce_change(&taken);
         Ok(taken)
     }
 
@@ -478,40 +598,49 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Changes the records. Gives the inverse edits, and the facts of the touched records before and after.
     fn apply(&mut self, edits: Vec<Edit>) -> (Vec<Edit>, World, World) {
         let owners: BTreeSet<Owner> = edits.iter().flat_map(|edit| self.state.owners(edit)).collect();
-        let facts = |state: &State| {
-            let mut world = World::new();
-            owners.iter().for_each(|owner| state.facts(owner, &mut world));
-            world
-        };
-        let before = facts(&self.state);
+        let before = facts_of(&self.state, &owners);
+        let seen: Vec<_> = edits.iter().flat_map(|edit| self.state.sighted(edit)).collect();
+        self.note_sights(&seen);
         edits.iter().for_each(|edit| self.touched.note(edit));
         let mut taken: Vec<Edit> = edits.into_iter().map(|edit| self.state.apply(edit)).collect();
         taken.reverse();
-        let after = facts(&self.state);
+        let after = facts_of(&self.state, &owners);
         (taken, before, after)
+    }
+
+    /// The steps from what is believed of some facts, as they were wanted before and are after, to what is wanted.
+    fn steps_to(&self, before: &World, after: &World) -> Vec<Step> {
+        let keys: BTreeSet<&Key> = before.keys().chain(after.keys()).collect();
+        let held = keys
+            .into_iter()
+            .filter_map(|key| Some((key.clone(), self.believed.get(key)?.clone())));
+        diff(after, &held.collect())
     }
 
     /// Brings the facts of some records from `before` to `after`, starting from what is believed of them. Growing
     /// (with a deadline) stops at the first refusal; removing goes on to the end and tells the first.
     async fn reach(&mut self, before: &World, after: &World, deadline: Option<Instant>) -> Result<(), Error> {
-        let keys: BTreeSet<&Key> = before.keys().chain(after.keys()).collect();
-        let held = keys
-            .into_iter()
-            .filter_map(|key| Some((key.clone(), self.believed.get(key)?.clone())));
-        let steps = diff(after, &held.collect());
+        let steps = self.steps_to(before, after);
         let mut first = None;
-        for step in &steps {
-            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            let done = if late {
-                Err(Error::Late(crate::http::DEADLINE))
-            } else {
-                self.step(step).await
-            };
-            if let Err(error) = done {
-                if deadline.is_some() {
-                    return Err(error);
+        for run in runs(&steps) {
+            if run[0].key().is_of_peers() {
+                // A host that isn't reached is no reason to refuse what is asked for on this one.
+                self.make_of_peers(run).await;
+                continue;
+            }
+            for step in run {
+                let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                let done = if late {
+                    Err(Error::Late(crate::http::DEADLINE))
+                } else {
+                    self.step(step).await
+                };
+                if let Err(error) = done {
+                    if deadline.is_some() {
+                        return Err(error);
+                    }
+                    first.get_or_insert(error);
                 }
-                first.get_or_insert(error);
             }
         }
         self.forget(&steps);
@@ -633,6 +762,26 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     async fn step(&mut self, step: &Step) -> Result<(), Error> {
         tracing::debug!("{step}");
         let done = self.kernel.apply(step).await;
+        self.believe_step(step, &done);
+        done.map_err(Error::Kernel)
+    }
+
+    /// Makes many steps and keeps the belief true.
+    async fn steps(&mut self, steps: &[Step]) -> Vec<Result<(), Error>> {
+        if let [step] = steps {
+            return vec![self.step(step).await];
+        }
+        for step in steps {
+            tracing::debug!("{step}");
+        }
+        let done = self.kernel.apply_all(steps).await;
+        for (step, done) in steps.iter().zip(&done) {
+            self.believe_step(step, done);
+        }
+        done.into_iter().map(|done| done.map_err(Error::Kernel)).collect()
+    }
+
+    fn believe_step(&mut self, step: &Step, done: &Result<(), kernel::Error>) {
         let unknown = matches!(done, Err(kernel::Error::Unknown { .. }));
         self.in_doubt |= unknown;
         if done.is_ok() || unknown {
@@ -645,7 +794,6 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 Step::Remove(..) => {}
             }
         }
-        done.map_err(Error::Kernel)
     }
 
     fn believe(&mut self, key: Key, value: Option<Value>) {
@@ -712,6 +860,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         self.note_lost(&observed).await;
         let desired = self.state.world();
+        let mut observed = observed;
+        self.state.out_of_sight(&desired, &mut observed);
         let steps = diff(&desired, &observed);
         self.believed = observed;
         self.problems
@@ -726,46 +876,85 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             );
             self.problems.insert("records were lost".to_owned(), why.into());
         }
+        let strays = self.note_strays(&steps);
         let loaded = self.load_table(&steps, &desired).await;
-        for step in &steps {
-            if step.removes() && self.keep_unknown {
-                continue;
+        for run in runs(&steps) {
+            let wanted: Vec<Step> = run.iter().filter(|step| !self.is_kept(step)).cloned().collect();
+            let in_table = |step: &Step| *step.key() == Key::Table || step.key().is_element();
+            let mut made = Vec::new();
+            if wanted.first().is_some_and(|step| step.key().is_of_peers()) && !loaded {
+                made = self.steps(&wanted).await;
+            } else {
+                for step in &wanted {
+                    made.push(match loaded && in_table(step) {
+                        true => Ok(()),
+                        false => self.step(step).await,
+                    });
+                }
             }
-            let done = match loaded && (*step.key() == Key::Table || step.key().is_element()) {
-                true => Ok(()),
-                false => self.step(step).await,
-            };
-            compared.note(step, Some(done.as_ref().err().map(ToString::to_string)));
-            match done {
-                Ok(()) => self.repaired(step, why),
-                Err(error) => {
-                    let owner = self.state.owner(step.key());
-                    let place = self.place(owner.as_ref());
-                    let (network, container) = (place.network_name, place.container_name);
-                    tracing::error!(%step, %error, network, container, "does not settle; tried again on the next look");
-                    let problem = Problem {
-                        text: error.to_string(),
-                        step: Some(step.to_string()),
-                        owner,
-                    };
-                    self.problems.insert(events::about(step.key()), problem);
+            for (step, done) in wanted.iter().zip(made) {
+                compared.note(step, Some(done.as_ref().err().map(ToString::to_string)));
+                match done {
+                    Ok(()) => self.repaired(step, why),
+                    Err(error) => self.trouble(step, &error),
                 }
             }
         }
         self.forget(&steps);
         self.forget_bare(&steps);
+        self.announce(&strays);
         self.count_facts(&desired);
         // Steps with an unknown outcome were just tried; trying again at once would only spin.
         self.in_doubt = false;
         compared
     }
 
+    /// Whether what was noticed of the kernel is not what is believed of it.
+    fn surprises(&self, noticed: &Noticed) -> bool {
+        let parent = |key: &Key| match key {
+            Key::Link(name) => self.believed.get(&Key::Parent(name.clone())),
+            _ => None,
+        };
+        let believed = |key: &Key| self.believed.get(key).or_else(|| parent(key));
+        let surprise = |(key, value): (&Key, &Option<Value>)| match (believed(key), value) {
+            (Some(believed), Some(value)) => !believed.holds_as(value),
+            (believed, value) => believed.is_some() != value.is_some(),
+        };
+        noticed.missed || noticed.facts.iter().any(surprise)
+    }
+
+    /// Whether a step would remove what may be wanted by those who were not heard yet: Docker, or other hosts.
+    fn is_kept(&self, step: &Step) -> bool {
+        let of_tunnel = || match step.key() {
+            Key::Link(link) | Key::Port(link) => self.state.has_tunnel(link),
+            _ => false,
+        };
+        let of_peers = || !self.peers_known && (step.key().is_of_peers() || of_tunnel());
+        step.removes() && (self.keep_unknown || of_peers())
+    }
+
+    /// Notes that a step was not made.
+    fn trouble(&mut self, step: &Step, error: &Error) {
+        let owner = self.state.owner(step.key());
+        let place = self.place(owner.as_ref());
+        let (network, container) = (place.network_name, place.container_name);
+        tracing::error!(%step, %error, network, container, "does not settle; tried again on the next look");
+        let problem = Problem {
+            text: error.to_string(),
+            step: Some(step.to_string()),
+            owner,
+        };
+        self.problems.insert(events::about(step.key()), problem);
+    }
+
     /// Looks at the kernel and tells what differs. Nothing is changed.
     async fn compare(&mut self) -> views::Comparison {
         let mut compared = views::Comparison::default();
         match self.kernel.observe().await {
-            Ok(observed) => {
-                let steps = diff(&self.state.world(), &observed);
+            Ok(mut observed) => {
+                let desired = self.state.world();
+                self.state.out_of_sight(&desired, &mut observed);
+                let steps = diff(&desired, &observed);
                 steps.iter().for_each(|step| compared.note(step, None));
             }
             Err(error) => compared.unreadable = Some(error.to_string()),
@@ -780,7 +969,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         let lost = self
             .state
             .endpoints()
-            .filter(|e| e.linked && gone(&e.id))
+            .filter(|e| e.linked && !self.state.is_on_wire(e) && gone(&e.id))
             .map(|e| e.id.clone());
         let lost: Vec<EndpointId> = lost.collect();
         for id in lost {
@@ -841,11 +1030,23 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             return Err(format!("the records don't fit together: {}", problems.join("; ")));
         }
         self.journal.replace(&rows).map_err(|error| error.to_string())?;
-        (self.state, self.meta) = (state, meta);
+        (self.state, self.lent, self.meta) = (state, lent::leases(&meta), meta);
         self.events.tell(&events::What::Records { action: "imported" });
         self.settle("import").await;
         Ok(())
     }
+}
+
+/// The facts of some owners.
+fn facts_of(state: &State, owners: &BTreeSet<Owner>) -> World {
+    let mut world = World::new();
+    owners.iter().for_each(|owner| state.facts(owner, &mut world));
+    world
+}
+
+/// Steps in runs that are made at once, those that concern other hosts, and one by one, the others.
+fn runs(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
+    steps.chunk_by(|one, next| one.key().is_of_peers() == next.key().is_of_peers())
 }
 
 /// What a published port of UDP leaves of the flows that there are.
@@ -865,6 +1066,13 @@ fn sort(key: &Key) -> &'static str {
     match key {
         Key::Table => "table",
         Key::UserTable => "user-table",
+        Key::Tunnels => "tunnels",
+        Key::Neighbour(..) => "neighbour",
+        Key::Proxied(..) => "proxied",
+        Key::Forward(..) => "forward",
+        Key::Flood(..) => "flood",
+        Key::Remote(..) => "remote",
+        Key::Route(_) => "route",
         Key::Apart(_) => "apart",
         Key::Restricted(_) | Key::Publisher(..) => "publish-from",
         Key::Member(..) => "member",
@@ -880,7 +1088,11 @@ fn sort(key: &Key) -> &'static str {
         Key::Open(..) => "open",
         Key::Guard(_) => "guard",
         Key::Link(_) => "link",
+        Key::Parent(_) => "parent",
+        Key::Child(_) => "child",
+        Key::Way(..) => "way",
         Key::Setting(_) => "setting",
+        Key::Querier(_) => "querier",
         Key::Port(_) => "port",
         Key::Address(..) => "address",
         Key::Allow(_) => "allow",

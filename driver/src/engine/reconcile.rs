@@ -357,8 +357,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         // A network that the engine doesn't list vouches for nothing: its pools are waited for as long as itself.
         let listed: BTreeSet<&NetworkId> = view.networks.iter().map(|n| &n.id).collect();
-        let there = self.state.networks().filter(|n| listed.contains(&n.id));
-        for subnet in there.flat_map(|n| &n.subnets).filter(|s| s.ours) {
+        let there = || self.state.networks().filter(|n| listed.contains(&n.id));
+        // The engine never hears of the host's own addresses on wires.
+        let uplinks = there().filter_map(|n| n.spec.uplink());
+        addresses.extend(uplinks.flat_map(|uplink| uplink.host.iter().copied()));
+        for subnet in there().flat_map(|n| &n.subnets).filter(|s| s.ours) {
             pools.insert(subnet.pool);
             addresses.extend(
                 subnet
@@ -382,6 +385,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         for network in &view.networks {
             self.note_again(network).await;
         }
+        self.agree().await;
         let (networks, endpoints) = (self.state.networks().count(), self.state.endpoints().count());
         if self.problems.keys().any(|about| about.starts_with(PROBLEM)) {
             return;
@@ -455,6 +459,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// The gateway of a subnet. An engine lists one only where the user named it, or where it chose the subnet as well;
     /// otherwise the bridge tells, and if that is gone, the rule by which a gateway is chosen.
     fn gateway(&self, network: &NetworkView, subnet: &SubnetView) -> Option<IpNet> {
+        let kind = Spec::read(Options::new(network.options.clone()), network.v6);
+        if kind.as_ref().is_ok_and(|kind| kind.uplink().is_some()) {
+            return subnet
+                .gateway
+                .and_then(|address| IpNet::new(address, subnet.pool.prefix_len()).ok());
+        }
         let on_bridge = || {
             let kind = Spec::read(Options::new(network.options.clone()), network.v6).ok()?;
             let bridge = kind.kind().links(&network.id).into_iter().next()?;
@@ -528,10 +538,17 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         };
         self.rebuild_one(&create).await?;
         let host_link = Key::Link(seen.id.host_link());
+        let on_wire = |endpoint: &&Endpoint| self.state.is_on_wire(endpoint);
+        let made = self.state.endpoint(&seen.id);
+        if made.filter(on_wire).is_some() {
+            // Docker lists those only that are in a container that runs, and the link has been there since it was joined.
+            let child = Key::Child(seen.id.container_link());
+            self.believed.insert(child, Value::Present);
+        }
         let made = self
             .state
             .endpoint(&seen.id)
-            .filter(|_| self.believed.contains_key(&host_link));
+            .filter(|made| on_wire(made) || self.believed.contains_key(&host_link));
         // Without a link there is no container that runs; Docker will say so, or join it.
         let Some(made) = made.cloned() else { return Ok(()) };
         let published = self.published(&made);

@@ -4,6 +4,7 @@
 //! however many endpoints there are, and many at once are told together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -15,6 +16,7 @@ use tombolo_core::state::Edit;
 use tombolo_ipam::share::Share;
 use tombolo_ipam::{PoolId, Space};
 
+use super::groups::Part;
 use super::{Engine, Journal};
 use crate::kernel::Kernel;
 
@@ -22,6 +24,8 @@ use crate::kernel::Kernel;
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     endpoints: BTreeSet<EndpointId>,
+    /// Whether the cluster may have to be told otherwise which groups are heard.
+    listeners: bool,
     wake: Arc<Notify>,
 }
 
@@ -29,8 +33,8 @@ impl Touched {
     /// Wakes `wake` with each change.
     pub fn waking(wake: Arc<Notify>) -> Self {
         Self {
-            endpoints: BTreeSet::new(),
             wake,
+            ..Self::default()
         }
     }
 
@@ -39,6 +43,14 @@ impl Touched {
         if let Edit::Endpoint(id, _) = edit {
             self.endpoints.insert(id.clone());
         }
+        // Whose a bridge is may be another one now.
+        self.listeners |= matches!(edit, Edit::Network(..));
+        self.wake.notify_one();
+    }
+
+    /// Notes that other groups are heard.
+    pub fn listeners(&mut self) {
+        self.listeners = true;
         self.wake.notify_one();
     }
 
@@ -58,12 +70,18 @@ pub struct Told {
     pub shares: BTreeMap<IpNet, Share>,
     /// Endpoints that were touched: what they are now, or that they are gone.
     pub endpoints: Vec<(EndpointId, Option<EndpointRow>)>,
+    /// Groups that are heard, by pool and part, where that has changed; none where a part has none any more.
+    pub groups: BTreeMap<Part, Vec<IpAddr>>,
 }
 
 impl<K: Kernel, J: Journal> Engine<K, J> {
     /// What has changed since this was asked last; or everything.
     pub(super) fn told_cluster(&mut self, everything: bool) -> Told {
         let touched = std::mem::take(&mut self.touched.endpoints);
+        let groups = match std::mem::take(&mut self.touched.listeners) || everything {
+            true => self.told_groups(everything),
+            false => BTreeMap::new(),
+        };
         let ids: BTreeSet<EndpointId> = match everything {
             true => self
                 .state
@@ -94,6 +112,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         Told {
             fills: ipam.shares().iter().map(fill).collect(),
             shares: ipam.shares().clone(),
+            groups,
             endpoints: ids.iter().map(|id| (id.clone(), row(id))).collect(),
         }
     }
@@ -101,5 +120,5 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
 /// Whether a network is one of the cluster's.
 fn is_shared(network: &Network) -> bool {
-    network.spec.net().is_some()
+    network.spec.is_shared()
 }

@@ -26,6 +26,8 @@ pub struct Tally {
     pub facts_holding: usize,
     /// Facts put right since the start, by sort.
     pub repairs: BTreeMap<&'static str, u64>,
+    /// Groups that other hosts are told of, because somebody here hears them, and those that are too many for that.
+    pub groups: (usize, usize),
     /// Problems that `tombolo status` shows.
     pub problems: usize,
     /// Whether the Docker engine answers.
@@ -87,6 +89,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             facts_desired: self.facts_desired,
             facts_holding: self.facts_holding,
             repairs: self.repairs.clone(),
+            groups: self.counted_groups(),
             problems: self.problems.len(),
             docker_reachable: self.docker.serves(),
             freed: self.docker.freed(),

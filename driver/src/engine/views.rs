@@ -120,7 +120,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             "facts": self.state.world().len(),
             "ignored": self.setup.ignored,
             "repairs": self.repairs,
-            "problems": self.problems.iter().map(problem).collect::<Vec<_>>(),
+            "problems": self.problems.iter().map(problem).chain(self.dead_parents()).collect::<Vec<_>>(),
             "docker": self.docker.status(),
             "recovered": self.setup.recovered,
         })
@@ -133,26 +133,56 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 .map(|s| json!({ "pool": s.pool, "gateway": s.gateway.map(|g| g.addr()) }))
         };
         let kind = network.spec.kind();
-        let missing = self.missing(network);
+        let uplink = network.spec.uplink();
+        let missing = self.dead_parent(network).or_else(|| self.missing(network));
         json!({
             "network_id": network.id,
             "name": self.docker.network_name(&network.id),
             "kind": kind.name(),
-            "bridge": kind.links(&network.id).first(),
-            "internal": network.internal,
+            "bridge": kind.links(&network.id).first().filter(|_| uplink.is_none()),
+            "parent": uplink.map(|uplink| uplink.lower(&network.id)),
+            "host": uplink.map(|uplink| &uplink.host),
+            "internal": network.internal || uplink.is_some_and(|uplink| uplink.parent.is_none()),
             "ipv4": subnet(false),
             "ipv6": subnet(true),
             "mtu": kind.mtu(),
+            "vni": network.spec.agreed().vni,
+            "groups": network.spec.has_multicast().then(|| self.heard_on(network)),
+            "remote_endpoints": self.state.remote_endpoints(network),
+            "unreached": self.state.unreached(network),
             "endpoints": self.state.endpoints_of(&network.id).count(),
             "settled": missing.is_none(),
             "problem": missing,
         })
     }
 
+    /// Problems of the links that containers are on, each told for one of the networks.
+    fn dead_parents(&self) -> impl Iterator<Item = Value> {
+        self.state.parents().filter_map(|parent| {
+            let network = self.state.on_parent(parent).next()?;
+            let problem = self.dead_parent(network)?;
+            Some(json!({
+                "about": format!("parent {parent}"),
+                "problem": problem,
+                "step": Value::Null,
+                "network_name": self.docker.network_name(&network.id),
+                "container_name": Value::Null,
+            }))
+        })
+    }
+
+    /// What keeps the link from carrying packets that a network's containers are on, if something does.
+    fn dead_parent(&self, network: &Network) -> Option<String> {
+        let parent = network.spec.uplink()?.lower(&network.id);
+        let why = (self.setup.edge.dead_link)(&parent)?;
+        Some(format!("{parent}, which its containers are on, {why}"))
+    }
+
     /// A fact of the network that doesn't hold, if there is one.
     fn missing(&self, network: &Network) -> Option<String> {
         let mut wanted = World::new();
-        network.spec.kind().network_facts(network, &mut wanted);
+        let underlay = self.state.peers().underlay();
+        network.spec.kind().network_facts(network, underlay, &mut wanted);
         let lacks = |(key, value): &(&Key, &tombolo_core::world::Value)| {
             !self.believed.get(*key).is_some_and(|held| value.holds_as(held))
         };
@@ -169,6 +199,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     fn endpoint(&self, endpoint: &Endpoint) -> Value {
         let network = self.state.network(&endpoint.network);
+        let on_wire = self.state.is_on_wire(endpoint);
         let published = |p: &Published| json!({ "proto": p.proto, "host_ip": p.host, "host_port": p.host_port, "port": p.port });
         json!({
             "network_id": endpoint.network,
@@ -180,7 +211,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             "ipv6": endpoint.address(true).map(|a| a.addr()),
             "mac": endpoint.mac,
             "joined": endpoint.sandbox.is_some(),
-            "host_link": endpoint.linked.then(|| endpoint.id.host_link()),
+            "host_link": endpoint.linked.then(|| endpoint.id.host_link()).filter(|_| !on_wire),
+            "problem": network.and_then(|network| self.dead_parent(network)).filter(|_| endpoint.linked),
             "sandbox": endpoint.sandbox,
             "published": endpoint.published.iter().map(published).collect::<Vec<_>>(),
         })
@@ -214,7 +246,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         let ipam = self.state.ipam();
         let lease = |(address, usage): (IpAddr, &Use)| {
             let (word, name) = match usage {
-                Use::Gateway => ("gateway", None),
+                Use::Gateway | Use::Unnamed => ("gateway", None),
+                Use::Host => ("host", None),
                 Use::Aux => ("aux", None),
                 Use::Endpoint { name } => ("endpoint", name.clone()),
             };

@@ -28,6 +28,7 @@ pub(super) enum Set {
     Members(Family),
     Shared(Family),
     Publishers(Family),
+    Remote(Family),
     Routed(Family),
     Unprotected(Family),
     Opened(Family),
@@ -57,6 +58,7 @@ impl Set {
                 Self::Members(family),
                 Self::Shared(family),
                 Self::Publishers(family),
+                Self::Remote(family),
                 Self::Routed(family),
                 Self::Unprotected(family),
                 Self::Opened(family),
@@ -82,6 +84,7 @@ impl Set {
             Self::Members(family) => format!("members{family}"),
             Self::Shared(family) => format!("shared{family}"),
             Self::Publishers(family) => format!("publishers{family}"),
+            Self::Remote(family) => format!("remote{family}"),
             Self::Routed(family) => format!("routed{family}"),
             Self::Unprotected(family) => format!("unprotected{family}"),
             Self::Opened(family) => format!("opened{family}"),
@@ -136,12 +139,10 @@ impl Element {
                 Set::Shared(Family::of(*shared)),
                 [name(link), address(*shared)].concat(),
             ),
-            (Key::Publisher(link, from), _) => Some(Self {
-                set: Set::Publishers(Family::of(from.addr())),
-                key: [name(link), address(from.network())].concat(),
-                end: Some([name(link), address(from.broadcast())].concat()),
-                data: None,
-            }),
+            (Key::Publisher(link, from), _) => {
+                Some(range(Set::Publishers(Family::of(from.addr())), link, from))
+            }
+            (Key::Remote(link, net), _) => Some(range(Set::Remote(Family::of(net.addr())), link, net)),
             (Key::Open(proto, to, port), _) => member(
                 Set::Opened(Family::of(*to)),
                 [protocol(*proto), address(*to), number(*port)].concat(),
@@ -195,12 +196,16 @@ impl Element {
             }
             Set::Members(family) => present(Key::Member(key.name()?, key.address(family)?)),
             Set::Shared(family) => present(Key::Shared(key.name()?, key.address(family)?)),
-            Set::Publishers(family) => {
+            Set::Publishers(family) | Set::Remote(family) => {
                 let (link, first) = (key.name()?, key.address(family)?);
                 let mut end = Fields(self.end.as_deref()?);
                 let (same, last) = (end.name()?, end.address(family)?);
                 let net = ipnet_of(first, last)?;
-                present(Key::Publisher(link.clone(), net)).and_if(link == same && end.0.is_empty())?
+                let fact = match self.set {
+                    Set::Remote(_) => Key::Remote(link.clone(), net),
+                    _ => Key::Publisher(link.clone(), net),
+                };
+                present(fact).and_if(link == same && end.0.is_empty())?
             }
             Set::Opened(family) => {
                 let (proto, to, port) = (key.proto()?, key.address(family)?, key.number()?);
@@ -240,7 +245,7 @@ fn text(key: &Key, value: &Value) -> Option<String> {
         (Key::Member(link, address) | Key::Shared(link, address), _) => {
             format!("\"{link}\" . {address}")
         }
-        (Key::Publisher(link, from), _) => format!("\"{link}\" . {from}"),
+        (Key::Publisher(link, net) | Key::Remote(link, net), _) => format!("\"{link}\" . {net}"),
         (Key::Open(proto, to, port), _) => format!("{} . {to} . {port}", proto.number()),
         (Key::Publish(proto, host, port), Value::To(to, to_port)) => {
             let host = match host.is_unspecified() {
@@ -265,6 +270,16 @@ pub(super) fn lines(facts: &World) -> String {
         format!("add element inet tombolo {set} {{ {} }}\n", elements.join(", "))
     };
     sets.into_iter().map(line).collect()
+}
+
+/// The element that stands for all addresses of a prefix, with the name of a link.
+fn range(set: Set, link: &IfName, net: &IpNet) -> Element {
+    Element {
+        set,
+        key: [name(link), address(net.network())].concat(),
+        end: Some([name(link), address(net.broadcast())].concat()),
+        data: None,
+    }
 }
 
 /// The prefix that goes from one address to another, if there is one.
@@ -395,6 +410,14 @@ mod tests {
             ),
             (
                 Key::Publisher(link.clone(), "0.0.0.0/0".parse().unwrap()),
+                Value::Present,
+            ),
+            (
+                Key::Remote(link.clone(), "10.0.0.64/26".parse().unwrap()),
+                Value::Present,
+            ),
+            (
+                Key::Remote(link.clone(), "fd00::4000/114".parse().unwrap()),
                 Value::Present,
             ),
             (

@@ -1,8 +1,11 @@
 //! A kernel made of memory that refuses what a kernel refuses, for tests of whatever uses one.
 //!
 //! It keeps the same promises as the real one, shown by the same suite. Like a real one it takes more away than it is
-//! told: with a bridge its addresses, settings and ports, with a table its elements. It can be told to refuse, to lose an
-//! answer, and to lose or gain a fact behind our back. Nothing in it is random.
+//! told: with a bridge its addresses, settings, neighbours and ports, with a link the routes by it, with a table its elements.
+//! It can be told to refuse, to lose an answer, and to lose or gain a fact behind our back. Nothing in it is random.
+
+mod losses;
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, ready};
@@ -12,15 +15,16 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use tombolo_core::model::IfName;
-use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
+use tombolo_core::world::{Family, Hop, Key, Setting, Step, Value, World};
 
-use super::{Error, Flow, Kernel};
+use self::values::{check_mtu, same_tunnel, settings_of_new, with_mtu};
+use super::{Announcement, Error, Flow, Kernel};
 
 /// What a bridge of the kernel has until somebody changes it.
 const MTU: u32 = 1500;
 
-/// What a kernel takes as an MTU of a link.
-const MTUS: std::ops::RangeInclusive<u32> = 68..=65_535;
+/// What a kernel takes as the number of a VXLAN network.
+const VNIS: std::ops::RangeInclusive<u32> = 0..=0x00ff_ffff;
 
 /// A kernel made of memory.
 #[derive(Debug, Clone)]
@@ -43,6 +47,7 @@ pub struct Fake {
     blind: bool,
     steps: Vec<Step>,
     forgotten: BTreeSet<Flow>,
+    announced: Vec<Announcement>,
 }
 
 impl Default for Fake {
@@ -70,6 +75,7 @@ impl Fake {
             blind: false,
             steps: Vec::new(),
             forgotten: BTreeSet::new(),
+            announced: Vec::new(),
         }
     }
 
@@ -147,6 +153,11 @@ impl Fake {
         std::mem::take(&mut self.forgotten)
     }
 
+    /// What it should have announced since this was last asked.
+    pub fn take_announced(&mut self) -> Vec<Announcement> {
+        std::mem::take(&mut self.announced)
+    }
+
     /// The steps asked for so far, whatever became of them.
     pub fn steps(&self) -> &[Step] {
         &self.steps
@@ -183,37 +194,6 @@ impl Fake {
         self.world.insert(Key::Setting(setting), Value::Number(number));
     }
 
-    /// Removes a fact and what cannot be without it.
-    fn take(&mut self, key: &Key) {
-        match key {
-            Key::Setting(_) => {}
-            Key::Table => self
-                .world
-                .retain(|key, _| *key != Key::Table && !key.is_element()),
-            // It is somebody else's: what we put on it stays until it is taken away by itself.
-            Key::Link(name) if self.world.get(key) == Some(&Value::Adopted) => {
-                self.world.retain(|key, _| match key {
-                    Key::Link(link) | Key::Address(link, _) | Key::Loopback(link) => link != name,
-                    Key::Setting(setting) => setting.link() != Some(name),
-                    _ => true,
-                });
-            }
-            // What an administrator has put in stays.
-            Key::UserTable if self.user_added => {}
-            Key::Link(name) => self.world.retain(|key, value| match key {
-                Key::Link(link) | Key::Address(link, _) | Key::Loopback(link) | Key::Rate(link) => {
-                    link != name
-                }
-                Key::Port(link) => {
-                    link != name && !matches!(value, Value::On { bridge, .. } if bridge == name)
-                }
-                Key::Setting(setting) => setting.link() != Some(name),
-                _ => true,
-            }),
-            _ => drop(self.world.remove(key)),
-        }
-    }
-
     fn make(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Remove(key, _) => {
@@ -230,12 +210,28 @@ impl Fake {
             (Key::Link(name), None) => Err(format!("there is no link {name}")),
             (Key::Link(_), Some(Value::Veth { .. })) if matches!(value, Value::Veth { .. }) => Ok(()),
             (Key::Port(_) | Key::Rate(_), _) => self.add(key, value),
-            (Key::Link(_), Some(Value::Bridge { mtu, .. })) if matches!(value, Value::Bridge { .. }) => {
+            (Key::Link(_), Some(found @ Value::Vxlan { mtu, .. })) if same_tunnel(found, value) => {
                 let mended = with_mtu(value, *mtu);
+                check_mtu(&mended)?;
                 self.world.insert(key.clone(), mended);
                 Ok(())
             }
-            (Key::Link(_) | Key::Publish(..) | Key::Source(..) | Key::DockerAccept(_), Some(_)) => {
+            (Key::Link(name), Some(Value::Bridge { mtu, mac: old }))
+                if matches!(value, Value::Bridge { .. }) =>
+            {
+                let mended = with_mtu(value, *mtu);
+                // With its address a bridge loses its neighbours.
+                if matches!(value, Value::Bridge { mac, .. } if mac != old) {
+                    let on = |key: &Key| matches!(key, Key::Neighbour(link, _) if link == name);
+                    self.world.retain(|key, _| !on(key));
+                }
+                self.world.insert(key.clone(), mended);
+                Ok(())
+            }
+            (
+                Key::Link(_) | Key::Parent(_) | Key::Publish(..) | Key::Source(..) | Key::DockerAccept(_),
+                Some(_),
+            ) => {
                 let old = self.world.clone();
                 self.take(key);
                 self.add(key, value).inspect_err(|_| self.world = old)
@@ -247,8 +243,23 @@ impl Fake {
     fn add(&mut self, key: &Key, value: &Value) -> Result<(), String> {
         match (key, value) {
             (Key::Table, Value::Present) => self.take(&Key::Table),
-            (Key::Link(name), Value::Bridge { .. } | Value::Veth { .. }) => {
+            (Key::Link(name), Value::Bridge { .. } | Value::Veth { .. } | Value::Vxlan { .. }) => {
                 return self.add_link(name, value);
+            }
+            (Key::Tunnels, Value::Present) => {}
+            (Key::Parent(name), Value::Dummy | Value::Vlan { .. }) => return self.add_parent(name, value),
+            (Key::Link(_) | Key::Child(_), Value::Macvlan { .. } | Value::Ipvlan { .. }) => {
+                return self.add_on_wire(key, value);
+            }
+            (Key::Port(link), Value::Up) => match self.link(link)? {
+                Value::Macvlan { .. } | Value::Ipvlan { .. } => {}
+                _ => return Err(format!("{link} is no link on a wire")),
+            },
+            (Key::Way(link, _), Value::Present) => {
+                self.link(link)?;
+                if self.world.get(&Key::Port(link.clone())) != Some(&Value::Up) {
+                    return Err("Device for nexthop is not up (os error 100)".into());
+                }
             }
             (Key::Link(name), Value::Adopted) => {
                 if self.world.get(key) == Some(value) {
@@ -264,16 +275,40 @@ impl Fake {
             }
             (Key::UserTable, Value::Present) => {}
             (Key::Loopback(link), Value::Present) => self.bridge(link)?,
+            (Key::Querier(link), Value::Present) => self.own_bridge(link)?,
             (Key::Rate(link), Value::Rate(_)) => drop(self.link(link)?),
             (Key::Setting(setting), Value::Number(_)) => {
-                if let Some(link) = setting.link() {
+                if let Some(link) = setting.link()
+                    && !matches!(self.link(link)?, Value::Macvlan { .. } | Value::Ipvlan { .. })
+                {
                     self.bridge(link)?;
                 }
             }
             (Key::Port(link), Value::On { bridge, .. }) => {
-                self.link(link)?;
+                if let Value::Vxlan { .. } = self.link(link)? {
+                    return Err(format!("{link} is a VXLAN link"));
+                }
                 self.bridge(bridge)?;
             }
+            (Key::Port(link), Value::Tunnel { bridge, .. }) => {
+                self.tunnel(link, None)?;
+                self.bridge(bridge)?;
+                let there = |value: &Value| matches!(value, Value::Tunnel { bridge: b, .. } if b == bridge);
+                if !self.world.get(key).is_some_and(there) {
+                    self.halve(link);
+                }
+            }
+            (Key::Neighbour(link, _), Value::Mac(_)) | (Key::Proxied(link, _), Value::Present) => {
+                self.own_bridge(link)?;
+            }
+            (Key::Forward(link, _), Value::Via(vtep)) => {
+                self.tunnel(link, Some(*vtep))?;
+                if !self.world.contains_key(&Key::Port(link.clone())) {
+                    return Err(format!("{link} is on no bridge"));
+                }
+            }
+            (Key::Flood(link, _, vtep), Value::Present) => self.tunnel(link, Some(*vtep))?,
+            (Key::Route(net), Value::Hops(hops)) => self.check_route(*net, hops)?,
             (Key::Address(link, address), Value::Present) => {
                 self.check_address(link, *address)?;
                 if self
@@ -318,7 +353,7 @@ impl Fake {
         if let Some(found) = self.world.get(&Key::Link(name.clone())) {
             let same = match (found, value) {
                 (Value::Veth { .. }, Value::Veth { .. }) => true,
-                (Value::Bridge { mtu, .. }, _) => *found == with_mtu(value, *mtu),
+                (Value::Bridge { mtu, .. } | Value::Vxlan { mtu, .. }, _) => *found == with_mtu(value, *mtu),
                 _ => false,
             };
             return if same {
@@ -327,10 +362,14 @@ impl Fake {
                 Err(format!("link {name} exists"))
             };
         }
-        if let Value::Bridge { mtu: Some(mtu), .. } | Value::Veth { mtu: Some(mtu), .. } = value
-            && !MTUS.contains(mtu)
-        {
-            return Err("mtu greater than device maximum".into());
+        check_mtu(value)?;
+        if let Value::Vxlan { vni, port, .. } = value {
+            if !VNIS.contains(vni) {
+                return Err("Numerical result out of range (os error 34)".into());
+            }
+            if self.world.values().any(|found| same_tunnel(found, value)) {
+                return Err(format!("another VXLAN link has the number {vni} on port {port}"));
+            }
         }
         if let Value::Veth { peer, .. } = value
             && (self.holds_name(peer) || peer == name)
@@ -350,11 +389,88 @@ impl Fake {
         Ok(())
     }
 
+    fn add_parent(&mut self, name: &IfName, value: &Value) -> Result<(), String> {
+        let key = Key::Parent(name.clone());
+        if self.world.get(&key) == Some(value) {
+            return Ok(());
+        }
+        if self.holds_name(name) {
+            return Err(format!(
+                "a link of that name exists and is not tombolo's ({name})"
+            ));
+        }
+        if let Value::Vlan { link, .. } = value
+            && !self.holds_name(link)
+        {
+            return Err(format!("there is no link {link}"));
+        }
+        self.world.insert(key, value.clone());
+        Ok(())
+    }
+
+    /// Makes a link on the wire of another one.
+    fn add_on_wire(&mut self, key: &Key, value: &Value) -> Result<(), String> {
+        let (Key::Link(name) | Key::Child(name)) = key else {
+            return Err("no such fact can be made".into());
+        };
+        let parent = match value {
+            Value::Macvlan { parent, .. } | Value::Ipvlan { parent, .. } => parent,
+            _ => return Err(format!("no such link can be made: {value:?}")),
+        };
+        if let Some(found) = self.world.get(key) {
+            return match value.holds_as(found) {
+                true => Ok(()),
+                false => Err(format!("link {name} exists")),
+            };
+        }
+        if self.holds_name(name) {
+            return Err(format!("a link of that name exists ({name})"));
+        }
+        if !self.holds_name(parent) {
+            return Err(format!("there is no link {parent}"));
+        }
+        check_mtu(value)?;
+        self.world.insert(key.clone(), with_mtu(value, Some(MTU)));
+        if matches!(key, Key::Link(_)) {
+            settings_of_new(name)
+                .into_iter()
+                .for_each(|(setting, number)| self.put_number(setting, number));
+        }
+        Ok(())
+    }
+
+    fn check_route(&self, net: IpNet, hops: &[Hop]) -> Result<(), String> {
+        if net != net.trunc() {
+            return Err(format!("{net} is not the beginning of its network"));
+        }
+        if hops.is_empty() {
+            return Err("a route needs a next hop".into());
+        }
+        hops.iter().try_for_each(|hop| match self.holds_name(&hop.link) {
+            true if hop.via.is_ipv6() == net.addr().is_ipv6() => Ok(()),
+            true => Err(format!("{} can't lead to {net}", hop.via)),
+            false => Err(format!("there is no link {}", hop.link)),
+        })
+    }
+
+    /// Whether a link is a VXLAN link, and can lead to a VTEP.
+    fn tunnel(&self, name: &IfName, vtep: Option<IpAddr>) -> Result<(), String> {
+        match (self.link(name)?, vtep) {
+            (Value::Vxlan { local, .. }, Some(vtep)) if Family::of(*local) != Family::of(vtep) => {
+                Err(format!("{name} has an address of the other family"))
+            }
+            (Value::Vxlan { .. }, _) => Ok(()),
+            _ => Err(format!("{name} is not a VXLAN link")),
+        }
+    }
+
     fn holds_name(&self, name: &IfName) -> bool {
         let other_end = |value: &Value| matches!(value, Value::Veth { peer, .. } if peer == name);
         self.foreign.contains(name)
             || self.bridges.contains_key(name)
             || self.world.contains_key(&Key::Link(name.clone()))
+            || self.world.contains_key(&Key::Parent(name.clone()))
+            || self.world.contains_key(&Key::Child(name.clone()))
             || self.world.values().any(other_end)
     }
 
@@ -385,6 +501,14 @@ impl Fake {
         match self.link(name)? {
             Value::Bridge { .. } | Value::Adopted => Ok(()),
             _ => Err(format!("{name} is not a bridge")),
+        }
+    }
+
+    fn own_bridge(&self, name: &IfName) -> Result<(), String> {
+        self.bridge(name)?;
+        match self.bridges.contains_key(name) {
+            true => Err(format!("link {name} is not tombolo's")),
+            false => Ok(()),
         }
     }
 
@@ -427,24 +551,6 @@ fn due(counter: &mut Option<usize>) -> bool {
     now
 }
 
-/// The settings of a link that was just made.
-fn settings_of_new(link: &IfName) -> [(Setting, u32); 3] {
-    [
-        (Setting::DisableIpv6(link.clone()), 0),
-        (Setting::AcceptRa(link.clone()), 1),
-        (Setting::RouteLocalnet(link.clone()), 0),
-    ]
-}
-
-/// A link's value with an MTU, if it asks for none.
-fn with_mtu(value: &Value, own: Option<u32>) -> Value {
-    let mut value = value.clone();
-    if let Value::Bridge { mtu, .. } | Value::Veth { mtu, .. } = &mut value {
-        *mtu = mtu.or(own);
-    }
-    value
-}
-
 impl Kernel for Fake {
     fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send {
         ready(match std::mem::take(&mut self.blind) {
@@ -458,6 +564,10 @@ impl Kernel for Fake {
 
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send {
         ready(self.apply_now(step))
+    }
+
+    fn apply_all(&mut self, steps: &[Step]) -> impl Future<Output = Vec<Result<(), Error>>> + Send {
+        ready(steps.iter().map(|step| self.apply_now(step)).collect())
     }
 
     fn load(&mut self, elements: &World) -> impl Future<Output = Result<(), Error>> + Send {
@@ -476,5 +586,11 @@ impl Kernel for Fake {
 
     fn forgotten(&mut self, _: Option<&[IpAddr]>, _: Instant) -> impl Future<Output = bool> + Send {
         ready(true)
+    }
+
+    /// Nobody is on its bridges; it notes what it should announce.
+    fn announce(&mut self, announcements: &[Announcement]) -> io::Result<()> {
+        self.announced.extend_from_slice(announcements);
+        Ok(())
     }
 }

@@ -9,17 +9,20 @@ use netlink_packet_route::link::{
     LinkInfo, LinkMessage,
 };
 use tombolo_core::model::{IfName, Mac};
-use tombolo_core::world::{ADOPTED_GROUP, LINK_GROUP, Value};
+use tombolo_core::world::{ADOPTED_GROUP, Key, LINK_GROUP, Value};
 
 use super::attributes;
+use super::groups::Asking;
 use super::socket::{Failure, Reply};
+use super::uplinks::{self, is_child, is_parent};
+use super::vxlan::{self, Found, Manners};
 
 /// The beginning of the name of a pair's container end while it is with the host, as
 /// [`tombolo_core::model::EndpointId::container_link`] makes it.
 const CONTAINER_END: &str = "tbc";
 
 /// Length of `struct ifinfomsg`, in bytes: attributes follow it.
-const IFINFO: usize = 16;
+pub(super) const IFINFO: usize = 16;
 
 /// Attribute numbers that are looked at before a message is parsed (`IFLA_*`).
 const IFLA_IFNAME: u16 = 3;
@@ -43,7 +46,14 @@ pub(super) struct Link {
     /// As a port: no frames from or to other isolated ports; frames may go out where they came in.
     pub(super) isolated: bool,
     pub(super) hairpin: bool,
-    /// Index of a pair's other end, if that is in this namespace.
+    pub(super) manners: Manners,
+    /// As a bridge: how it asks who hears which group.
+    pub(super) asking: Asking,
+    /// What else there is to a VXLAN link.
+    pub(super) vxlan: Option<Found>,
+    /// What else there is to a link on the wire of another link.
+    pub(super) wire: Option<uplinks::Found>,
+    /// Index of a pair's other end, or of the link that this one is on, if that is in this namespace.
     pub(super) peer: Option<u32>,
 }
 
@@ -76,6 +86,10 @@ impl From<LinkMessage> for Link {
             master: None,
             isolated: false,
             hairpin: false,
+            manners: Manners::default(),
+            asking: Asking::default(),
+            vxlan: None,
+            wire: None,
             peer: None,
         };
         let mut peer_elsewhere = false;
@@ -111,15 +125,26 @@ impl Link {
         match info {
             LinkInfo::Kind(kind) => self.kind = Some(kind),
             LinkInfo::Data(InfoData::Bridge(data)) => {
+                data.iter().for_each(|item| self.asking.learn(item));
                 self.stp = data.iter().any(
                     |item| matches!(item, InfoBridge::StpState(state) if *state != BridgeStpState::Disabled),
                 );
             }
+            LinkInfo::Data(data @ (InfoData::MacVlan(_) | InfoData::IpVlan(_) | InfoData::Vlan(_))) => {
+                self.wire = uplinks::Found::learn(&data)
+            }
+            LinkInfo::Data(InfoData::Vxlan(data)) => self.vxlan.get_or_insert_default().learn(data),
             LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
                 for item in data {
                     match item {
                         InfoBridgePort::Isolated(on) => self.isolated = on,
                         InfoBridgePort::HairpinMode(on) => self.hairpin = on,
+                        InfoBridgePort::Learning(on) => self.manners.learning = on,
+                        InfoBridgePort::UnicastFlood(on) => self.manners.unknown = on,
+                        InfoBridgePort::MulticastFlood(on) => self.manners.multicast = on,
+                        InfoBridgePort::BroadcastFlood(on) => self.manners.broadcast = on,
+                        InfoBridgePort::MulticastRouter(router) => self.manners.router = Some(router),
+                        InfoBridgePort::NeighSupress(on) => self.manners.suppress = on,
                         _ => {}
                     }
                 }
@@ -137,8 +162,13 @@ pub(super) fn link_of(reply: &Reply) -> Result<Link, Failure> {
 }
 
 pub(super) fn name_and_group(reply: &Reply) -> (Option<String>, Option<u32>) {
+    name_and_group_of(reply.payload.get(IFINFO..).unwrap_or_default())
+}
+
+/// The name and the group among a link's attributes.
+pub(super) fn name_and_group_of(written: &[u8]) -> (Option<String>, Option<u32>) {
     let (mut name, mut group) = (None, None);
-    for (kind, value) in attributes::all(reply.payload.get(IFINFO..).unwrap_or_default()) {
+    for (kind, value) in attributes::all(written) {
         match kind {
             IFLA_IFNAME => name = Some(attributes::text(value)),
             IFLA_GROUP => group = attributes::number(value),
@@ -169,7 +199,17 @@ pub(super) fn named(link: &Link) -> Option<IfName> {
     name
 }
 
-pub(super) fn value_of(link: &Link, ours: &HashMap<u32, Link>) -> Value {
+/// The name of the fact that a link is.
+pub(super) fn key_of(link: &Link, name: IfName) -> Key {
+    match link {
+        link if link.ours && is_child(link) => Key::Child(name),
+        link if link.ours && is_parent(link) => Key::Parent(name),
+        _ => Key::Link(name),
+    }
+}
+
+/// What a link is. `names` has all links by their indices.
+pub(super) fn value_of(link: &Link, ours: &HashMap<u32, Link>, names: &HashMap<u32, String>) -> Value {
     let Some(mac) = link.mac else {
         return Value::Unfit("a link without a hardware address");
     };
@@ -200,7 +240,28 @@ pub(super) fn value_of(link: &Link, ours: &HashMap<u32, Link>) -> Value {
                 None => Value::Unfit("a pair whose other end has a strange name"),
             }
         }
-        _ => Value::Unfit("neither a bridge nor a veth pair"),
+        Some(InfoKind::Vxlan) => match &link.vxlan {
+            Some(tunnel) => tunnel.value(link),
+            None => Value::Unfit("a tunnel that tells nothing of itself"),
+        },
+        Some(InfoKind::Dummy) if !link.up => Value::Unfit("a link that is down"),
+        Some(InfoKind::Dummy) => Value::Dummy,
+        _ => match &link.wire {
+            Some(wire) => wire.value(link, names),
+            None => Value::Unfit("a link of a kind that tombolo makes none of"),
+        },
+    }
+}
+
+/// The fact that a link's place on a bridge is.
+pub(super) fn place_of(link: &Link, bridge: IfName) -> Value {
+    match &link.vxlan {
+        Some(_) => vxlan::place_of(link, bridge),
+        None => Value::On {
+            bridge,
+            isolated: link.isolated,
+            hairpin: link.hairpin,
+        },
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::net::Ipv6Addr;
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NetlinkDeserializable, NetlinkMessage};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::RouteMessageBuilder;
 use tombolo_core::model::IfName;
 use tombolo_core::world::{ADDRESS_PROTO, LOOPBACK_METRIC};
@@ -15,23 +15,6 @@ use super::netlink::Links;
 use super::socket::{Failure, unless};
 
 impl Links {
-    /// The indices of links with such a route of ours.
-    pub(super) async fn loopback_routes(&mut self) -> Result<Vec<u32>, Failure> {
-        let mut ask = RouteMessage::default();
-        ask.header.address_family = AddressFamily::Inet6;
-        let dump = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(ask));
-        let mut found = Vec::new();
-        for reply in self.socket.dump(dump).await? {
-            // Routes of others may hold what our reader doesn't know; they are none of ours.
-            if let Ok(RouteNetlinkMessage::NewRoute(route)) =
-                RouteNetlinkMessage::deserialize(&reply.header, &reply.payload)
-            {
-                found.extend(link_of(&route));
-            }
-        }
-        Ok(found)
-    }
-
     /// Adds the route on a link.
     pub(super) async fn add_loopback(&mut self, name: &IfName) -> Result<(), Failure> {
         let link = self.our_bridge(name).await?;
@@ -64,7 +47,8 @@ fn message(index: u32) -> RouteMessage {
         .build()
 }
 
-fn link_of(route: &RouteMessage) -> Option<u32> {
+/// The index of the link that such a route of ours is on, if it is one.
+pub(super) fn link_of(route: &RouteMessage) -> Option<u32> {
     let header = &route.header;
     let ours = header.protocol == RouteProtocol::Other(ADDRESS_PROTO) && header.kind == RouteType::Local;
     let destination = RouteAttribute::Destination(RouteAddress::Inet6(Ipv6Addr::LOCALHOST));

@@ -7,7 +7,11 @@
 //! | links | link group [`tombolo_core::world::LINK_GROUP`], set in the message that makes the link; the container's end of a pair goes with the host's end |
 //! | addresses | being on a link of ours, without being IPv6 link-local |
 //! | ports | being a link of ours that is up and has a master |
-//! | rules, sets, maps | being in table `inet tombolo` |
+//! | how a bridge asks who hears which group | being a bridge of ours, with exactly what [`tombolo_core::world::Key::Querier`] sets |
+//! | neighbours | being permanent, or a proxy entry, on a bridge of ours |
+//! | forwarding entries | being on a VXLAN link of ours (`self`), or a bridge's about one (`master`), but for the link's own address |
+//! | routes | protocol [`tombolo_core::world::ROUTE_PROTO`], with metric [`tombolo_core::world::ROUTE_METRIC`] in the main table, or for ::1 on a bridge |
+//! | rules, sets, maps | being in table `inet tombolo`; or in `bridge tombolo`, which is constant |
 //! | an adopted bridge | link group [`tombolo_core::world::ADOPTED_GROUP`], which is all that is ours of it, and addresses with our protocol number |
 //! | the administrator's table | never, once something was added to it |
 //! | the accept in FORWARD | its text, with the comment `tombolo` |
@@ -18,8 +22,14 @@
 //! or removes it. A table that is not whole shows no elements: mending it replaces it.
 //!
 //! ```text
-//!   real ──> netlink, link ──────────> socket   links, addresses, ports
-//!        ├─> loopback, rate ─────────> socket   routes for ::1, limits
+//!   real ──> netlink, link, addresses > socket   links, addresses, ports
+//!        ├─> vxlan, neighbours ──────> socket   tunnels; who is where
+//!        ├─> uplinks ────────────────> socket   links on the wire of another link
+//!        ├─> groups ─────────────────> socket   who hears which group
+//!        ├─> paths, loopback, rate ──> socket   routes, limits
+//!        ├─> announce ──> frame, packet         what others are told of addresses
+//!        ├─> probe                              frames to other hosts and back
+//!        ├─> here, frame, packet                for `segment`: who else is on a wire
 //!        ├─> conntrack ──────────────> socket   flows that lead astray
 //!        ├─> nft, shape, elements ───> socket   sets and maps; the table itself by `nft -f -`
 //!        ├─> docker_accept ──────────> tools    one rule, by `iptables`
@@ -27,27 +37,42 @@
 //!   fake                                        the same promises, in memory
 //! ```
 
+mod addresses;
+mod announce;
 mod attributes;
+pub(crate) mod checksum;
 mod conntrack;
 mod docker_accept;
 mod elements;
 pub mod fake;
+pub(crate) mod frame;
+pub mod groups;
+pub(crate) mod here;
 mod link;
 pub mod look;
 mod loopback;
+mod neighbours;
 mod netlink;
 mod nft;
+pub mod notice;
+pub(crate) mod packet;
+mod paths;
+pub mod probe;
 mod rate;
 mod real;
 pub mod routes;
+pub mod sandbox;
 mod settings;
 mod shape;
 mod socket;
 mod tools;
+pub mod uplinks;
 mod user;
+mod vxlan;
 pub mod watch;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::time::Instant;
@@ -56,7 +81,7 @@ use ipnet::IpNet;
 
 pub use fake::Fake;
 pub use real::Real;
-use tombolo_core::model::Proto;
+use tombolo_core::model::{IfName, Mac, Proto};
 use tombolo_core::world::{Family, Step, World};
 
 /// Flows that may lead where they no longer belong.
@@ -119,6 +144,24 @@ impl Flow {
     }
 }
 
+/// What those on a bridge are told of an address, whatever they believed of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// The bridge.
+    pub bridge: IfName,
+    /// The address.
+    pub address: IpAddr,
+    /// The hardware address behind it.
+    pub mac: Mac,
+}
+
+impl fmt::Display for Announcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bridge, address, mac } = self;
+        write!(f, "those on {bridge} are told that {address} has {mac}")
+    }
+}
+
 /// Why a step was refused or the kernel could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -158,14 +201,23 @@ pub enum Error {
 /// - `observe` shows all that is ours and nothing that is not, whoever made or changed it;
 /// - a refused step changes nothing.
 ///
-/// Adding or changing the table by a step gives one without elements, whatever was in it. A future of either function may be
-/// dropped at any moment: the step was then made or not, and the kernel object goes on working.
+/// Some steps take more away than they say, and a look shows it: adding or changing the table gives one without elements,
+/// whatever was in it; a change of what the kernel can't change in a link (its kind; of a VXLAN link number, port and family)
+/// makes the link anew, without what was on it; a VXLAN link that leaves its bridge leaves half of its forwarding entries; a
+/// bridge loses its neighbours with its hardware address, and with its last address of IPv4 those of IPv4.
+///
+/// A future of either function may be dropped at any moment: the step was then made or not, and the kernel object goes on
+/// working.
 pub trait Kernel: Send {
     /// All facts that hold and are ours.
     fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send;
 
     /// Makes one step.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Makes many steps, in their order; gives what became of each. It is faster than one by one where neighbours and
+    /// forwarding entries follow each other.
+    fn apply_all(&mut self, steps: &[Step]) -> impl Future<Output = Vec<Result<(), Error>>> + Send;
 
     /// Makes the table anew with these of its elements, all at once: whatever was in it goes in the same moment, so no packet
     /// that comes after it meets a table that lacks something. A refusal changes nothing.
@@ -185,4 +237,11 @@ pub trait Kernel: Send {
         addresses: Option<&[IpAddr]>,
         deadline: Instant,
     ) -> impl Future<Output = bool> + Send;
+
+    /// Tells those on bridges of ours which hardware addresses are behind some addresses now, for whoever has another one in its
+    /// neighbour table. Who has none learns nothing, and no other host hears of it. It may be lost, as any packet.
+    ///
+    /// # Errors
+    /// When one could not be sent; the others were.
+    fn announce(&mut self, announcements: &[Announcement]) -> std::io::Result<()>;
 }

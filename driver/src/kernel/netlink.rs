@@ -1,31 +1,28 @@
-//! Links, bridge ports and addresses, through rtnetlink.
+//! Links and bridge ports, through rtnetlink.
 //!
 //! Ours is what is in link group [`LINK_GROUP`]; the group is set in the message that makes a link. Every change begins
 //! with a look at the link's group and goes on by the link's index, so a link of somebody else is never touched, not
 //! even one that has just taken the name.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, NetlinkMessage};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkMessage};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol};
 use netlink_packet_route::link::{
     BridgeStpState, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
-use rtnetlink::{
-    AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
-};
+use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::time::timeout;
 use tombolo_core::model::{IfName, Mac};
-use tombolo_core::world::{ADDRESS_PROTO, ADOPTED_GROUP, Key, LINK_GROUP, Setting, Value, World};
+use tombolo_core::world::{ADOPTED_GROUP, Key, LINK_GROUP, Setting, Value, World};
 
-use super::link::{Link, link_of, name_and_group, named, put_back, reply_index, unexpected, value_of};
+use super::link::{Link, key_of, link_of, name_and_group, named, place_of, put_back, reply_index, value_of};
 use super::settings;
 use super::socket::{Failure, Socket, unless};
+use super::uplinks::{self, Uplink};
+use super::vxlan::Vxlan;
 
 /// The MTU that the kernel gives a bridge, in bytes.
 const OWN_MTU: u32 = 1500;
@@ -36,6 +33,8 @@ const GLANCE: Duration = Duration::from_millis(1);
 /// The kernel's links and addresses.
 pub(super) struct Links {
     pub(super) socket: Socket,
+    /// For questions about routes, of which the kernel is to give ours only.
+    pub(super) strict: Socket,
 }
 
 /// The bridge that a step asks for.
@@ -66,6 +65,8 @@ pub(super) enum Asked<'a> {
     Bridge(Bridge<'a>),
     Adopted(&'a IfName),
     Veth(Veth<'a>),
+    Vxlan(Vxlan<'a>),
+    Uplink(Uplink<'a>),
 }
 
 impl<'a> Asked<'a> {
@@ -93,7 +94,19 @@ impl<'a> Asked<'a> {
                     mtu,
                 }))
             }
-            _ => None,
+            Value::Vxlan {
+                vni,
+                local,
+                port,
+                mtu,
+            } => Some(Self::Vxlan(Vxlan {
+                name,
+                vni: *vni,
+                local: *local,
+                port: *port,
+                mtu: *mtu,
+            })),
+            other => Uplink::of(name, other).map(Self::Uplink),
         }
     }
 }
@@ -104,6 +117,8 @@ impl Links {
             Asked::Bridge(bridge) => self.add_bridge(bridge).await,
             Asked::Adopted(name) => self.adopt(name).await,
             Asked::Veth(veth) => self.add_veth(veth).await,
+            Asked::Vxlan(vxlan) => self.add_vxlan(vxlan).await,
+            Asked::Uplink(uplink) => self.add_uplink(uplink).await,
         }
     }
 
@@ -112,12 +127,15 @@ impl Links {
             Asked::Bridge(bridge) => self.change_bridge(bridge).await,
             Asked::Adopted(name) => self.adopt(name).await,
             Asked::Veth(veth) => self.change_veth(veth).await,
+            Asked::Vxlan(vxlan) => self.change_vxlan(vxlan).await,
+            Asked::Uplink(uplink) => self.change_uplink(uplink).await,
         }
     }
 
     pub(super) fn new() -> Self {
         Self {
             socket: Socket::new(NETLINK_ROUTE),
+            strict: Socket::strict(NETLINK_ROUTE),
         }
     }
 
@@ -144,23 +162,30 @@ impl Links {
             .collect();
         for (index, name) in &facts {
             let link = &ours[index];
-            world.insert(Key::Link(name.clone()), value_of(link, &ours));
+            world.insert(key_of(link, name.clone()), value_of(link, &ours, &names));
+            let shim = matches!(
+                link.wire,
+                Some(uplinks::Found::Macvlan(_) | uplinks::Found::Ipvlan(..))
+            );
+            if shim && link.ours && link.up && link.master.is_none() && !uplinks::is_child(link) {
+                world.insert(Key::Port(name.clone()), Value::Up);
+            }
+            if link.ours && link.is_bridge() && link.asking.as_told() {
+                world.insert(Key::Querier(name.clone()), Value::Present);
+            }
             let bridge = link
                 .master
                 .filter(|_| link.up)
                 .and_then(|master| names.get(&master)?.parse().ok());
             // An adopted bridge may be a port of something else; that is its owner's.
-            if let Some(bridge) = bridge.filter(|_| !link.adopted) {
-                let value = Value::On {
-                    bridge,
-                    isolated: link.isolated,
-                    hairpin: link.hairpin,
-                };
-                world.insert(Key::Port(name.clone()), value);
+            if let Some(bridge) = bridge.filter(|_| !link.adopted && !uplinks::is_parent(link)) {
+                world.insert(Key::Port(name.clone()), place_of(link, bridge));
             }
         }
         for (index, address, marked) in self.addresses().await? {
-            if let Some((name, link)) = facts.get(&index).zip(ours.get(&index)) {
+            // What else is done with a VLAN is not ours.
+            let of_parent = ours.get(&index).is_some_and(uplinks::is_parent);
+            if let Some((name, link)) = facts.get(&index).zip(ours.get(&index)).filter(|_| !of_parent) {
                 let value = if link.adopted && !marked {
                     Value::Theirs
                 } else {
@@ -169,15 +194,21 @@ impl Links {
                 world.insert(Key::Address(name.clone(), address), value);
             }
         }
-        for index in self.loopback_routes().await? {
-            if let Some(name) = facts.get(&index) {
-                world.insert(Key::Loopback(name.clone()), Value::Present);
-            }
-        }
+        self.routes(&names, &facts, world).await?;
+        let of_sort = |wanted: fn(&Link) -> bool| -> HashMap<u32, IfName> {
+            let of_sort = facts.iter().filter(|(index, _)| wanted(&ours[*index]));
+            of_sort.map(|(index, name)| (*index, name.clone())).collect()
+        };
+        self.neighbours(&of_sort(|link| link.ours && link.is_bridge()), world)
+            .await?;
+        self.forwarding(&of_sort(|link| link.ours && link.vxlan.is_some()), world)
+            .await?;
         for (index, bits) in self.rates().await? {
-            let limited = facts
-                .get(&index)
-                .filter(|_| !ours.get(&index).is_some_and(|link| link.adopted));
+            let limited = facts.get(&index).filter(|_| {
+                !ours
+                    .get(&index)
+                    .is_some_and(|link| link.adopted || uplinks::is_parent(link))
+            });
             if let Some(name) = limited {
                 world.insert(Key::Rate(name.clone()), Value::Rate(bits));
             }
@@ -185,38 +216,7 @@ impl Links {
         Ok(facts.into_values().collect())
     }
 
-    /// All addresses but IPv6 link-local ones, which are the kernel's: the index of the link, the address, and whether it
-    /// bears our protocol number.
-    async fn addresses(&mut self) -> Result<Vec<(u32, IpNet, bool)>, Failure> {
-        let dump = NetlinkMessage::from(RouteNetlinkMessage::GetAddress(AddressMessage::default()));
-        let mut addresses = Vec::new();
-        for reply in self.socket.dump(dump).await? {
-            let message = RouteNetlinkMessage::deserialize(&reply.header, &reply.payload);
-            let Ok(RouteNetlinkMessage::NewAddress(message)) = message else {
-                return Err(unexpected("an address", &message));
-            };
-            // A point-to-point address (not one of ours) has its own end in `Local` and the other in `Address`.
-            let local = message.attributes.iter().find_map(|a| match a {
-                AddressAttribute::Local(address) => Some(*address),
-                _ => None,
-            });
-            let address = local.or_else(|| {
-                message.attributes.iter().find_map(|a| match a {
-                    AddressAttribute::Address(address) => Some(*address),
-                    _ => None,
-                })
-            });
-            let net = address.and_then(|address| IpNet::new(address, message.header.prefix_len).ok());
-            let marked = message.attributes.contains(&our_mark());
-            addresses.extend(
-                net.filter(|net| !is_link_local6(net))
-                    .map(|net| (message.header.index, net, marked)),
-            );
-        }
-        Ok(addresses)
-    }
-
-    async fn find(&mut self, name: &IfName) -> Result<Option<Link>, Failure> {
+    pub(super) async fn find(&mut self, name: &IfName) -> Result<Option<Link>, Failure> {
         match self
             .socket
             .ask(get_link(LinkUnspec::new_with_name(name.as_str())))
@@ -244,7 +244,7 @@ impl Links {
     }
 
     /// The link of that name, which must be ours or an adopted bridge.
-    async fn used(&mut self, name: &IfName) -> Result<Link, Failure> {
+    pub(super) async fn used(&mut self, name: &IfName) -> Result<Link, Failure> {
         self.fit(name, |link| link.ours || link.adopted).await
     }
 
@@ -263,6 +263,15 @@ impl Links {
             Ok(link)
         } else {
             Err(refused(libc::EINVAL, format!("{name} is not a bridge")))
+        }
+    }
+
+    /// The link of that name, which must be one whose settings are ours to make: a bridge, or one on a wire.
+    pub(super) async fn with_settings(&mut self, name: &IfName) -> Result<Link, Failure> {
+        let link = self.used(name).await?;
+        match link.is_bridge() || (link.wire.is_some() && !uplinks::is_child(&link)) {
+            true => Ok(link),
+            false => Err(refused(libc::EINVAL, format!("{name} is not a bridge"))),
         }
     }
 
@@ -295,7 +304,7 @@ impl Links {
         self.socket.ask(message).await.map(drop)
     }
 
-    async fn create(&mut self, message: LinkMessage) -> Result<(), Failure> {
+    pub(super) async fn create(&mut self, message: LinkMessage) -> Result<(), Failure> {
         self.tell(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
             .await
     }
@@ -350,7 +359,7 @@ impl Links {
     }
 
     /// The link that holds a name which a new link was to have; a refusal if it is somebody else's.
-    async fn ours_of_that_name(&mut self, name: &IfName) -> Result<Link, Failure> {
+    pub(super) async fn ours_of_that_name(&mut self, name: &IfName) -> Result<Link, Failure> {
         match self.find(name).await? {
             Some(link) if link.ours => Ok(link),
             Some(_) => Err(refused(
@@ -409,7 +418,7 @@ impl Links {
 
     /// Deletes a link; done when nobody sees it any more. After that the kernel waits for all its processors to have let
     /// go of it (`rcu_barrier`), some 15 ms during which it holds the asker: a thread of its own, not this one.
-    async fn delete(&mut self, index: u32) -> Result<(), Failure> {
+    pub(super) async fn delete(&mut self, index: u32) -> Result<(), Failure> {
         let mut deletion = tokio::task::spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|e| Failure::Broken(format!("making a runtime: {e}")))?;
@@ -441,6 +450,11 @@ impl Links {
     /// Puts a link on a bridge, and up. A port can only be told to be isolated once it is one, so it comes up after that.
     pub(super) async fn add_port(&mut self, name: &IfName, port: &Port<'_>) -> Result<(), Failure> {
         let link = self.ours(name).await?;
+        if link.vxlan.is_some() {
+            return Failure::ours(format!(
+                "{name} is a VXLAN link, whose place on a bridge is another one"
+            ));
+        }
         let bridge = self.our_bridge(port.bridge).await?;
         if link.master != Some(bridge.index) {
             let message = LinkUnspec::new_with_index(link.index).controller(bridge.index);
@@ -471,44 +485,9 @@ impl Links {
             &[libc::ENODEV],
         )
     }
-
-    pub(super) async fn add_address(&mut self, name: &IfName, address: IpNet) -> Result<(), Failure> {
-        if is_link_local6(&address) {
-            return Failure::ours("link-local addresses are the kernel's own");
-        }
-        let link = self.used(name).await?;
-        let mut address_message = address_message(link.index, address);
-        if link.adopted {
-            address_message.attributes.push(our_mark());
-        }
-        let message = RouteNetlinkMessage::NewAddress(address_message);
-        let made = self.tell(message, NLM_F_CREATE | NLM_F_EXCL).await;
-        if made.as_ref().err().and_then(Failure::errno) != Some(libc::EEXIST) {
-            return made;
-        }
-        // For IPv6 the kernel says so too if the address is there with another prefix length.
-        let there = self.addresses().await?;
-        let there = there
-            .iter()
-            .any(|(index, there, _)| (*index, *there) == (link.index, address));
-        if there { Ok(()) } else { made }
-    }
-
-    pub(super) async fn remove_address(&mut self, name: &IfName, address: IpNet) -> Result<(), Failure> {
-        let Some(link) = self.find_used(name).await? else {
-            return Ok(());
-        };
-        let message = RouteNetlinkMessage::DelAddress(address_message(link.index, address));
-        unless(self.tell(message, 0).await, &[libc::EADDRNOTAVAIL, libc::ENODEV])
-    }
 }
 
-/// The protocol number by which an address on somebody else's bridge is known to be ours.
-fn our_mark() -> AddressAttribute {
-    AddressAttribute::Protocol(AddressProtocol::Other(ADDRESS_PROTO))
-}
-
-fn refused(errno: i32, text: String) -> Failure {
+pub(super) fn refused(errno: i32, text: String) -> Failure {
     Failure::Refused { errno, text }
 }
 
@@ -535,29 +514,9 @@ fn bridge_message(mac: Option<Mac>) -> LinkMessageBuilder<LinkBridge> {
     }
 }
 
-fn with_mtu<T>(message: LinkMessageBuilder<T>, mtu: Option<u32>) -> LinkMessageBuilder<T> {
+pub(super) fn with_mtu<T>(message: LinkMessageBuilder<T>, mtu: Option<u32>) -> LinkMessageBuilder<T> {
     match mtu {
         Some(mtu) => message.mtu(mtu),
         None => message,
     }
-}
-
-fn address_message(index: u32, address: IpNet) -> AddressMessage {
-    match address {
-        IpNet::V4(net) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
-            .index(index)
-            .address(net.addr(), net.prefix_len())
-            .build(),
-        IpNet::V6(net) => {
-            let message = AddressMessageBuilder::<std::net::Ipv6Addr>::new().index(index);
-            let mut message = message.address(net.addr(), net.prefix_len()).build();
-            // A bridge has no carrier until its first port is up: the search for duplicates would not even begin.
-            message.header.flags = AddressHeaderFlags::Nodad;
-            message
-        }
-    }
-}
-
-fn is_link_local6(net: &IpNet) -> bool {
-    matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local())
 }

@@ -3,7 +3,7 @@
 //! The table is whole if it has the chains and sets of the skeleton, each chain as many rules as the skeleton gives it,
 //! a chain whose name carries the hash of the skeleton's text (so another version's table is not whole), and no element
 //! that no fact is like. A table that is not whole counts as one without elements: it is replaced as a whole, with
-//! the elements that are wanted.
+//! the elements that are wanted. Table `bridge tombolo` is known in the same way; it has no elements.
 
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::nftables::{
@@ -18,14 +18,39 @@ use tombolo_core::world::{Family, World};
 
 use super::attributes;
 use super::elements::{Element, Set, lines};
-use super::shape::{Shape, script};
+use super::shape::{self, Shape, script};
 use super::socket::{Failure, Reply, Socket, unless};
 use super::tools;
 use super::user::{self, User};
 use super::watch::Own;
 
-/// The name of our table; its family is `inet`.
+/// The name of our tables.
 const TABLE: &str = "tombolo";
+
+/// A table: another one may have the same name in another family.
+#[derive(Clone, Copy)]
+struct Place {
+    family: NetfilterProtoFamily,
+    name: &'static str,
+}
+
+/// Our table.
+const MAIN: Place = Place {
+    family: NetfilterProtoFamily::Inet,
+    name: TABLE,
+};
+
+/// Our table for frames on their way to tunnels.
+const TUNNELS: Place = Place {
+    family: NetfilterProtoFamily::Bridge,
+    name: TABLE,
+};
+
+/// The administrator's table.
+const USER: Place = Place {
+    family: NetfilterProtoFamily::Inet,
+    name: user::TABLE,
+};
 
 /// nftables' number among the subsystems of netfilter (`NFNL_SUBSYS_NFTABLES`).
 const SUBSYSTEM: u16 = 10;
@@ -77,15 +102,9 @@ impl Nftables {
 
     /// Our table and its elements as facts.
     pub(super) async fn observe(&mut self) -> Result<Table, Failure> {
-        match self.flags(TABLE).await? {
-            None => return Ok(Table::Absent),
-            Some(flags) if flags & DORMANT != 0 => {
-                return Ok(Table::Damaged("switched off (flag dormant)"));
-            }
-            Some(_) => {}
-        }
-        if self.shape(TABLE).await? != Shape::of_text(&script()) {
-            return Ok(Table::Damaged("not the chains, rules and sets of this version"));
+        match self.constant(MAIN, &script()).await? {
+            Table::Whole(_) => {}
+            other => return Ok(other),
         }
         let mut facts = World::new();
         for set in Set::all() {
@@ -99,14 +118,44 @@ impl Nftables {
         Ok(Table::Whole(facts))
     }
 
+    /// Our table for tunnels.
+    pub(super) async fn tunnels(&mut self) -> Result<Table, Failure> {
+        self.constant(TUNNELS, &shape::tunnels()).await
+    }
+
+    /// Makes our table for tunnels, in place of whatever is there under its name.
+    pub(super) async fn add_tunnels(&mut self) -> Result<(), Failure> {
+        run(&shape::tunnels()).await
+    }
+
+    /// Deletes our table for tunnels.
+    pub(super) async fn remove_tunnels(&mut self) -> Result<(), Failure> {
+        self.delete_table(TUNNELS).await
+    }
+
+    /// What became of a table that a text has made, but for elements.
+    async fn constant(&mut self, table: Place, text: &str) -> Result<Table, Failure> {
+        match self.flags(table).await? {
+            None => return Ok(Table::Absent),
+            Some(flags) if flags & DORMANT != 0 => {
+                return Ok(Table::Damaged("switched off (flag dormant)"));
+            }
+            Some(_) => {}
+        }
+        Ok(match self.shape(table).await? == Shape::of_text(text) {
+            true => Table::Whole(World::new()),
+            false => Table::Damaged("not the chains, rules and sets of this version"),
+        })
+    }
+
     /// Whether there is a table of ours, whole or not.
     pub(super) async fn is_there(&mut self) -> Result<bool, Failure> {
-        self.has_table(TABLE).await
+        self.has_table(MAIN).await
     }
 
     /// The flags of a table, if it is there.
-    async fn flags(&mut self, name: &str) -> Result<Option<u32>, Failure> {
-        let get = message(NfTablesMessage::GetTable(named(name)));
+    async fn flags(&mut self, table: Place) -> Result<Option<u32>, Failure> {
+        let get = message_of(table.family, NfTablesMessage::GetTable(named(table.name)));
         let replies = match self.socket.ask(get).await {
             Err(failure) if failure.errno() == Some(libc::ENOENT) => return Ok(None),
             answer => answer?,
@@ -116,16 +165,16 @@ impl Nftables {
         Ok(Some(flags.unwrap_or_default()))
     }
 
-    async fn has_table(&mut self, name: &str) -> Result<bool, Failure> {
-        Ok(self.flags(name).await?.is_some())
+    async fn has_table(&mut self, table: Place) -> Result<bool, Failure> {
+        Ok(self.flags(table).await?.is_some())
     }
 
     /// What became of the administrator's table.
     pub(super) async fn user(&mut self) -> Result<User, Failure> {
-        if !self.has_table(user::TABLE).await? {
+        if !self.has_table(USER).await? {
             return Ok(User::Absent);
         }
-        let shape = self.shape(user::TABLE).await?;
+        let shape = self.shape(USER).await?;
         Ok(match shape == Shape::of_text(user::TEXT) {
             true => User::Untouched,
             false if !shape.chains.contains_key(user::BASE) => User::Unasked,
@@ -144,45 +193,49 @@ impl Nftables {
     /// Removes the administrator's table, if nothing was added to it.
     pub(super) async fn remove_user(&mut self) -> Result<(), Failure> {
         match self.user().await? {
-            User::Untouched => self.delete_table(user::TABLE).await,
+            User::Untouched => self.delete_table(USER).await,
             User::Absent | User::Unasked | User::Theirs => Ok(()),
         }
     }
 
-    async fn shape(&mut self, table: &str) -> Result<Shape, Failure> {
+    async fn shape(&mut self, table: Place) -> Result<Shape, Failure> {
         let mut shape = Shape::default();
         let chains = NfTablesMessage::GetChain(ChainMessage {
             attributes: Vec::new(),
         });
-        for reply in self.socket.dump(message(chains)).await? {
-            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(table) {
-                shape
-                    .chains
-                    .insert(text(&reply, CHAIN_NAME).unwrap_or_default(), 0);
-            }
+        for reply in self.list(table, chains).await? {
+            let name = text(&reply, CHAIN_NAME).unwrap_or_default();
+            shape.chains.insert(name, 0);
         }
         let rules = NfTablesMessage::GetRule(RuleMessage {
-            attributes: vec![RuleAttribute::Table(table.into())],
+            attributes: vec![RuleAttribute::Table(table.name.into())],
         });
-        for reply in self.socket.dump(message(rules)).await? {
-            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(table) {
-                *shape
-                    .chains
-                    .entry(text(&reply, RULE_CHAIN).unwrap_or_default())
-                    .or_default() += 1;
-            }
+        for reply in self.list(table, rules).await? {
+            let chain = text(&reply, RULE_CHAIN).unwrap_or_default();
+            *shape.chains.entry(chain).or_default() += 1;
         }
         let sets = NfTablesMessage::GetSet(SetMessage {
-            attributes: vec![SetAttribute::Table(table.into())],
+            attributes: vec![SetAttribute::Table(table.name.into())],
         });
-        for reply in self.socket.dump(message(sets)).await? {
+        for reply in self.list(table, sets).await? {
             let name = text(&reply, SET_NAME).unwrap_or_default();
             // Sets that nft makes for braces within a rule have names of their own; they come and go with the rule.
-            if text(&reply, ATTRIBUTE_TABLE).as_deref() == Some(table) && !name.starts_with("__") {
+            if !name.starts_with("__") {
                 shape.sets.insert(name);
             }
         }
         Ok(shape)
+    }
+
+    /// What is listed of one table. Kernels heed its family, not always its name.
+    async fn list(&mut self, table: Place, what: NfTablesMessage) -> Result<Vec<Reply>, Failure> {
+        let mut replies = self.socket.dump(message_of(table.family, what)).await?;
+        let family = u8::from(table.family);
+        replies.retain(|reply| {
+            let of_family = reply.payload.first() == Some(&family);
+            of_family && text(reply, ATTRIBUTE_TABLE).as_deref() == Some(table.name)
+        });
+        Ok(replies)
     }
 
     /// The elements of a set.
@@ -199,12 +252,13 @@ impl Nftables {
 
     /// Deletes the table.
     pub(super) async fn unload(&mut self) -> Result<(), Failure> {
-        self.delete_table(TABLE).await
+        self.delete_table(MAIN).await
     }
 
-    async fn delete_table(&mut self, name: &str) -> Result<(), Failure> {
-        let delete = NfTablesMessage::DeleteTable(named(name));
-        unless(self.transaction(vec![(delete, 0)]).await, &[libc::ENOENT])
+    async fn delete_table(&mut self, table: Place) -> Result<(), Failure> {
+        let delete = NfTablesMessage::DeleteTable(named(table.name));
+        let deleted = self.transaction_of(table.family, vec![(delete, 0)]).await;
+        unless(deleted, &[libc::ENOENT])
     }
 
     /// Adds an element. That it is there already, leading to the same, is fine.
@@ -238,8 +292,30 @@ impl Nftables {
         unless(self.transaction(vec![(delete, 0)]).await, &[libc::ENOENT])
     }
 
-    /// Does all of the changes or none. Each asks for its own ACK; the kernel sends them when it has committed.
+    /// Removes elements and adds others in one transaction: nobody sees the set without both. All of it is done, or nothing.
+    pub(super) async fn exchange(&mut self, removed: &[Element], added: &[Element]) -> Result<(), Failure> {
+        let delete = |element: &Element| {
+            let message = NfTablesMessage::DeleteSetElement(of_set(element.set, Some(element)));
+            (message, 0)
+        };
+        let new = |element: &Element| {
+            let message = NfTablesMessage::NewSetElement(of_set(element.set, Some(element)));
+            (message, NLM_F_CREATE)
+        };
+        let changes = removed.iter().map(delete).chain(added.iter().map(new));
+        explain(self.transaction(changes.collect()).await)
+    }
+
     async fn transaction(&mut self, changes: Vec<(NfTablesMessage, u16)>) -> Result<(), Failure> {
+        self.transaction_of(MAIN.family, changes).await
+    }
+
+    /// Does all of the changes or none. Each asks for its own ACK; the kernel sends them when it has committed.
+    async fn transaction_of(
+        &mut self,
+        family: NetfilterProtoFamily,
+        changes: Vec<(NfTablesMessage, u16)>,
+    ) -> Result<(), Failure> {
         let frame = |control| {
             let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM);
             let mut message = NetlinkMessage::from(NetfilterMessage::new(header, control));
@@ -248,7 +324,7 @@ impl Nftables {
         };
         let mut messages = vec![frame(ControlMessage::BatchBegin)];
         messages.extend(changes.into_iter().map(|(change, flags)| {
-            let mut message = message(change);
+            let mut message = message_of(family, change);
             message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
             message
         }));
@@ -262,14 +338,12 @@ impl Nftables {
             ChainAttribute::Table("filter".into()),
             ChainAttribute::Name("FORWARD".into()),
         ];
-        let mut get = message(NfTablesMessage::GetChain(ChainMessage { attributes }));
-        if let netlink_packet_core::NetlinkPayload::InnerMessage(inner) = &mut get.payload {
-            inner.header.family = match family {
-                Family::V4 => NetfilterProtoFamily::IPv4,
-                Family::V6 => NetfilterProtoFamily::IPv6,
-            };
-        }
-        found(self.socket.ask(get).await)
+        let family = match family {
+            Family::V4 => NetfilterProtoFamily::IPv4,
+            Family::V6 => NetfilterProtoFamily::IPv6,
+        };
+        let get = NfTablesMessage::GetChain(ChainMessage { attributes });
+        found(self.socket.ask(message_of(family, get)).await)
     }
 
     /// The number of the ruleset's present state; every change of any table makes another one.
@@ -303,10 +377,11 @@ async fn run(text: &str) -> Result<(), Failure> {
 }
 
 fn message(inner: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
-    NetlinkMessage::from(NetfilterMessage::new(
-        NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0),
-        inner,
-    ))
+    message_of(MAIN.family, inner)
+}
+
+fn message_of(family: NetfilterProtoFamily, inner: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
+    NetlinkMessage::from(NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), inner))
 }
 
 /// Whether the thing asked for exists.

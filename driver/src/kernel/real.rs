@@ -8,18 +8,22 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use futures_util::FutureExt;
+use ipnet::IpNet;
 use tokio::time::timeout_at;
 use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
 
+use super::announce::Announcer;
 use super::conntrack::Conntrack;
 use super::docker_accept::{DockerAccept, Place};
 use super::elements::Element;
+use super::neighbours::is_entry;
 use super::netlink::{Asked, Links, Port};
 use super::nft::{Nftables, Table};
 use super::socket::Failure;
 use super::user::User;
+use super::vxlan::Tunnel;
 use super::watch::Own;
-use super::{Error, Flow, Kernel, settings};
+use super::{Announcement, Error, Flow, Kernel, settings};
 
 /// The Linux kernel, in the network namespace of the thread that uses this. It keeps nothing but open sockets, so a
 /// future of it may be dropped at any moment: the step was then done or not, and the next call begins afresh.
@@ -28,6 +32,7 @@ pub struct Real {
     nft: Nftables,
     docker: DockerAccept,
     conntrack: Conntrack,
+    announcer: Announcer,
 }
 
 impl Default for Real {
@@ -44,6 +49,7 @@ impl Real {
             nft: Nftables::new(),
             docker: DockerAccept::default(),
             conntrack: Conntrack::default(),
+            announcer: Announcer::default(),
         }
     }
 
@@ -55,7 +61,10 @@ impl Real {
     async fn add(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
         match (key, value) {
             (Key::Table, Value::Present) => self.nft.load(&World::new()).await,
-            (Key::Link(name), value) => match Asked::of(name, value) {
+            (Key::Parent(name), value) => self.links.add_parent(name, value).await,
+            (Key::Port(link), Value::Up) => self.links.raise(link, true).await,
+            (Key::Way(link, address), Value::Present) => self.links.add_way(link, *address).await,
+            (Key::Link(name) | Key::Child(name), value) => match Asked::of(name, value) {
                 Some(asked) => self.links.add(&asked).await,
                 None => Failure::ours(format!("no such link can be made: {value:?}")),
             },
@@ -76,6 +85,24 @@ impl Real {
                 self.links.add_port(link, &port).await
             }
             (Key::UserTable, Value::Present) => self.nft.add_user().await,
+            (Key::Tunnels, Value::Present) => self.nft.add_tunnels().await,
+            (
+                Key::Port(link),
+                Value::Tunnel {
+                    bridge,
+                    isolated,
+                    multicast,
+                },
+            ) => {
+                let tunnel = Tunnel {
+                    bridge,
+                    isolated: *isolated,
+                    multicast: *multicast,
+                };
+                self.links.add_tunnel(link, &tunnel).await
+            }
+            (Key::Route(net), Value::Hops(hops)) => self.links.add_route(*net, hops).await,
+            (Key::Querier(link), Value::Present) => self.links.add_querier(link).await,
             (Key::Loopback(link), Value::Present) => self.links.add_loopback(link).await,
             (Key::Rate(link), Value::Rate(bits)) => self.links.limit(link, *bits).await,
             (Key::Address(link, address), Value::Present) => self.links.add_address(link, *address).await,
@@ -96,14 +123,15 @@ impl Real {
             _ => Vec::new(),
         };
         if let Some(link) = setting.link() {
-            self.links.our_bridge(link).await?;
+            self.links.with_settings(link).await?;
         }
         settings::apply(setting, number, &ours)
     }
 
     async fn change(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
         match (key, value) {
-            (Key::Link(name), value) => match Asked::of(name, value) {
+            (Key::Parent(name), value) => self.links.change_parent(name, value).await,
+            (Key::Link(name) | Key::Child(name), value) => match Asked::of(name, value) {
                 Some(asked) => self.links.change(&asked).await,
                 None => Failure::ours(format!("no link can become that: {value:?}")),
             },
@@ -118,9 +146,11 @@ impl Real {
     async fn remove(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
         match key {
             Key::Table => self.nft.unload().await,
-            Key::Link(name) => self.links.remove(name).await,
+            Key::Link(name) | Key::Child(name) | Key::Parent(name) => self.links.remove(name).await,
+            Key::Way(_, address) => self.links.remove_route(IpNet::from(*address)).await,
             // It has no absence.
             Key::Setting(_) => Ok(()),
+            Key::Port(link) if *value == Value::Up => self.links.raise(link, false).await,
             Key::Port(link) => self.links.remove_port(link).await,
             Key::Address(link, address) => {
                 if address.addr().is_ipv4() && self.links.find_used(link).await?.is_some() {
@@ -130,6 +160,9 @@ impl Real {
             }
             Key::DockerAccept(family) => self.docker.remove(&mut self.nft, *family).await,
             Key::UserTable => self.nft.remove_user().await,
+            Key::Tunnels => self.nft.remove_tunnels().await,
+            Key::Route(net) => self.links.remove_route(*net).await,
+            Key::Querier(link) => self.links.remove_querier(link).await,
             Key::Loopback(link) => self.links.remove_loopback(link).await,
             Key::Rate(link) => self.links.unlimit(link).await,
             _ => match Element::of(key, value) {
@@ -137,6 +170,23 @@ impl Real {
                 // Such an element cannot be, so it is gone.
                 None => Ok(()),
             },
+        }
+    }
+
+    /// Removes and adds elements at once; where that is refused, one after the other, for one that is gone already doesn't
+    /// keep back the others.
+    async fn exchange(&mut self, steps: &[Step], results: &mut Vec<Result<(), Error>>) {
+        let elements = |removed: bool| -> Vec<Element> {
+            let some = steps.iter().filter(|step| step.removes() == removed);
+            some.filter_map(|step| Element::of(step.key(), &Value::Present))
+                .collect()
+        };
+        if self.nft.exchange(&elements(true), &elements(false)).await.is_ok() {
+            results.extend(steps.iter().map(|_| Ok(())));
+            return;
+        }
+        for step in steps {
+            results.push(self.apply(step).await);
         }
     }
 
@@ -151,7 +201,13 @@ impl Real {
             .into_iter()
             .filter(|link| {
                 let value = world.get(&Key::Link(link.clone()));
-                matches!(value, Some(Value::Bridge { .. } | Value::Adopted))
+                let sorts = |value: &Value| {
+                    matches!(
+                        value,
+                        Value::Bridge { .. } | Value::Adopted | Value::Macvlan { .. } | Value::Ipvlan { .. }
+                    )
+                };
+                value.is_some_and(sorts)
             })
             .collect();
         settings::observe(&bridges, &mut world).map_err(|e| unreadable("settings", e))?;
@@ -168,6 +224,12 @@ impl Real {
                 world.insert(Key::Table, Value::Present);
                 world.extend(elements);
             }
+        }
+        let tunnels = self.nft.tunnels().await;
+        match tunnels.map_err(|e| unreadable("table bridge tombolo", e))? {
+            Table::Absent => {}
+            Table::Damaged(how) => drop(world.insert(Key::Tunnels, Value::Unfit(how))),
+            Table::Whole(_) => drop(world.insert(Key::Tunnels, Value::Present)),
         }
         let user = self.nft.user().await;
         match user.map_err(|e| unreadable("table inet tombolo-user", e))? {
@@ -198,6 +260,14 @@ fn unreadable(what: &'static str, why: impl Display) -> Error {
     }
 }
 
+/// How many elements go in one transaction.
+const EXCHANGED: usize = 256;
+
+/// Whether a fact is another host's part of a network, an element of a set.
+fn is_part(key: &Key) -> bool {
+    matches!(key, Key::Remote(..))
+}
+
 /// What became of a step, as an operator would type it, that failed.
 fn failed(step: &dyn Display, failure: Failure) -> Error {
     let step = step.to_string();
@@ -219,11 +289,41 @@ impl Kernel for Real {
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send {
         Box::pin(async move {
             let done = match step {
+                _ if is_entry(step.key()) => self.links.entry(step).await,
                 Step::Add(key, value) => self.add(key, value).await,
                 Step::Change(key, _, value) => self.change(key, value).await,
                 Step::Remove(key, value) => self.remove(key, value).await,
             };
             done.map_err(|failure| failed(step, failure))
+        })
+    }
+
+    fn apply_all(&mut self, steps: &[Step]) -> impl Future<Output = Vec<Result<(), Error>>> + Send {
+        Box::pin(async move {
+            let mut results = Vec::with_capacity(steps.len());
+            // One after the other, but that entries which follow each other go together, and so do other hosts' parts of
+            // networks: where two become one or one becomes two, there is no moment at which an address is in none.
+            let together = |a: &Step, b: &Step| {
+                is_entry(a.key()) && is_entry(b.key()) || is_part(a.key()) && is_part(b.key())
+            };
+            for run in steps.chunk_by(together) {
+                match run {
+                    [step] => results.push(self.apply(step).await),
+                    [first, ..] if is_part(first.key()) => {
+                        for some in run.chunks(EXCHANGED) {
+                            self.exchange(some, &mut results).await;
+                        }
+                    }
+                    run => {
+                        let made = self.links.entries(run).await;
+                        let told = |(step, made): (&Step, Result<(), Failure>)| {
+                            made.map_err(|failure| failed(step, failure))
+                        };
+                        results.extend(run.iter().zip(made).map(told));
+                    }
+                }
+            }
+            results
         })
     }
 
@@ -245,5 +345,9 @@ impl Kernel for Real {
     ) -> impl Future<Output = bool> + Send {
         let forgotten = timeout_at(deadline.into(), self.conntrack.forgotten(addresses));
         forgotten.map(|in_time| in_time.is_ok())
+    }
+
+    fn announce(&mut self, announcements: &[Announcement]) -> io::Result<()> {
+        self.announcer.send(announcements)
     }
 }

@@ -1,11 +1,14 @@
 //! Where the host's routes lead: read only, for the choice of pools that collide with nothing and of an MTU that fits.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType,
@@ -40,7 +43,7 @@ pub async fn path_mtu() -> Result<Option<u32>, Error> {
                 Some(Way { mtu: Some(mtu), .. }) => mtus.push(mtu),
                 Some(way) => {
                     for link in way.links {
-                        mtus.extend(link_mtu(&handle, link).await?);
+                        mtus.extend(mtu_of(&self::link(&handle, link).await?));
                     }
                 }
                 None => {}
@@ -79,6 +82,130 @@ pub async fn link_of(name: &IfName) -> Result<Option<Theirs>, Error> {
     .await
 }
 
+/// The subnet of the first address of a family that a link has, without link-local ones; none if it has no such address.
+///
+/// # Errors
+/// [`Error::Unreadable`] when netlink fails or takes longer than a second.
+pub async fn subnet_of(link: &IfName, v6: bool) -> Result<Option<IpNet>, Error> {
+    ask("the addresses of a link", async |handle: rtnetlink::Handle| {
+        let found = handle.link().get().match_name(link.to_string()).execute();
+        let index = match found.try_collect::<Vec<_>>().await {
+            Ok(links) => links.first().map(|link| link.header.index),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => None,
+            Err(error) => return Err(error.to_string()),
+        };
+        let Some(index) = index else { return Ok(None) };
+        let of_link = handle.address().get().set_link_index_filter(index).execute();
+        let all: Vec<AddressMessage> = of_link.try_collect().await.map_err(|error| error.to_string())?;
+        let subnet = |message: &AddressMessage| {
+            let address = held(message).filter(|address| address.is_ipv6() == v6)?;
+            let one_wire = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            let net = IpNet::new(address, message.header.prefix_len).ok()?.trunc();
+            (!one_wire && net.prefix_len() < net.max_prefix_len()).then_some(net)
+        };
+        Ok(all.iter().find_map(subnet))
+    })
+    .await
+}
+
+/// The wire that an address of this host's is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wire {
+    /// The link's name.
+    pub link: IfName,
+    /// Its largest packet, in bytes.
+    pub mtu: u32,
+    /// This host's address there that is good on this wire only, if it has one.
+    pub link_local: Option<Ipv6Addr>,
+}
+
+/// The wire that an address of this host's is on; none if it has no such address.
+///
+/// # Errors
+/// [`Error::Unreadable`] when netlink fails or takes longer than a second.
+pub async fn wire_of(address: IpAddr) -> Result<Option<Wire>, Error> {
+    ask("the link of an address", async |handle: rtnetlink::Handle| {
+        let all: Vec<AddressMessage> = handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| error.to_string())?;
+        let has = |message: &&AddressMessage| held(message) == Some(address);
+        let Some(index) = all.iter().find(has).map(|message| message.header.index) else {
+            return Ok(None);
+        };
+        let link_local = all.iter().filter(|message| message.header.index == index);
+        let link_local = link_local.filter_map(held).find_map(|address| match address {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(v6),
+            _ => None,
+        });
+        let link = link(&handle, index).await?;
+        let (name, mtu) = (name_of(&link), mtu_of(&link));
+        Ok(name.zip(mtu).map(|(link, mtu)| Wire {
+            link,
+            mtu,
+            link_local,
+        }))
+    })
+    .await
+}
+
+/// This host's own address in a message.
+fn held(message: &AddressMessage) -> Option<IpAddr> {
+    let of = |local: bool| {
+        message
+            .attributes
+            .iter()
+            .find_map(move |attribute| match attribute {
+                AddressAttribute::Local(address) if local => Some(*address),
+                AddressAttribute::Address(address) if !local => Some(*address),
+                _ => None,
+            })
+    };
+    // Of a point-to-point address, `Address` is the other end.
+    of(true).or_else(|| of(false))
+}
+
+/// The links by which some addresses are reached without any router in between; none for the others.
+///
+/// # Errors
+/// [`Error::Unreadable`] when netlink fails or takes longer than a second.
+pub async fn neighbours(addresses: &[IpAddr]) -> Result<Vec<Option<IfName>>, Error> {
+    ask("the ways to other hosts", async |handle: rtnetlink::Handle| {
+        let mut found = Vec::new();
+        let mut names: BTreeMap<u32, Option<IfName>> = BTreeMap::new();
+        for address in addresses {
+            let Some(index) = neighbour(&handle, *address).await? else {
+                found.push(None);
+                continue;
+            };
+            if let Entry::Vacant(entry) = names.entry(index) {
+                entry.insert(name_of(&link(&handle, index).await?));
+            }
+            found.push(names.get(&index).cloned().flatten());
+        }
+        Ok(found)
+    })
+    .await
+}
+
+/// The link by which an address is reached without a router, if it is.
+async fn neighbour(handle: &rtnetlink::Handle, to: IpAddr) -> Result<Option<u32>, String> {
+    let route = route_to(handle, to, RouteFlags::empty()).await?;
+    let Some(route) = route.filter(|route| route.header.kind == RouteType::Unicast) else {
+        return Ok(None);
+    };
+    let through =
+        |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
+    let link = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(link) => Some(*link),
+        _ => None,
+    });
+    Ok(link.filter(|_| !route.attributes.iter().any(through)))
+}
+
 /// A route as far as it matters here.
 struct Way {
     links: Vec<u32>,
@@ -87,6 +214,16 @@ struct Way {
 
 /// The route that leads to an address, as it stands in the table (`ip route get fibmatch`).
 async fn way_to(handle: &rtnetlink::Handle, to: IpAddr) -> Result<Option<Way>, String> {
+    let route = route_to(handle, to, RouteFlags::FibMatch).await?;
+    Ok(route.as_ref().and_then(way))
+}
+
+/// The route that leads to an address (`ip route get`).
+async fn route_to(
+    handle: &rtnetlink::Handle,
+    to: IpAddr,
+    flags: RouteFlags,
+) -> Result<Option<RouteMessage>, String> {
     let mut message = match to {
         IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(v4, 32)
@@ -95,7 +232,7 @@ async fn way_to(handle: &rtnetlink::Handle, to: IpAddr) -> Result<Option<Way>, S
             .destination_prefix(v6, 128)
             .build(),
     };
-    message.header.flags = RouteFlags::FibMatch;
+    message.header.flags = flags;
     let found = handle
         .route()
         .get(message)
@@ -103,7 +240,7 @@ async fn way_to(handle: &rtnetlink::Handle, to: IpAddr) -> Result<Option<Way>, S
         .try_collect::<Vec<_>>()
         .await;
     match found {
-        Ok(routes) => Ok(routes.first().and_then(way)),
+        Ok(routes) => Ok(routes.into_iter().next()),
         // No route, or one that says so.
         Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
         Err(error) => Err(error.to_string()),
@@ -131,14 +268,25 @@ fn way(route: &RouteMessage) -> Option<Way> {
     (route.header.kind == RouteType::Unicast).then_some(found)
 }
 
-async fn link_mtu(handle: &rtnetlink::Handle, index: u32) -> Result<Option<u32>, String> {
+/// What is told of a link.
+async fn link(handle: &rtnetlink::Handle, index: u32) -> Result<Vec<LinkAttribute>, String> {
     let link = handle.link().get().match_index(index).execute();
-    let link: Vec<_> = link.try_collect().await.map_err(|error| error.to_string())?;
-    let mtu = |attribute: &LinkAttribute| match attribute {
+    let link: Vec<LinkMessage> = link.try_collect().await.map_err(|error| error.to_string())?;
+    Ok(link.into_iter().flat_map(|link| link.attributes).collect())
+}
+
+fn name_of(link: &[LinkAttribute]) -> Option<IfName> {
+    link.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => name.parse().ok(),
+        _ => None,
+    })
+}
+
+fn mtu_of(link: &[LinkAttribute]) -> Option<u32> {
+    link.iter().find_map(|attribute| match attribute {
         LinkAttribute::Mtu(mtu) => Some(*mtu),
         _ => None,
-    };
-    Ok(link.iter().flat_map(|l| &l.attributes).find_map(mtu))
+    })
 }
 
 async fn all(handle: &rtnetlink::Handle, family: AddressFamily) -> Result<Vec<RouteMessage>, String> {

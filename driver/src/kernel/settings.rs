@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use tombolo_core::model::IfName;
-use tombolo_core::world::{Key, Setting, Value, World};
+use tombolo_core::world::{Family, Key, Setting, Value, World};
 
 use super::socket::Failure;
 
@@ -17,16 +17,8 @@ const IPV6: &str = "/proc/sys/net/ipv6/conf";
 
 /// Adds the settings of this host and of some links.
 pub(super) fn observe(links: &[IfName], world: &mut World) -> Result<(), io::Error> {
-    let of_link = |link: &IfName| {
-        let link = link.clone();
-        [
-            Setting::DisableIpv6(link.clone()),
-            Setting::AcceptRa(link.clone()),
-            Setting::RouteLocalnet(link),
-        ]
-    };
     let host = [Setting::Forward4, Setting::Forward6, Setting::BridgeFilter6];
-    for setting in host.into_iter().chain(links.iter().flat_map(of_link)) {
+    for setting in host.into_iter().chain(links.iter().flat_map(Setting::of_link)) {
         if let Some(number) = read(&setting)? {
             world.insert(Key::Setting(setting), Value::Number(number));
         }
@@ -56,8 +48,12 @@ fn without_ipv6(setting: &Setting) -> Option<u32> {
     }
     match setting {
         Setting::DisableIpv6(_) => Some(1),
-        Setting::Forward6 | Setting::AcceptRa(_) => Some(0),
+        Setting::Forward6 | Setting::AcceptRa(_) | Setting::AcceptDad(_) | Setting::ProxyNdp(_) => Some(0),
+        // Nothing is answered, so no answer is put off.
+        Setting::ProxyDelay(_, Family::V6) => Some(0),
         Setting::Forward4 | Setting::RouteLocalnet(_) | Setting::BridgeFilter6 => None,
+        Setting::ProxyArp(_) | Setting::ProxyDelay(_, Family::V4) => None,
+        Setting::ArpFilter(_) | Setting::ArpAnnounce(_) => None,
     }
 }
 

@@ -1,13 +1,16 @@
-//! The constant part of our table: its text, and the shape by which a table made from it is known.
+//! The constant part of our tables: their texts, and the shape by which a table made from one is known.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::model::fnv1a;
 
-/// The constant part of the table.
+/// The constant part of table `inet tombolo`.
 const SKELETON: &str = include_str!("skeleton.nft");
 
-/// Beginning of the name of the chain that tells the version of the skeleton.
+/// Table `bridge tombolo`, all of which is constant.
+const TUNNELS: &str = include_str!("tunnels.nft");
+
+/// Beginning of the name of the chain that tells the version of a text.
 const VERSION: &str = "version_";
 
 /// What a table consists of: its chains with the number of their rules, and the names of its sets and maps.
@@ -45,10 +48,19 @@ impl Shape {
     }
 }
 
-/// The text that makes the table, with the chain that tells its version.
+/// The text that makes table `inet tombolo`, with the chain that tells its version.
 pub(super) fn script() -> String {
-    let version = fnv1a(SKELETON.as_bytes());
-    format!("{SKELETON}\ntable inet tombolo {{\n\tchain {VERSION}{version:016x} {{\n\t}}\n}}\n")
+    versioned(SKELETON, "inet")
+}
+
+/// The text that makes table `bridge tombolo`, likewise.
+pub(super) fn tunnels() -> String {
+    versioned(TUNNELS, "bridge")
+}
+
+fn versioned(text: &str, family: &str) -> String {
+    let version = fnv1a(text.as_bytes());
+    format!("{text}\ntable {family} tombolo {{\n\tchain {VERSION}{version:016x} {{\n\t}}\n}}\n")
 }
 
 #[cfg(test)]
@@ -80,6 +92,7 @@ mod tests {
         assert_eq!(defined("let_in_bits"), MARK_ACCEPT | MARK_PUBLISHED);
         let ours = MARK_ACCEPT | MARK_MASQUERADE | MARK_PUBLISHED;
         assert_eq!((defined("our_bits"), defined("other_bits")), (ours, !ours));
+        assert_eq!(TUNNELS.matches(&format!("oifgroup {LINK_GROUP} ")).count(), 2);
         assert!(super::super::user::TEXT.contains(&format!("mark & {MARK_PUBLISHED:#010x} != 0")));
     }
 
@@ -92,12 +105,17 @@ mod tests {
         assert_eq!(sets, known);
         assert_eq!((shape.chains["raw"], shape.chains["not_loopback"]), (1, 4));
         assert_eq!(shape.chains["clear"], 1);
-        let versions: Vec<_> = shape
-            .chains
-            .iter()
-            .filter(|(name, _)| name.starts_with(VERSION))
-            .collect();
-        assert_eq!(versions.len(), 1);
-        assert_eq!(*versions[0].1, 0);
+        let tunnels = Shape::of_text(&tunnels());
+        assert_eq!((tunnels.chains["forward"], tunnels.chains["silent"]), (1, 4));
+        assert!(tunnels.sets.is_empty());
+        for shape in [shape, tunnels] {
+            let versions: Vec<_> = shape
+                .chains
+                .iter()
+                .filter(|(name, _)| name.starts_with(VERSION))
+                .collect();
+            assert_eq!(versions.len(), 1);
+            assert_eq!(*versions[0].1, 0);
+        }
     }
 }

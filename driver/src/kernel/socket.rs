@@ -30,7 +30,7 @@ use super::watch::Own;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Size of the socket's buffers in bytes. With the default one, a few hundred unread answers overflow it.
-const QUEUE: usize = 8 << 20;
+pub(super) const QUEUE: usize = 8 << 20;
 
 /// Size of the buffer that one datagram is read into, in bytes. The kernel cuts its dumps to what the reader can take,
 /// up to 32 KiB.
@@ -104,6 +104,8 @@ pub(super) struct Reply {
 /// A netlink socket of one protocol, in the network namespace of the thread that first asks on it.
 pub(super) struct Socket {
     protocol: isize,
+    /// The kernel obeys what a dump's header and attributes say, and refuses what they can't mean.
+    strict: bool,
     open: Option<TokioSocket>,
     own: Own,
     sequence: u32,
@@ -115,10 +117,20 @@ impl Socket {
     pub(super) fn new(protocol: isize) -> Self {
         Self {
             protocol,
+            strict: false,
             open: None,
             own: Own::default(),
             sequence: 0,
             buffer: Vec::new(),
+        }
+    }
+
+    /// One on which the kernel gives only what a dump's header and attributes ask for (`NETLINK_GET_STRICT_CHK`, Linux
+    /// 4.20). An older one gives everything, as on any socket, so whoever asks still looks at what comes.
+    pub(super) fn strict(protocol: isize) -> Self {
+        Self {
+            strict: true,
+            ..Self::new(protocol)
         }
     }
 
@@ -140,19 +152,29 @@ impl Socket {
     /// time, so it is made again.
     pub(super) async fn dump<T: NetlinkSerializable + Clone>(
         &mut self,
-        mut message: NetlinkMessage<T>,
+        message: NetlinkMessage<T>,
     ) -> Result<Vec<Reply>, Failure> {
+        self.dump_read(message, Some).await
+    }
+
+    /// The same of what `read` makes of each: of very many things, only what is wanted of them is held.
+    pub(super) async fn dump_read<T: NetlinkSerializable + Clone, R>(
+        &mut self,
+        mut message: NetlinkMessage<T>,
+        read: impl Fn(Reply) -> Option<R>,
+    ) -> Result<Vec<R>, Failure> {
         message.header.flags |= NLM_F_REQUEST | NLM_F_DUMP;
         for _ in 0..DUMP_TRIES {
-            let replies = self.batch(vec![message.clone()]).await?;
-            if replies
-                .iter()
-                .all(|reply| reply.header.flags & NLM_F_DUMP_INTR == 0)
-            {
-                return Ok(replies
-                    .into_iter()
-                    .filter(|reply| reply.header.message_type != NLMSG_DONE)
-                    .collect());
+            let (mut found, mut whole) = (Vec::new(), true);
+            let take = |reply: Reply| {
+                whole &= reply.header.flags & NLM_F_DUMP_INTR == 0;
+                if reply.header.message_type != NLMSG_DONE {
+                    found.extend(read(reply));
+                }
+            };
+            self.talk(vec![message.clone()], take).await?;
+            if whole {
+                return Ok(found);
             }
         }
         Err(Failure::Broken(format!(
@@ -210,7 +232,7 @@ impl Socket {
         let socket = match self.open.take() {
             Some(socket) => socket,
             None => {
-                let opened = open(self.protocol, &self.own);
+                let opened = open(self.protocol, self.strict, &self.own);
                 opened.map_err(|e| Failure::Broken(format!("opening a netlink socket: {e}")))?
             }
         };
@@ -235,7 +257,7 @@ impl Socket {
     }
 }
 
-fn open(protocol: isize, own: &Own) -> io::Result<TokioSocket> {
+fn open(protocol: isize, strict: bool, own: &Own) -> io::Result<TokioSocket> {
     let mut open = TokioSocket::new(protocol)?;
     let socket = open.socket_mut();
     own.are_of(socket.bind_auto()?.port_number());
@@ -243,6 +265,12 @@ fn open(protocol: isize, own: &Own) -> io::Result<TokioSocket> {
     // Answers carry the kernel's reason in words, but not a copy of the request.
     socket.set_ext_ack(true)?;
     socket.set_cap_ack(true)?;
+    if strict && let Err(error) = socket.set_netlink_get_strict_chk(true) {
+        match error.raw_os_error() {
+            Some(libc::ENOPROTOOPT) => {}
+            _ => return Err(error),
+        }
+    }
     setsockopt(socket, sockopt::RcvBufForce, &QUEUE)?;
     Ok(open)
 }

@@ -89,18 +89,27 @@ impl Watch {
     /// # Errors
     /// As for [`Self::changed`].
     pub fn catch_up(&mut self) -> io::Result<()> {
-        while let Some(received) = self.socket.recv_from_full().now_or_never() {
-            match received {
-                Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        drain(&mut self.socket).map(drop)
     }
 }
 
+/// Lets go of what a socket has received. Whether that was anything; an overflow counts as something.
+///
+/// # Errors
+/// When the socket fails for another reason.
+pub(super) fn drain(socket: &mut TokioSocket) -> io::Result<bool> {
+    let mut any = false;
+    while let Some(received) = socket.recv_from_full().now_or_never() {
+        match received {
+            Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return Err(error),
+            _ => any = true,
+        }
+    }
+    Ok(any)
+}
+
 /// The messages of a datagram. What is cut short ends them.
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     std::iter::from_fn(move || {
         let message = NetlinkBuffer::new_checked(datagram).ok()?;
         let length = message.length() as usize;

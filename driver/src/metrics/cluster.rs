@@ -287,6 +287,7 @@ mod tests {
                 waiting: 4,
             },
             rows: Vec::new(),
+            ways: BTreeMap::new(),
             counts: Counts {
                 mac: 6,
                 ..Counts::default()

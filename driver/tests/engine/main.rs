@@ -1,6 +1,7 @@
 //! The engine on a fake kernel.
 #![allow(clippy::unwrap_used)]
 
+mod announce;
 mod docker;
 mod events;
 mod flows;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tombolo::engine::{Edge, Engine, Journal, Looked, Setup};
-use tombolo::kernel::{Error, Fake, Flow, Kernel};
+use tombolo::kernel::{Announcement, Error, Fake, Flow, Kernel};
 use tombolo::records::Records;
 use tombolo::store::{self, Put, Row};
 use tombolo_core::kinds::Spec;
@@ -42,6 +42,14 @@ impl Kernel for Mortal {
         }
     }
 
+    async fn apply_all(&mut self, steps: &[Step]) -> Vec<Result<(), Error>> {
+        let mut results = Vec::new();
+        for step in steps {
+            results.push(self.apply(step).await);
+        }
+        results
+    }
+
     fn load(&mut self, elements: &World) -> impl Future<Output = Result<(), Error>> + Send {
         let loaded = self.kernel.lock().unwrap().load(elements).now_or_never();
         std::future::ready(loaded.expect("the fake never waits"))
@@ -49,6 +57,10 @@ impl Kernel for Mortal {
 
     fn forget(&mut self, flows: BTreeSet<Flow>) -> io::Result<()> {
         self.kernel.lock().unwrap().forget(flows)
+    }
+
+    fn announce(&mut self, announcements: &[Announcement]) -> io::Result<()> {
+        self.kernel.lock().unwrap().announce(announcements)
     }
 
     fn forgotten(&mut self, _: Option<&[IpAddr]>, _: Instant) -> impl Future<Output = bool> + Send {
@@ -155,6 +167,7 @@ fn start(kernel: &Mortal, disk: &Disk, lost: bool) -> Engine<Mortal, Disk> {
             now_s: || 0,
             port: |_, _, _| HostPort::Free,
             port_holder: |_, _, _| None,
+            dead_link: |_| None,
             ephemeral: || Ephemeral {
                 first: 32768,
                 last: 60999,

@@ -1,6 +1,7 @@
 //! What somebody broke behind our back is found and mended, and swept where nobody wants it.
 
 use tombolo::kernel::Real;
+use tombolo_core::model::Group;
 use tombolo_core::world::{Family, Key, Step, Value, World, diff};
 
 use crate::lab::{
@@ -180,6 +181,229 @@ fn damaged_links_are_mended() {
         ],
         vec![Key::Link(name("tb-1"))],
     );
+}
+
+#[test]
+fn a_damaged_table_for_tunnels_is_replaced() {
+    mended(
+        [
+            "nft delete table bridge tombolo",
+            "nft flush chain bridge tombolo silent",
+            "nft add rule bridge tombolo forward accept",
+            "nft add chain bridge tombolo strange",
+            "nft 'add table bridge tombolo { flags dormant; }'",
+            "nft delete chain bridge tombolo $(nft list table bridge tombolo | grep -o 'version_[0-9a-f]*')",
+        ],
+        vec![Key::Tunnels],
+    );
+}
+
+#[test]
+fn damaged_tunnels_are_mended() {
+    mended(
+        [
+            "ip link set tbv1 down",
+            "ip link set tbv1 mtu 1200",
+            "ip link set tbv1 type vxlan local 192.0.2.77",
+            "ip link set tbv1 type vxlan learning",
+            "bridge fdb append 00:00:00:00:00:00 dev tbv1 dst 192.0.2.5",
+        ],
+        vec![Key::Link(name("tbv1"))],
+    );
+    mended(
+        [
+            "ip link set tb-1 type bridge mcast_snooping 0",
+            "ip link set tb-1 type bridge mcast_querier 0",
+            "ip link set tb-1 type bridge mcast_igmp_version 2",
+            "ip link set tb-1 type bridge mcast_mld_version 1",
+            "ip link set tb-1 type bridge mcast_query_response_interval 1000",
+        ],
+        vec![Key::Querier(name("tb-1"))],
+    );
+    mended(
+        [
+            "ip link set tbv1 nomaster",
+            "ip link set tbv1 master a-name-of-15-by",
+            "ip link set tbv1 type bridge_slave learning on",
+            "ip link set tbv1 type bridge_slave neigh_suppress off",
+            "ip link set tbv1 type bridge_slave flood off",
+            "ip link set tbv1 type bridge_slave mcast_flood off",
+            "ip link set tbv1 type bridge_slave bcast_flood off mcast_flood off",
+            "ip link set tbv1 type bridge_slave mcast_router 1",
+            "ip link set tbv1 type bridge_slave isolated on",
+            "ip link set tbv1 type bridge_slave hairpin on",
+        ],
+        vec![Key::Port(name("tbv1"))],
+    );
+}
+
+#[test]
+fn a_tunnel_that_must_be_made_anew_takes_two_looks() {
+    in_namespace(async || {
+        let mut kernel = Real::new();
+        let world: World = one_of_each().into_iter().collect();
+        let damage = [
+            "ip link set tbv1 type vxlan remote 192.0.2.5",
+            "ip link set tbv1 type vxlan dev lo",
+            "ip link delete tbv1; ip link add tbv1 group 29807 type vxlan id 7 local 192.0.2.1 dstport 4789 nolearning",
+            "ip link delete tbv1; ip link add tbv1 group 29807 type bridge",
+        ];
+        for command in damage {
+            settle(&mut kernel, &world).await;
+            run(command);
+            let steps = diff(&world, &look(&mut kernel).await);
+            let link = Key::Link(name("tbv1"));
+            assert!(
+                steps.iter().any(|step| *step.key() == link),
+                "{command}: {steps:?}"
+            );
+            settle(&mut kernel, &world).await;
+            settle(&mut kernel, &world).await;
+            assert_settled(&mut kernel, &world).await;
+            run(command);
+            settle(&mut kernel, &World::new()).await;
+            assert_eq!(
+                without_settings(look(&mut kernel).await),
+                World::new(),
+                "{command}"
+            );
+        }
+    });
+}
+
+#[test]
+fn what_was_lost_of_other_hosts_is_put_back() {
+    let (mac, tunnel) = ("02:7b:00:00:00:70", name("tbv1"));
+    let forward = Key::Forward(tunnel.clone(), mac.parse().unwrap());
+    mended(
+        [
+            "bridge fdb del 02:7b:00:00:00:70 dev tbv1 self",
+            "bridge fdb del 02:7b:00:00:00:70 dev tbv1 master",
+            "bridge fdb del 02:7b:00:00:00:70 dev tbv1 self master",
+            "bridge fdb replace 02:7b:00:00:00:70 dev tbv1 self static dst 192.0.2.9",
+            "bridge fdb replace 02:7b:00:00:00:70 dev tbv1 self static dst 192.0.2.2 port 99",
+            "bridge fdb replace 02:7b:00:00:00:70 dev tbv1 self dynamic dst 192.0.2.2",
+            "bridge fdb replace 02:7b:00:00:00:70 dev tbv1 master dynamic",
+            "bridge fdb replace 02:7b:00:00:00:70 dev tbh1 master static",
+        ],
+        vec![forward],
+    );
+    let flood = Key::Flood(tunnel, Group::BROADCAST, "192.0.2.3".parse().unwrap());
+    mended(
+        [
+            "bridge fdb del ff:ff:ff:ff:ff:ff dev tbv1 self dst 192.0.2.3",
+            "bridge fdb del ff:ff:ff:ff:ff:ff dev tbv1 self",
+        ],
+        vec![flood],
+    );
+    for (address, other) in [("10.0.0.70", "10.0.0.80"), ("fd00::70", "fd00::80")] {
+        let lost = [
+            format!("ip neigh del {address} dev tb-1"),
+            format!("ip neigh replace {address} lladdr 02:00:00:00:00:99 dev tb-1 nud permanent"),
+            format!("ip neigh replace {address} lladdr 02:7b:00:00:00:70 dev tb-1 nud reachable"),
+        ];
+        let bridge = name("tb-1");
+        mended(
+            lost.map(|line| &*line.leak()),
+            vec![Key::Neighbour(bridge.clone(), address.parse().unwrap())],
+        );
+        let unproxied = format!("ip neigh del proxy {other} dev tb-1").leak();
+        mended([&*unproxied], vec![Key::Proxied(bridge, other.parse().unwrap())]);
+    }
+}
+
+#[test]
+fn routes_to_other_hosts_are_put_back() {
+    mended(
+        [
+            "ip route del 10.0.0.192/27",
+            "ip route replace blackhole 10.0.0.192/27 proto 116 metric 29807",
+            "ip route replace 10.0.0.192/27 proto 116 metric 29807 via 192.0.2.3 dev tb-1 onlink",
+            "ip route replace 10.0.0.192/27 proto 116 metric 29807 dev tb-1",
+            "ip route replace 10.0.0.192/27 proto 116 metric 29807 nexthop via 192.0.2.2 dev tb-1 onlink weight 5 nexthop via 192.0.2.3 dev tb-1 onlink",
+        ],
+        vec![Key::Route("10.0.0.192/27".parse().unwrap())],
+    );
+    mended(
+        [
+            "ip -6 route del fd00::8000/114",
+            "ip -6 route del fd00::8000/114; ip -6 route add blackhole fd00::8000/114 proto 116 metric 29807",
+            "ip -6 route replace fd00::8000/114 proto 116 metric 29807 via 2001:db8::7 dev tb-1 onlink",
+            "ip -6 route del fd00::8000/114 proto 116 via 2001:db8::3 dev tb-1",
+            "ip -6 route append fd00::8000/114 proto 116 metric 29807 via 2001:db8::7 dev tb-1 onlink",
+        ],
+        vec![Key::Route("fd00::8000/114".parse().unwrap())],
+    );
+}
+
+#[test]
+fn what_somebody_added_of_other_hosts_is_taken_away() {
+    in_namespace(async || {
+        let mut kernel = Real::new();
+        let world: World = one_of_each().into_iter().collect();
+        let strays = [
+            (
+                "bridge fdb add 02:00:00:00:00:09 dev tbv1 self master static dst 192.0.2.2",
+                "bridge fdb show dev tbv1",
+                "00:09",
+            ),
+            (
+                "bridge fdb add 02:00:00:00:00:09 dev tbv1 self static dst 192.0.2.2",
+                "bridge fdb show dev tbv1",
+                "00:09",
+            ),
+            (
+                "bridge fdb add 02:00:00:00:00:09 dev tbv1 master dynamic",
+                "bridge fdb show dev tbv1",
+                "00:09",
+            ),
+            (
+                "bridge fdb append 01:00:5e:00:00:09 dev tbv1 self permanent dst 192.0.2.9",
+                "bridge fdb show dev tbv1",
+                "00:09",
+            ),
+            (
+                "ip neigh add 10.0.0.9 lladdr 02:00:00:00:00:09 dev tb-1 nud permanent",
+                "ip neigh",
+                "10.0.0.9 ",
+            ),
+            (
+                "ip neigh add fd00::9 lladdr 02:00:00:00:00:09 dev tb-1 nud permanent",
+                "ip neigh",
+                "fd00::9 ",
+            ),
+            (
+                "ip neigh add proxy fd00::9 dev tb-1",
+                "ip -6 neigh show proxy",
+                "fd00::9 ",
+            ),
+            (
+                "ip route add 10.9.0.0/24 proto 116 metric 29807 dev tb-1",
+                "ip route",
+                "10.9.0.0",
+            ),
+            (
+                "ip route add blackhole 10.9.0.0/24 proto 116 metric 29807",
+                "ip route",
+                "10.9.0.0",
+            ),
+            (
+                "ip -6 route add default proto 116 metric 29807 dev tb-1",
+                "ip -6 route",
+                "default",
+            ),
+        ];
+        for (command, listed, stray) in strays {
+            settle(&mut kernel, &world).await;
+            run(command);
+            assert!(run(listed).contains(stray), "{command}");
+            assert_eq!(diff(&world, &look(&mut kernel).await).len(), 1, "{command}");
+            settle(&mut kernel, &world).await;
+            assert_settled(&mut kernel, &world).await;
+            let after = run(listed);
+            assert!(!after.contains(stray), "{command}: {after}");
+        }
+    });
 }
 
 #[test]

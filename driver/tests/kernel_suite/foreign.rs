@@ -5,15 +5,16 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tombolo::kernel::watch::Watch;
 use tombolo::kernel::{Error, Fake, Kernel, Real};
+use tombolo_core::model::Group;
 use tombolo_core::world::{Key, Setting, Step, Value, World};
 
 use crate::lab::{
     apply, attempt, in_namespace, look, make_forward, name, on, run, setting, settle, without_settings,
 };
-use crate::promises::{bridge, one_of_each, veth};
+use crate::promises::{bridge, one_of_each, through, veth, vxlan};
 
 /// A host with all sorts of things of others, some named like ours.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 13] = [
     "ip link add docker0 type bridge && ip link set docker0 up && ip address add 172.17.0.1/16 dev docker0",
     "ip link add tb-else type bridge && ip address add 10.1.0.1/24 dev tb-else && ip -6 address add fd01::1/64 dev tb-else",
     "ip link add tbh9 type veth peer name tbc9 && ip link set tbh9 master tb-else up",
@@ -22,6 +23,15 @@ const OTHERS: [&str; 8] = [
     "nft add table ip tombolo && nft add chain ip tombolo forward '{ type filter hook forward priority 0; }'",
     "iptables -A FORWARD -i tombolo -m comment --comment tombolo -j ACCEPT",
     "iptables -A FORWARD -m mark --mark 0x8000000/0x8000000 -j ACCEPT",
+    // A tunnel of theirs, named like ours, with entries like ours.
+    "ip link add tbv9 up type vxlan id 9 local 192.0.2.9 dstport 4789 nolearning && ip link set tbv9 master docker0 && ip link set tbv9 type bridge_slave learning off &&
+     bridge fdb add 02:00:00:00:00:09 dev tbv9 self master static dst 192.0.2.2 && bridge fdb append ff:ff:ff:ff:ff:ff dev tbv9 dst 192.0.2.2",
+    "ip neigh add 172.17.0.9 lladdr 02:00:00:00:00:09 dev docker0 nud permanent && ip neigh add proxy fd01::9 dev docker0",
+    // Prefixes of ours with other metrics, and our number elsewhere.
+    "ip route add 10.0.0.64/26 via 192.0.2.8 dev eth9 && ip route add blackhole 10.0.0.192/27 metric 7 && ip route add 10.9.0.0/24 dev eth9 proto 116",
+    "ip route add 10.9.0.0/24 dev eth9 proto 116 metric 29807 table 7 && ip -6 route add blackhole fd00::4000/114 metric 9",
+    "nft add table bridge other && nft add table bridge tombolo-user && nft add chain bridge other forward '{ type filter hook forward priority -10; }' &&
+     nft add rule bridge other forward ether type arp accept",
 ];
 
 /// All that somebody could miss, line by line, without what changes by itself.
@@ -33,7 +43,11 @@ fn inventory() -> Vec<String> {
         "bridge link show | sed 's/ state.*//; s/NO-CARRIER,//'",
         "nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'",
         "iptables -S && ip6tables -S",
-        "sysctl -a 2>/dev/null | grep -E '(accept_ra|disable_ipv6|route_localnet|promote_secondaries) ='",
+        "bridge fdb show",
+        "ip neigh show nud permanent && ip neigh show proxy && ip -6 neigh show proxy",
+        // The kernel's own routes of a link's link-local address come when that is known to be nobody else's.
+        "(ip route show table all; ip -6 route show table all) | sed 's/ linkdown//' | grep -v -e fe80: -e ff00:",
+        "sysctl -a 2>/dev/null | grep -E '(accept_ra|disable_ipv6|route_localnet|promote_secondaries|proxy_.*) ='",
     ];
     commands
         .iter()
@@ -72,6 +86,7 @@ fn no_step_changes_a_link_that_is_not_ours() {
         let mut kernel = Real::new();
         let before = inventory();
         let els = name("tb-else");
+        let (mac, vtep) = ("02:00:00:00:00:09".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let refusals = [
             Step::Add(Key::Link(els.clone()), bridge(None, 1)),
             Step::Change(Key::Link(els.clone()), bridge(None, 1), bridge(Some(1300), 2)),
@@ -82,13 +97,52 @@ fn no_step_changes_a_link_that_is_not_ours() {
                 Value::Present,
             ),
             Step::Add(Key::Port(name("tbh9")), on(&els)),
+            Step::Add(Key::Querier(els.clone()), Value::Present),
             Step::Add(Key::Setting(Setting::AcceptRa(els.clone())), Value::Number(0)),
+            Step::Add(Key::Setting(Setting::ProxyArp(els.clone())), Value::Number(1)),
+            Step::Add(Key::Port(name("tbv9")), through("tb-else", false, true)),
+            Step::Change(
+                Key::Link(name("tbv9")),
+                vxlan("192.0.2.9", 9, None),
+                vxlan("192.0.2.8", 9, None),
+            ),
+            Step::Add(
+                Key::Neighbour(els.clone(), "10.1.0.9".parse().unwrap()),
+                Value::Mac(mac),
+            ),
+            Step::Add(
+                Key::Proxied(els.clone(), "fd01::9".parse().unwrap()),
+                Value::Present,
+            ),
+            Step::Add(Key::Forward(name("tbv9"), mac), Value::Via(vtep)),
+            Step::Add(Key::Flood(name("tbv9"), Group::BROADCAST, vtep), Value::Present),
         ];
         for step in refusals {
             let answer = kernel.apply(&step).await;
             assert!(matches!(answer, Err(Error::Refused { .. })), "{step}: {answer:?}");
         }
         let removals = [
+            Step::Remove(Key::Link(name("tbv9")), vxlan("192.0.2.9", 9, None)),
+            Step::Remove(Key::Port(name("tbv9")), through("docker0", false, true)),
+            Step::Remove(Key::Querier(els.clone()), Value::Present),
+            Step::Remove(Key::Forward(name("tbv9"), mac), Value::Via(vtep)),
+            Step::Remove(Key::Flood(name("tbv9"), Group::BROADCAST, vtep), Value::Present),
+            Step::Remove(
+                Key::Neighbour(name("docker0"), "172.17.0.9".parse().unwrap()),
+                Value::Mac(mac),
+            ),
+            Step::Remove(
+                Key::Proxied(name("docker0"), "fd01::9".parse().unwrap()),
+                Value::Present,
+            ),
+            Step::Remove(
+                Key::Route("10.0.0.64/26".parse().unwrap()),
+                Value::Hops(Vec::new()),
+            ),
+            Step::Remove(
+                Key::Route("fd00::4000/114".parse().unwrap()),
+                Value::Hops(Vec::new()),
+            ),
             Step::Remove(Key::Link(els.clone()), bridge(None, 1)),
             Step::Remove(Key::Port(name("tbh9")), on(&els)),
             Step::Remove(Key::Address(els, "10.1.0.1/24".parse().unwrap()), Value::Present),

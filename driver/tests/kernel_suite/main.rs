@@ -10,13 +10,20 @@
 )]
 
 mod damage;
+mod dhcp;
+mod echo;
 mod foreign;
+mod groups;
+mod hosts;
 mod lab;
 mod neighbours;
+mod notice;
 mod packets;
 mod promises;
 mod random;
 mod routes;
+mod segment;
+mod uplinks;
 
 /// Runs each function of [`promises`] on the fake and on the real kernel, with a chain FORWARD and without.
 macro_rules! on_every_kernel {
@@ -65,4 +72,5 @@ on_every_kernel!(
     a_bridge_keeps_the_mtu_that_was_asked_for,
     a_whole_world_comes_and_goes,
     a_dropped_future_leaves_a_kernel_that_works,
+    many_steps_at_once_have_a_result_each,
 );

@@ -1,8 +1,9 @@
 //! The promises of `trait Kernel`, for any kernel.
 
 use tombolo::kernel::{Error, Kernel};
-use tombolo_core::model::{IfName, Mac, Proto};
-use tombolo_core::world::{Family, Key, Setting, Step, Value, World, diff};
+use tombolo_core::model::{Group, IfName, Mac, Proto};
+use tombolo_core::modes::MacvlanMode;
+use tombolo_core::world::{Family, Hop, Key, Setting, Step, Value, World, diff};
 
 use crate::lab::{apply, assert_settled, look, name, on, setting, settle, without_settings};
 
@@ -31,10 +32,69 @@ fn to(address: &str, port: u16) -> Value {
     Value::To(address.parse().unwrap(), port)
 }
 
+pub fn vxlan(local: &str, vni: u32, mtu: Option<u32>) -> Value {
+    Value::Vxlan {
+        vni,
+        local: local.parse().unwrap(),
+        port: 4789,
+        mtu,
+    }
+}
+
+pub fn on_wire(parent: &IfName, last: u8) -> Value {
+    Value::Macvlan {
+        parent: parent.clone(),
+        mode: MacvlanMode::Bridge,
+        mac: mac(last),
+        mtu: None,
+    }
+}
+
+pub fn through(bridge: &str, isolated: bool, multicast: bool) -> Value {
+    Value::Tunnel {
+        bridge: name(bridge),
+        isolated,
+        multicast,
+    }
+}
+
+fn via(address: &str) -> Value {
+    Value::Via(address.parse().unwrap())
+}
+
+fn neighbour(address: &str) -> Key {
+    Key::Neighbour(name("tb-1"), address.parse().unwrap())
+}
+
+fn proxied(address: &str) -> Key {
+    Key::Proxied(name("tb-1"), address.parse().unwrap())
+}
+
+fn flood(link: &str, group: Group, vtep: &str) -> (Key, Value) {
+    (
+        Key::Flood(name(link), group, vtep.parse().unwrap()),
+        Value::Present,
+    )
+}
+
+fn route(net: &str, hops: &[&str]) -> (Key, Value) {
+    let hop = |via: &&str| Hop {
+        via: via.parse().unwrap(),
+        link: name("tb-1"),
+    };
+    (
+        Key::Route(net.parse().unwrap()),
+        Value::Hops(hops.iter().map(hop).collect()),
+    )
+}
+
 /// Facts of every sort, in the order in which they must be made.
 pub fn one_of_each() -> Vec<(Key, Value)> {
     let (br, other, host) = (name("tb-1"), name("a-name-of-15-by"), name("tbh1"));
+    let shim = name("tbs1");
     let publisher = |link: &IfName, from: &str| Key::Publisher(link.clone(), from.parse().unwrap());
+    let remote = |link: &IfName, net: &str| (Key::Remote(link.clone(), net.parse().unwrap()), Value::Present);
+    let group = Group::of("224.0.0.251".parse().unwrap()).unwrap();
     let open = |address: &str| Key::Open(Proto::Tcp, address.parse().unwrap(), 80);
     let apart = Value::On {
         bridge: br.clone(),
@@ -44,6 +104,7 @@ pub fn one_of_each() -> Vec<(Key, Value)> {
     let facts = vec![
         (Key::Table, Value::Present),
         (Key::UserTable, Value::Present),
+        (Key::Tunnels, Value::Present),
         (Key::Guard(br.clone()), Value::Present),
         (Key::Apart(br.clone()), Value::Present),
         (Key::Restricted(br.clone()), Value::Present),
@@ -58,12 +119,28 @@ pub fn one_of_each() -> Vec<(Key, Value)> {
         (Key::Link(other.clone()), bridge(None, 2)),
         (Key::Link(br.clone()), bridge(Some(1400), 1)),
         (Key::Link(host.clone()), veth("1", 0x10)),
+        (Key::Link(shim.clone()), on_wire(&other, 0x30)),
+        (Key::Link(name("tbv1")), vxlan("192.0.2.1", 4242, Some(1400))),
+        (Key::Link(name("tbv2")), vxlan("2001:db8::1", 4243, None)),
+        (Key::Child(name("tbc8")), on_wire(&other, 0x31)),
         setting(Setting::Forward4, 1),
         setting(Setting::Forward6, 1),
         setting(Setting::DisableIpv6(other.clone()), 1),
         setting(Setting::AcceptRa(br.clone()), 0),
         setting(Setting::RouteLocalnet(br.clone()), 1),
+        setting(Setting::ProxyArp(br.clone()), 1),
+        setting(Setting::ProxyNdp(br.clone()), 1),
+        setting(Setting::AcceptDad(br.clone()), 0),
+        setting(Setting::AcceptRa(shim.clone()), 0),
+        setting(Setting::ArpFilter(shim.clone()), 1),
+        setting(Setting::ArpAnnounce(shim.clone()), 2),
+        setting(Setting::ProxyDelay(br.clone(), Family::V4), 0),
+        setting(Setting::ProxyDelay(br.clone(), Family::V6), 0),
+        (Key::Querier(br.clone()), Value::Present),
         (Key::Port(host.clone()), apart),
+        (Key::Port(shim.clone()), Value::Up),
+        (Key::Port(name("tbv1")), through("tb-1", false, true)),
+        (Key::Port(name("tbv2")), through("a-name-of-15-by", true, false)),
         (
             Key::Address(br.clone(), "10.0.0.1/24".parse().unwrap()),
             Value::Present,
@@ -72,8 +149,35 @@ pub fn one_of_each() -> Vec<(Key, Value)> {
             Key::Address(br.clone(), "fd00::1/64".parse().unwrap()),
             Value::Present,
         ),
+        (
+            Key::Address(shim.clone(), "198.51.100.2/32".parse().unwrap()),
+            Value::Present,
+        ),
+        (
+            Key::Way(shim.clone(), "198.51.100.7".parse().unwrap()),
+            Value::Present,
+        ),
+        (Key::Way(shim, "2001:db8:1::7".parse().unwrap()), Value::Present),
         (Key::Loopback(br.clone()), Value::Present),
         (Key::Rate(host), Value::Rate(10_000_000)),
+        (neighbour("10.0.0.70"), Value::Mac(mac(0x70))),
+        (neighbour("fd00::70"), Value::Mac(mac(0x70))),
+        (proxied("10.0.0.80"), Value::Present),
+        (proxied("fd00::80"), Value::Present),
+        (Key::Forward(name("tbv1"), mac(0x70)), via("192.0.2.2")),
+        (Key::Forward(name("tbv1"), mac(0x71)), via("192.0.2.3")),
+        (Key::Forward(name("tbv2"), mac(0x70)), via("2001:db8::2")),
+        flood("tbv1", group, "192.0.2.2"),
+        flood("tbv1", Group::BROADCAST, "192.0.2.2"),
+        flood("tbv1", Group::BROADCAST, "192.0.2.3"),
+        flood("tbv2", Group::BROADCAST, "2001:db8::2"),
+        remote(&br, "10.0.0.64/26"),
+        remote(&br, "10.0.0.192/27"),
+        remote(&br, "fd00::4000/114"),
+        route("10.0.0.64/26", &["192.0.2.2"]),
+        route("10.0.0.192/27", &["192.0.2.2", "192.0.2.3"]),
+        route("fd00::4000/114", &["2001:db8::2"]),
+        route("fd00::8000/114", &["2001:db8::2", "2001:db8::3", "2001:db8::4"]),
         (Key::Masquerade(br.clone(), Family::V4), Value::Present),
         (Key::Masquerade(br.clone(), Family::V6), Value::Present),
         (
@@ -177,6 +281,7 @@ pub async fn what_was_changed_shows(mut kernel: impl Kernel) {
     let world: World = one_of_each().into_iter().collect();
     settle(&mut kernel, &world).await;
     let (br, other) = (name("tb-1"), name("a-name-of-15-by"));
+    let tunnel = Key::Link(name("tbv1"));
     let changes = [
         (Key::Table, Value::Present),
         (Key::Link(br.clone()), bridge(Some(1300), 1)),
@@ -193,6 +298,28 @@ pub async fn what_was_changed_shows(mut kernel: impl Kernel) {
         (publish(Proto::Tcp, "0.0.0.0"), to("10.0.0.3", 81)),
         (publish(Proto::Tcp, "0.0.0.0"), to("10.0.0.3", 82)),
         (publish(Proto::Tcp, "0.0.0.0"), to("10.0.0.4", 82)),
+        (Key::Tunnels, Value::Present),
+        (neighbour("10.0.0.70"), Value::Mac(mac(0x75))),
+        (neighbour("fd00::70"), Value::Mac(mac(0x75))),
+        (Key::Forward(name("tbv1"), mac(0x70)), via("192.0.2.3")),
+        route("10.0.0.64/26", &["192.0.2.2", "192.0.2.3"]),
+        route("10.0.0.64/26", &["192.0.2.3", "192.0.2.2"]),
+        route("10.0.0.64/26", &["192.0.2.4"]),
+        route("fd00::4000/114", &["2001:db8::2", "2001:db8::3"]),
+        route("fd00::4000/114", &["2001:db8::3", "2001:db8::5", "2001:db8::2"]),
+        route("fd00::4000/114", &["2001:db8::1:1", "2001:db8::2"]),
+        route("fd00::4000/114", &["2001:db8::9"]),
+        (tunnel.clone(), vxlan("192.0.2.1", 4242, Some(1300))),
+        (tunnel.clone(), vxlan("192.0.2.9", 4242, None)),
+        // The kernel is to choose the source, and what the tunnel leads to stays.
+        (tunnel.clone(), vxlan("0.0.0.0", 4242, None)),
+        (Key::Port(name("tbv1")), through("tb-1", true, false)),
+        (Key::Port(name("tbv1")), through("a-name-of-15-by", false, true)),
+        (Key::Forward(name("tbv1"), mac(0x70)), via("192.0.2.4")),
+        // What the kernel changes in no link.
+        (tunnel.clone(), vxlan("192.0.2.1", 4244, Some(1300))),
+        (tunnel.clone(), vxlan("2001:db8::1", 4244, Some(1300))),
+        (tunnel, bridge(None, 5)),
     ];
     for (key, value) in changes {
         let found = look(&mut kernel)
@@ -220,14 +347,18 @@ pub async fn removing_a_bridge_takes_what_was_on_it(mut kernel: impl Kernel) {
     apply(&mut kernel, Step::Remove(Key::Link(br.clone()), bridge(None, 1))).await;
     let after = look(&mut kernel).await;
     let with_bridge = |key: &Key| match key {
-        Key::Link(link) | Key::Address(link, _) | Key::Loopback(link) => *link == br,
-        Key::Port(_) => true,
+        Key::Link(link) | Key::Address(link, _) | Key::Loopback(link) | Key::Querier(link) => *link == br,
+        Key::Neighbour(..) | Key::Proxied(..) | Key::Route(_) => true,
+        Key::Port(link) => ![name("tbv2"), name("tbs1")].contains(link),
         Key::Setting(setting) => setting.link() == Some(&br),
         _ => false,
     };
     for key in world.keys() {
         assert_eq!(after.contains_key(key), !with_bridge(key), "{key:?}");
     }
+    // What the bridge knew of the tunnel went as well.
+    let half = &after[&Key::Forward(name("tbv1"), mac(0x70))];
+    assert!(matches!(half, Value::Unfit(_)), "{half:?}");
     apply(
         &mut kernel,
         Step::Remove(Key::Link(name("tbh1")), veth("1", 0x10)),
@@ -265,14 +396,14 @@ pub async fn a_new_table_has_no_elements(mut kernel: impl Kernel) {
     let world: World = one_of_each().into_iter().collect();
     settle(&mut kernel, &world).await;
     apply(&mut kernel, Step::Add(Key::Table, Value::Present)).await;
-    let elements = |key: &&Key| {
-        let elsewhere = matches!(
-            key,
-            Key::Table | Key::UserTable | Key::Link(_) | Key::Setting(_) | Key::Port(_) | Key::Address(..)
-        );
-        !elsewhere && !matches!(key, Key::Loopback(_) | Key::Rate(_) | Key::DockerAccept(_))
-    };
-    assert_eq!(look(&mut kernel).await.keys().filter(elements).count(), 0);
+    assert_eq!(
+        look(&mut kernel)
+            .await
+            .keys()
+            .filter(|key| key.is_element())
+            .count(),
+        0
+    );
     settle(&mut kernel, &world).await;
     assert_settled(&mut kernel, &world).await;
 }
@@ -280,6 +411,7 @@ pub async fn a_new_table_has_no_elements(mut kernel: impl Kernel) {
 pub async fn a_refused_step_changes_nothing(mut kernel: impl Kernel) {
     let (br, no) = (name("tb-1"), name("tb-none"));
     let address = |text: &str| text.parse().unwrap();
+    let address_of = |text: &str| -> std::net::IpAddr { text.parse().unwrap() };
     let without_anything = [
         (Key::Guard(br.clone()), Value::Present),
         (Key::Allow(br.clone()), Value::Present),
@@ -289,15 +421,70 @@ pub async fn a_refused_step_changes_nothing(mut kernel: impl Kernel) {
         (Key::Port(name("tbh1")), on(&br)),
         (Key::Rate(name("tbh1")), Value::Rate(8_000)),
         (Key::Loopback(br.clone()), Value::Present),
+        (Key::Querier(br.clone()), Value::Present),
         (Key::Link(br.clone()), Value::Adopted),
         (Key::Address(br.clone(), address("10.0.0.1/24")), Value::Present),
         setting(Setting::AcceptRa(br.clone()), 0),
+        setting(Setting::ProxyDelay(br.clone(), Family::V6), 0),
+        (Key::Port(name("tbv1")), through("tb-1", false, true)),
+        (neighbour("10.0.0.70"), Value::Mac(mac(0x70))),
+        (proxied("fd00::80"), Value::Present),
+        (Key::Forward(name("tbv1"), mac(0x70)), via("192.0.2.2")),
+        flood("tbv1", Group::BROADCAST, "192.0.2.2"),
+        route("10.0.0.64/26", &["192.0.2.2"]),
+        route("fd00::4000/114", &["2001:db8::2"]),
+        (
+            Key::Remote(br.clone(), "10.0.0.64/26".parse().unwrap()),
+            Value::Present,
+        ),
     ];
     for (key, value) in without_anything {
         refused(&mut kernel, Step::Add(key, value)).await;
     }
     settle(&mut kernel, &one_of_each().into_iter().collect()).await;
+    let lone = name("tbv3");
+    apply(
+        &mut kernel,
+        Step::Add(Key::Link(lone.clone()), vxlan("192.0.2.1", 4299, None)),
+    )
+    .await;
+    let add = |(key, value)| Step::Add(key, value);
+    let forward = |link: &IfName, vtep| Step::Add(Key::Forward(link.clone(), mac(0x72)), via(vtep));
     let with_all = [
+        // A VXLAN link that is on no bridge, of another family, with the number of another one, with one that is none.
+        forward(&lone, "192.0.2.2"),
+        forward(&name("tbv1"), "2001:db8::2"),
+        forward(&name("tbv2"), "192.0.2.2"),
+        forward(&br, "192.0.2.2"),
+        forward(&name("tbh1"), "192.0.2.2"),
+        add(flood("tbv1", Group::BROADCAST, "2001:db8::2")),
+        add(flood("tb-1", Group::BROADCAST, "192.0.2.2")),
+        Step::Add(Key::Link(name("tbv4")), vxlan("192.0.2.7", 4242, None)),
+        Step::Add(Key::Link(name("tbv4")), vxlan("192.0.2.7", 1 << 24, None)),
+        Step::Add(Key::Link(lone.clone()), vxlan("192.0.2.2", 4299, None)),
+        Step::Add(Key::Link(lone.clone()), vxlan("192.0.2.1", 4300, None)),
+        Step::Add(Key::Port(name("tbv1")), on(&br)),
+        Step::Add(Key::Querier(name("tbh1")), Value::Present),
+        Step::Add(Key::Port(name("tbh1")), through("tb-1", false, true)),
+        Step::Add(Key::Port(lone.clone()), through("tbh1", false, true)),
+        Step::Add(
+            Key::Neighbour(lone.clone(), address_of("10.0.0.70")),
+            Value::Mac(mac(0x70)),
+        ),
+        Step::Add(Key::Proxied(lone, address_of("fd00::80")), Value::Present),
+        Step::Add(neighbour("10.0.0.70"), Value::Present),
+        Step::Add(Key::Route(address("10.9.0.0/24")), Value::Hops(Vec::new())),
+        add(route("10.9.0.0/24", &["2001:db8::2"])),
+        add(route("fd09::/64", &["192.0.2.2"])),
+        add(route("10.9.0.1/24", &["192.0.2.2"])),
+        add(route("fd09::1/64", &["2001:db8::2"])),
+        Step::Add(
+            Key::Route(address("10.9.0.0/24")),
+            Value::Hops(vec![Hop {
+                via: address_of("192.0.2.2"),
+                link: no.clone(),
+            }]),
+        ),
         Step::Add(Key::Link(br.clone()), bridge(Some(1300), 1)),
         Step::Add(Key::Link(br.clone()), bridge(Some(1400), 9)),
         Step::Add(Key::Link(br.clone()), veth("9", 0x20)),
@@ -387,4 +574,51 @@ async fn begin<T>(future: impl Future<Output = T>) {
         done = future => drop(done),
         () = std::future::ready(()) => {}
     }
+}
+
+pub async fn many_steps_at_once_have_a_result_each(mut kernel: impl Kernel) {
+    const MANY: u32 = 1_000;
+    settle(&mut kernel, &one_of_each().into_iter().collect()).await;
+    let before = look(&mut kernel).await;
+    let entries = |number: u32| {
+        let [.., high, low] = number.to_be_bytes();
+        let mac = Mac::from_bytes([2, 0x7b, 9, 9, high, low]).unwrap();
+        let address = std::net::Ipv4Addr::from_bits(0x0a00_1000 + number).into();
+        [
+            (Key::Neighbour(name("tb-1"), address), Value::Mac(mac)),
+            (Key::Forward(name("tbv1"), mac), via("192.0.2.2")),
+        ]
+    };
+    let mut steps: Vec<Step> = (0..MANY)
+        .flat_map(entries)
+        .map(|(key, value)| Step::Add(key, value))
+        .collect();
+    let wrong = steps.len() / 2 + 1;
+    // On a link that isn't there, among those that are sent together.
+    let nowhere = Key::Forward(name("tbv9"), mac(1));
+    steps.insert(wrong, Step::Add(nowhere, via("192.0.2.2")));
+    let results = kernel.apply_all(&steps).await;
+    assert_eq!(results.len(), steps.len());
+    let refused = |(number, result): (usize, &Result<(), Error>)| result.is_err().then_some(number);
+    let all: Vec<usize> = results.iter().enumerate().filter_map(refused).collect();
+    assert_eq!(all, [wrong], "{:?}", results[wrong]);
+    assert!(matches!(&results[wrong], Err(Error::Refused { step, .. }) if *step == steps[wrong].to_string()));
+    let mut expected = before.clone();
+    expected.extend((0..MANY).flat_map(entries));
+    assert_eq!(look(&mut kernel).await, expected);
+
+    // Some are gone already, so that the kernel refuses a batch; and a step of another sort stands between.
+    let mut steps: Vec<Step> = (0..MANY)
+        .flat_map(entries)
+        .map(|(key, value)| Step::Remove(key, value))
+        .collect();
+    for step in &steps[300..305] {
+        apply(&mut kernel, step.clone()).await;
+    }
+    steps.insert(700, Step::Remove(Key::Guard(name("tb-9")), Value::Present));
+    let results = kernel.apply_all(&steps).await;
+    assert_eq!(results.len(), steps.len());
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(look(&mut kernel).await, before);
+    assert!(kernel.apply_all(&[]).await.is_empty());
 }

@@ -1,14 +1,17 @@
 //! Any world can be made of any other, on every kernel, and all of them come to the same.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use tombolo::kernel::{Fake, Kernel, Real};
-use tombolo_core::model::{IfName, Mac, Proto};
-use tombolo_core::world::{Family, Key, Setting, Value, World};
+use tombolo_core::model::{Group, IfName, Mac, Proto};
+use tombolo_core::world::{Family, Hop, Key, Setting, Value, World};
 
-use crate::lab::{assert_settled, block_on, look, make_forward, name, on, settle, without_settings};
+use crate::lab::{assert_settled, block_on, look, make_forward, name, on, run, settle, without_settings};
 
 /// How many pairs of worlds are tried on the real kernel.
 const CASES: u32 = 40;
@@ -24,6 +27,19 @@ struct Net {
     masquerade: bool,
     accept_ra: u32,
     ports: Vec<(u8, u16, bool)>,
+    tunnel: Option<Tunnel>,
+    far: Option<u8>,
+}
+
+/// What a random network has of a tunnel.
+#[derive(Debug, Clone)]
+struct Tunnel {
+    local: u8,
+    mtu: Option<u32>,
+    on_bridge: bool,
+    isolated: bool,
+    multicast: bool,
+    entries: Vec<(u8, u8)>,
 }
 
 fn net() -> impl Strategy<Value = Net> {
@@ -38,8 +54,9 @@ fn net() -> impl Strategy<Value = Net> {
         0..2u32,
         vec((0..3u8, 80..84u16, any::<bool>()), 0..4),
     );
-    (shape, addresses, rest).prop_map(
-        |((internal, mtu, mac), (gateway4, gateway6), (masquerade, accept_ra, ports))| Net {
+    let elsewhere = (proptest::option::of(tunnel()), proptest::option::of(1..4u8));
+    (shape, addresses, rest, elsewhere).prop_map(
+        |((internal, mtu, mac), (gateway4, gateway6), (masquerade, accept_ra, ports), (tunnel, far))| Net {
             internal,
             mtu,
             mac,
@@ -48,6 +65,24 @@ fn net() -> impl Strategy<Value = Net> {
             masquerade,
             accept_ra,
             ports,
+            tunnel,
+            far,
+        },
+    )
+}
+
+fn tunnel() -> impl Strategy<Value = Tunnel> {
+    let link = (1..4u8, select(vec![None, Some(1300), Some(1450)]));
+    let port = (any::<bool>(), any::<bool>(), any::<bool>());
+    let entries = vec((0..4u8, 0..4u8), 0..6);
+    (link, port, entries).prop_map(
+        |((local, mtu), (on_bridge, isolated, multicast), entries)| Tunnel {
+            local,
+            mtu,
+            on_bridge,
+            isolated,
+            multicast,
+            entries,
         },
     )
 }
@@ -88,7 +123,8 @@ fn add_net(world: &mut World, number: u8, net: &Net) {
         Key::Link(bridge.clone()),
         Value::Bridge {
             mtu: net.mtu,
-            mac: mac(net.mac, number),
+            // With another address the bridge would lose its neighbours.
+            mac: mac(if net.tunnel.is_some() { 0 } else { net.mac }, number),
         },
     );
     world.insert(
@@ -102,13 +138,21 @@ fn add_net(world: &mut World, number: u8, net: &Net) {
     if net.masquerade {
         world.insert(Key::Masquerade(bridge.clone(), Family::V4), Value::Present);
     }
-    if let Some(last) = net.gateway4 {
+    // With its last address of IPv4 a bridge loses its neighbours of IPv4.
+    let keeps = net.tunnel.is_some() || net.far.is_some();
+    if let Some(last) = if keeps { Some(1) } else { net.gateway4 } {
         let gateway = format!("10.0.{number}.{last}/24").parse().unwrap();
         world.insert(Key::Address(bridge.clone(), gateway), Value::Present);
     }
     if net.gateway6 {
         let gateway = format!("fd00:{number}::1/64").parse().unwrap();
         world.insert(Key::Address(bridge.clone(), gateway), Value::Present);
+    }
+    if let Some(tunnel) = &net.tunnel {
+        add_tunnel(world, number, tunnel);
+    }
+    if let Some(hops) = net.far {
+        add_far(world, number, hops);
     }
     for (proto, port, any) in &net.ports {
         let proto = [Proto::Tcp, Proto::Udp, Proto::Sctp][usize::from(*proto)];
@@ -121,6 +165,68 @@ fn add_net(world: &mut World, number: u8, net: &Net) {
         let to = if *any { to } else { "10.0.0.9" };
         let to = Value::To(to.parse().unwrap(), 8000 + u16::from(number));
         world.insert(Key::Publish(proto, host.parse().unwrap(), *port), to);
+    }
+}
+
+/// Adds a tunnel and what is known of those behind it.
+fn add_tunnel(world: &mut World, number: u8, tunnel: &Tunnel) {
+    let (link, bridge) = (name(&format!("tbv{number}")), bridge_name(number));
+    world.insert(Key::Tunnels, Value::Present);
+    world.insert(
+        Key::Link(link.clone()),
+        Value::Vxlan {
+            vni: 100 + u32::from(number),
+            local: Ipv4Addr::new(192, 0, 2, tunnel.local).into(),
+            port: 4789,
+            mtu: tunnel.mtu,
+        },
+    );
+    if tunnel.on_bridge {
+        let through = Value::Tunnel {
+            bridge: bridge.clone(),
+            isolated: tunnel.isolated,
+            multicast: tunnel.multicast,
+        };
+        world.insert(Key::Port(link.clone()), through);
+        if tunnel.multicast {
+            world.insert(Key::Querier(bridge.clone()), Value::Present);
+        }
+    }
+    for (host, vtep) in &tunnel.entries {
+        let vtep = Ipv4Addr::new(198, 51, 100, *vtep).into();
+        let address = Ipv4Addr::new(10, 0, number, 100 + host).into();
+        if tunnel.on_bridge {
+            world.insert(Key::Forward(link.clone(), mac(0x20, *host)), Value::Via(vtep));
+        }
+        world.insert(Key::Flood(link.clone(), Group::BROADCAST, vtep), Value::Present);
+        world.insert(
+            Key::Neighbour(bridge.clone(), address),
+            Value::Mac(mac(0x20, *host)),
+        );
+    }
+}
+
+/// Adds what other hosts have and is reached without a tunnel, by so many hops.
+fn add_far(world: &mut World, number: u8, hops: u8) {
+    let link = name("eth1");
+    for v6 in [false, true] {
+        let net: IpNet = match v6 {
+            true => format!("fd00:{number}::8000/113").parse().unwrap(),
+            false => format!("10.0.{number}.128/25").parse().unwrap(),
+        };
+        let via = |hop: u8| -> IpAddr {
+            match v6 {
+                true => format!("2001:db8::{hop}").parse().unwrap(),
+                false => Ipv4Addr::new(192, 0, 2, hop).into(),
+            }
+        };
+        let hop = |hop| Hop {
+            via: via(hop),
+            link: link.clone(),
+        };
+        world.insert(Key::Route(net), Value::Hops((1..=hops).map(hop).collect()));
+        world.insert(Key::Remote(bridge_name(number), net), Value::Present);
+        world.insert(Key::Proxied(bridge_name(number), net.addr()), Value::Present);
     }
 }
 
@@ -165,10 +271,17 @@ fn runner(cases: u32) -> TestRunner {
     })
 }
 
+/// A fake host with a link to others.
+fn fake() -> Fake {
+    let mut fake = Fake::new();
+    fake.put_foreign_link(name("eth1"));
+    fake
+}
+
 #[test]
 fn any_world_follows_any_other_on_the_fake() {
     let outcome = runner(1000).run(&vec(world(), 1..4), |worlds| {
-        block_on(walk(&mut Fake::new(), &worlds));
+        block_on(walk(&mut fake(), &worlds));
         Ok(())
     });
     outcome.unwrap();
@@ -180,8 +293,9 @@ fn any_world_follows_any_other_on_the_real_one_as_on_the_fake() {
     std::thread::spawn(|| {
         crate::lab::enter_namespace();
         make_forward();
+        run("ip link add eth1 type veth peer name wire && ip link set eth1 up && ip link set wire up");
         let outcome = runner(CASES).run(&vec(world(), 2..3), |worlds| {
-            let on_fake = block_on(walk(&mut Fake::new(), &worlds));
+            let on_fake = block_on(walk(&mut fake(), &worlds));
             let on_real = block_on(walk(&mut Real::new(), &worlds));
             prop_assert_eq!(on_fake, on_real);
             Ok(())

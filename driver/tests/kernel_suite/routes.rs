@@ -1,8 +1,13 @@
-//! What the host's routes say of the way to the outside.
+//! What the host's routes say of the way to the outside, and which of them are ours.
 
+use std::time::Instant;
+
+use tombolo::kernel::Real;
 use tombolo::kernel::routes::path_mtu;
+use tombolo_core::world::{Key, World};
 
-use crate::lab::{in_namespace, run};
+use crate::lab::{assert_settled, in_namespace, run, settle};
+use crate::promises::one_of_each;
 
 #[test]
 fn the_way_to_the_outside_has_the_mtu_of_its_route_or_link() {
@@ -38,5 +43,32 @@ fn the_way_to_the_outside_has_the_mtu_of_its_route_or_link() {
             run(done);
             assert_eq!(path_mtu().await.unwrap(), mtu, "after {done}");
         }
+    });
+}
+
+#[test]
+fn ours_are_found_among_a_great_many_of_somebody_elses() {
+    in_namespace(async || {
+        let mut world: World = one_of_each().into_iter().collect();
+        world.retain(|key, _| matches!(key, Key::Link(_) | Key::Loopback(_) | Key::Route(_)));
+        assert!(world.keys().any(|key| matches!(key, Key::Route(_))));
+        let mut kernel = Real::new();
+        // Neither family has a table yet but for the kernel's own.
+        assert_settled(&mut kernel, &World::new()).await;
+        settle(&mut kernel, &world).await;
+        // Of another protocol; and of ours, but elsewhere or of another metric.
+        run(
+            r#"ip link add theirs type bridge && ip link set theirs up && seq 0 99999 |
+             awk '{ print "route add", 100 + int($1 / 65536) "." int($1 / 256) % 256 "." $1 % 256 ".0/24 dev theirs" }' |
+             ip -batch - && seq 0 1999 | awk '{ printf "route add 2001:db8:%x::/48 dev theirs\n", $1 }' | ip -6 -batch - &&
+             ip route add 192.0.2.0/24 dev theirs proto 116 table 7 &&
+             ip route add 198.51.100.0/24 dev theirs proto 116 metric 5"#,
+        );
+        let begun = Instant::now();
+        assert_settled(&mut kernel, &world).await;
+        eprintln!("a look among them took {:?}", begun.elapsed());
+        settle(&mut kernel, &World::new()).await;
+        let left = run("ip -j route show proto 116 && ip -j -6 route show table all proto 116");
+        assert!(left.contains("198.51.100.0") && !left.contains("::1"), "{left}");
     });
 }

@@ -9,7 +9,7 @@ use crate::ipam::{Edit, Ipam};
 use crate::pool::{PoolId, Space, usable_of};
 use crate::prefix::{common, subtract};
 use crate::range::Ranges;
-use crate::slot::{Slot, Use};
+use crate::slot::Slot;
 
 /// A share in numbers. Numbers of addresses are at most `u64::MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -157,7 +157,7 @@ impl Ipam {
                     taken += u128::from(usable_of(cidr, address.into()) > 0);
                 }
                 (Slot::Leased { usage, pool }, false) => {
-                    let stranded = matches!(usage, Use::Endpoint { .. }) && pool.cidr() == cidr;
+                    let stranded = usage.is_of_share() && pool.cidr() == cidr;
                     sums.stranded += u64::from(stranded);
                 }
                 (Slot::Cooling { .. }, true) => sums.cooling += 1,

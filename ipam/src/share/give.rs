@@ -177,7 +177,7 @@ impl Ipam {
         let nets: Vec<IpNet> = share.settled().map(|(net, _)| net).collect();
         for (address, slot) in self.slots_in(pool.network(), pool.broadcast()) {
             if let Slot::Leased { usage, .. } = slot
-                && matches!(usage, Use::Endpoint { .. })
+                && usage.is_of_share()
                 && share.leases(address)
             {
                 return Err(NoGift::Leased {

@@ -257,7 +257,7 @@ impl Bench {
                 let repeat = edits.is_empty();
                 match self.model.holds(&id, address) {
                     Some((pool, usage)) => {
-                        let same = std::mem::discriminant(usage) == std::mem::discriminant(&wish.usage);
+                        let same = same_sort(usage, &wish.usage);
                         assert!(repeat && *pool == id && same && (wish.repeat || wish.usage == Use::Gateway));
                         self.met.insert("repeat");
                         return;
@@ -284,7 +284,11 @@ impl Bench {
                 let released = self.released_again(&id, address, &edits);
                 self.apply(edits);
                 assert_eq!(self.ipam.clone(), released);
-                self.model.leases.insert((id.space(), address), (id, wish.usage));
+                let usage = match (wish.address, wish.usage) {
+                    (None, Use::Gateway) => Use::Unnamed,
+                    (_, usage) => usage,
+                };
+                self.model.leases.insert((id.space(), address), (id, usage));
             }
             Err(error) => self.check_refusal(&id, &wish, &error),
         }
@@ -351,7 +355,7 @@ impl Bench {
             } => {
                 self.met.insert("in use");
                 assert_eq!(self.model.holds(id, *address), Some(&(*owner, holder.clone())));
-                let same = std::mem::discriminant(holder) == std::mem::discriminant(&wish.usage);
+                let same = same_sort(holder, &wish.usage);
                 assert!(!(same && wish.repeat && owner == id), "a repeat was refused");
             }
             Error::HasGateway { gateway, .. } => {
@@ -395,4 +399,10 @@ fn lasting(ipam: &Ipam) -> (BTreeMap<PoolId, Pool>, BTreeMap<(Space, IpAddr), Sl
         pools.collect(),
         leased.map(|(key, slot)| (*key, slot.clone())).collect(),
     )
+}
+
+/// Whether two uses are of one sort: a gateway is one whether it was named or not.
+fn same_sort(one: &Use, other: &Use) -> bool {
+    let both = one.is_gateway() && other.is_gateway();
+    both || std::mem::discriminant(one) == std::mem::discriminant(other)
 }

@@ -71,7 +71,7 @@ impl Model {
 
     pub fn gateway(&self, id: &PoolId) -> Option<IpAddr> {
         let of_pool =
-            |(_, (pool, usage)): &(&(Space, IpAddr), &(PoolId, Use))| pool == id && *usage == Use::Gateway;
+            |(_, (pool, usage)): &(&(Space, IpAddr), &(PoolId, Use))| pool == id && usage.is_gateway();
         self.leases.iter().find(of_pool).map(|((_, address), _)| *address)
     }
 }

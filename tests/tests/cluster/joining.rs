@@ -111,6 +111,15 @@ fn daemons_that_are_started_five_times_in_a_row_are_the_same_cluster() {
         .enumerate()
         .map(|(n, net)| net.endpoint(n))
         .collect();
+    // How full each share is follows the leases by the daemon's next turn.
+    let told = |status: &serde_json::Value| -> u64 {
+        let shares = json::rows(&status["pools"][0]["shares"]);
+        shares.iter().filter_map(|share| share["leased"].as_u64()).sum()
+    };
+    timed("all are told of the gateway and of the endpoints", s(10), || {
+        let statuses = lab.members.iter().map(|member| member.status());
+        statuses.map(|status| told(&status)).all(|leased| leased == 4)
+    });
     lab.agree(s(10));
     let before = lab.members[0].status();
     let leases: Vec<_> = lab

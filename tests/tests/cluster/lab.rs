@@ -5,11 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+pub use system_tests::at_once;
 use system_tests::wait::within;
-use system_tests::{Host, Output, Spaces, Tombolo, http, json, say, tombolo};
-
-/// The wire's own address.
-const WIRE: &str = "10.200.0.254";
+use system_tests::{Host, Output, Tombolo, Wire, http, json, say, tombolo};
 
 /// The port of the cluster.
 pub const PORT: u16 = 7947;
@@ -32,7 +30,7 @@ pub struct Lab {
     /// The hosts; that of the lowest address first.
     pub members: Vec<Member>,
     /// The namespace with the bridge.
-    pub wire: Spaces,
+    pub wire: Wire,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -45,15 +43,12 @@ impl Lab {
     /// The same with settings of each host, which may be made ready before its daemon starts.
     pub fn with(count: usize, settings: impl Fn(usize, &Host) -> Vec<(&'static str, String)> + Sync) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let wire = Spaces::new_network();
-        wire.run("ip", &["link", "add", "br0", "type", "bridge"]);
-        wire.run("ip", &["address", "add", &format!("{WIRE}/24"), "dev", "br0"]);
-        wire.run("ip", &["link", "set", "br0", "up"]);
+        let wire = Wire::new(0, None, false);
         let numbers: Vec<usize> = (0..count).collect();
         let members = at_once(&numbers, |n| {
             let host = host_on(&wire, *n);
             let settings = settings(*n, &host);
-            member(host, *n, &settings)
+            member(&wire, host, *n, &settings)
         });
         Self {
             members,
@@ -85,33 +80,23 @@ impl Lab {
 
     /// Has the wire carry nothing between the hosts before `first` and the others.
     pub fn cut(&self, first: usize) {
-        let side: Vec<&str> = self.members[..first].iter().map(|m| m.address.as_str()).collect();
-        let side = side.join(", ");
-        self.rule(&format!(
-            "ip saddr {{ {side} }} ip daddr != {{ {side}, {WIRE} }} drop; \
-             add rule bridge lab cut ip saddr != {{ {side}, {WIRE} }} ip daddr {{ {side} }} drop"
-        ));
+        let all: Vec<usize> = (0..self.members.len()).collect();
+        let (ones, others) = all.split_at(first);
+        self.wire.part(ones, others);
     }
 
     /// Has the wire lose so many of a hundred packets of the cluster.
     pub fn lose(&self, percent: u32) {
-        self.rule(&format!(
-            "meta l4proto {{ tcp, udp }} th dport {PORT} numgen random mod 100 < {percent} drop; \
-             add rule bridge lab cut meta l4proto {{ tcp, udp }} th sport {PORT} numgen random mod 100 < {percent} drop"
-        ));
-    }
-
-    fn rule(&self, rule: &str) {
-        let rules = format!(
-            "add table bridge lab; add chain bridge lab cut {{ type filter hook forward priority 0; }}; \
-             add rule bridge lab cut {rule}"
-        );
-        self.wire.run("nft", &[&rules]);
+        for end in ["dport", "sport"] {
+            self.wire.rule(&format!(
+                "meta l4proto {{ tcp, udp }} th {end} {PORT} numgen random mod 100 < {percent} drop"
+            ));
+        }
     }
 
     /// Has the wire carry everything again.
     pub fn heal(&self) {
-        self.wire.run("nft", &["delete table bridge lab"]);
+        self.wire.heal();
     }
 
     /// One more host on the wire, in no cluster, with a copy of a state directory if one is given.
@@ -130,7 +115,7 @@ impl Lab {
                 from.display()
             );
         }
-        member(host, number, &[])
+        member(&self.wire, host, number, &[])
     }
 }
 
@@ -150,49 +135,22 @@ impl Drop for Lab {
     }
 }
 
-fn host_on(wire: &Spaces, number: usize) -> Arc<Host> {
+fn host_on(wire: &Wire, number: usize) -> Arc<Host> {
     let host = Host::new();
-    let (link, holder) = (format!("h{number}"), host.holder_pid().to_string());
-    wire.run(
-        "ip",
-        &[
-            "link", "add", &link, "type", "veth", "peer", "name", "wire0", "netns", &holder,
-        ],
-    );
-    wire.run("ip", &["link", "set", &link, "master", "br0", "up"]);
-    let address = format!("{}/24", address(number));
-    host.run("ip", &["address", "add", &address, "dev", "wire0"]);
-    host.run("ip", &["link", "set", "wire0", "up"]);
-    host.run("ip", &["route", "add", "default", "via", WIRE]);
+    wire.plug(&host, number);
     Arc::new(host)
 }
 
-fn address(number: usize) -> String {
-    format!("10.200.0.{}", number + 1)
-}
-
-fn member(host: Arc<Host>, number: usize, settings: &[(&'static str, String)]) -> Member {
+fn member(wire: &Wire, host: Arc<Host>, number: usize, settings: &[(&'static str, String)]) -> Member {
     let settings: Vec<(&str, &str)> = settings
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
     Member {
-        address: address(number),
+        address: wire.ipv4(number),
         tombolo: Tombolo::start_with(&host, &settings),
         host,
     }
-}
-
-/// Does something for each, all at once.
-#[track_caller]
-pub fn at_once<'a, T: Sync, R: Send>(each: &'a [T], act: impl Fn(&'a T) -> R + Sync) -> Vec<R> {
-    std::thread::scope(|scope| {
-        let act = &act;
-        let threads: Vec<_> = each.iter().map(|one| scope.spawn(move || act(one))).collect();
-        let done = threads.into_iter().map(|thread| thread.join());
-        done.map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
 }
 
 impl Member {

@@ -287,6 +287,8 @@ impl Witness for Eyes<'_> {
                     objections.push(format!("{host} is there{ago}"));
                 }
             }
+            // Where containers are on the hosts' own wire, the hosts' routes lead there, as they should.
+            Decree::Found { definition, .. } if definition.is_on_wire() => {}
             Decree::Found { pool, .. } => {
                 for (net, what) in self.routes.iter().filter(|(net, _)| overlap(*net, *pool)) {
                     objections.push(format!("{pool} overlaps {net} there ({what})"));

@@ -36,6 +36,7 @@ use crate::wire::{Answer, FRAME, Frame, Request, decode, encode};
 
 pub use confirm::Standing;
 pub use io::{Alone, Called, Fill, Input, News, Output, Setup, Wish};
+pub use space::SHARE;
 pub use view::{HostView, Link, PoolView, View};
 
 /// How long a call may take until it counts as failed.

@@ -122,6 +122,13 @@ impl Node {
         }
     }
 
+    /// The pieces of a pool that other hosts own, as far as is known here.
+    pub fn pieces_of_others(&self, pool: IpNet) -> BTreeMap<IpNet, HostId> {
+        let ownership = tombolo_ipam::share::resolve(pool, self.space.all_of(pool, self.me));
+        let owners = ownership.owners.into_iter();
+        owners.filter(|(_, owner)| *owner != self.me).collect()
+    }
+
     fn host_view(&self, host: HostId) -> HostView {
         let heard = self.heard.get(&host).copied().unwrap_or_default();
         let link = self.link(&host);

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::options::{self, FromText, Names, Options, Prefixes};
-use super::{Found, Joined, Kind, Publishing};
+use super::{Found, Joined, Kind, Publishing, Underlay};
 use crate::model::{Endpoint, IfName, Mac, NetName, Network, NetworkId};
 use crate::world::{Family, Key, Setting, Value, World};
 
@@ -137,6 +137,28 @@ pub const MTU_V6_LEAST: u32 = 1280;
 /// The longest prefix of an interface name in a container: 15 bytes less three digits.
 const PREFIX_MAX: usize = 12;
 
+/// Takes what the interfaces of containers are like: the largest packet, and what their names begin with.
+///
+/// # Errors
+/// For a value that an option can't have.
+pub fn take_mtu_and_prefix(options: &mut Options, v6: bool) -> Result<(Option<u32>, String), options::Error> {
+    let mtu = options
+        .take::<u32>(&["mtu", "com.docker.network.driver.mtu"])?
+        .filter(|mtu| *mtu != 0);
+    let least = if v6 { MTU_V6_LEAST } else { *MTU.start() };
+    if let Some(mtu) = mtu.filter(|mtu| !(least..=*MTU.end()).contains(mtu)) {
+        let allowed = format!("{least} to {}, or 0 for the kernel's own choice", MTU.end());
+        return Err(options::refuse_value("mtu", &mtu.to_string(), &allowed));
+    }
+    let prefix = options.take::<String>(&["iface_prefix", "com.docker.network.container_iface_prefix"])?;
+    let prefix = prefix.unwrap_or_else(|| "eth".to_owned());
+    if prefix.len() > PREFIX_MAX || prefix.parse::<IfName>().is_err() {
+        let allowed = format!("1 to {PREFIX_MAX} bytes that an interface name can begin with");
+        return Err(options::refuse_value("iface_prefix", &prefix, &allowed));
+    }
+    Ok((mtu, prefix))
+}
+
 impl Bridge {
     /// Takes the kind's options.
     ///
@@ -144,23 +166,9 @@ impl Bridge {
     /// For a value that an option can't have.
     pub fn take(options: &mut Options, v6: bool) -> Result<Self, options::Error> {
         let name = options.take::<IfName>(&["bridge_name", "com.docker.network.bridge.name"])?;
-        let mtu = options
-            .take::<u32>(&["mtu", "com.docker.network.driver.mtu"])?
-            .filter(|mtu| *mtu != 0);
-        let least = if v6 { MTU_V6_LEAST } else { *MTU.start() };
-        if let Some(mtu) = mtu.filter(|mtu| !(least..=*MTU.end()).contains(mtu)) {
-            let allowed = format!("{least} to {}, or 0 for the kernel's own choice", MTU.end());
-            return Err(options::refuse_value("mtu", &mtu.to_string(), &allowed));
-        }
+        let (mtu, prefix) = take_mtu_and_prefix(options, v6)?;
         let masquerade = options.take(&["masquerade", "com.docker.network.bridge.enable_ip_masquerade"])?;
         let host_binding = options.take(&["host_binding", "com.docker.network.bridge.host_binding_ipv4"])?;
-        let prefix =
-            options.take::<String>(&["iface_prefix", "com.docker.network.container_iface_prefix"])?;
-        let prefix = prefix.unwrap_or_else(|| "eth".to_owned());
-        if prefix.len() > PREFIX_MAX || prefix.parse::<IfName>().is_err() {
-            let allowed = format!("1 to {PREFIX_MAX} bytes that an interface name can begin with");
-            return Err(options::refuse_value("iface_prefix", &prefix, &allowed));
-        }
         options.take_default("com.docker.network.bridge.default_bridge", false)?;
         let icc = options.take(&["icc", "com.docker.network.bridge.enable_icc"])?;
         let inhibit = options.take(&["inhibit_ipv4", "com.docker.network.bridge.inhibit_ipv4"])?;
@@ -246,45 +254,14 @@ impl Bridge {
     }
 }
 
-impl Kind for Bridge {
-    fn name(&self) -> &'static str {
-        "bridge"
-    }
-
-    fn links(&self, network: &NetworkId) -> Vec<IfName> {
-        vec![self.link(network)]
-    }
-
-    fn mtu(&self) -> Option<u32> {
-        self.mtu.or(self.path_mtu)
-    }
-
-    fn isolated(&self, v6: bool) -> bool {
-        self.mode(Family::of_v6(v6)) == Mode::Isolated
-    }
-
-    fn without_gateway(&self, internal: bool, v6: bool) -> bool {
-        let inhibited = internal && self.inhibit_ipv4 && !v6;
-        inhibited || self.isolated(v6)
-    }
-
-    fn publishing(&self, v6: bool) -> Publishing {
-        match (self.ports, self.mode(Family::of_v6(v6))) {
-            (Ports::Docker, _) | (_, Mode::Isolated) => Publishing::Elsewhere,
-            (_, Mode::Routed) => Publishing::Container,
-            _ => Publishing::Host(self.host_binding),
-        }
-    }
-
-    fn network_facts(&self, network: &Network, world: &mut World) {
+impl Bridge {
+    /// The facts of a network on this bridge, which has a hardware address.
+    pub fn facts(&self, network: &Network, mac: Mac, world: &mut World) {
         let link = self.link(&network.id);
         if self.adopted {
             world.insert(Key::Link(link.clone()), Value::Adopted);
         } else {
-            let value = Value::Bridge {
-                mtu: self.mtu(),
-                mac: Mac::of_network(&network.id),
-            };
+            let value = Value::Bridge { mtu: self.mtu(), mac };
             world.insert(Key::Link(link.clone()), value);
             // An address of the kernel's own (link-local) would be one that containers reach the host at.
             let none = network.subnet(true).is_none() || self.mode_ipv6 == Mode::Isolated;
@@ -322,6 +299,41 @@ impl Kind for Bridge {
         for from in &self.trusted {
             world.insert(Key::Trusted(from.clone(), link.clone()), Value::Present);
         }
+    }
+}
+
+impl Kind for Bridge {
+    fn name(&self) -> &'static str {
+        "bridge"
+    }
+
+    fn links(&self, network: &NetworkId) -> Vec<IfName> {
+        vec![self.link(network)]
+    }
+
+    fn mtu(&self) -> Option<u32> {
+        self.mtu.or(self.path_mtu)
+    }
+
+    fn isolated(&self, v6: bool) -> bool {
+        self.mode(Family::of_v6(v6)) == Mode::Isolated
+    }
+
+    fn without_gateway(&self, internal: bool, v6: bool) -> bool {
+        let inhibited = internal && self.inhibit_ipv4 && !v6;
+        inhibited || self.isolated(v6)
+    }
+
+    fn publishing(&self, v6: bool) -> Publishing {
+        match (self.ports, self.mode(Family::of_v6(v6))) {
+            (Ports::Docker, _) | (_, Mode::Isolated) => Publishing::Elsewhere,
+            (_, Mode::Routed) => Publishing::Container,
+            _ => Publishing::Host(self.host_binding),
+        }
+    }
+
+    fn network_facts(&self, network: &Network, _: Option<&Underlay>, world: &mut World) {
+        self.facts(network, Mac::of_network(&network.id), world);
     }
 
     fn endpoint_facts(&self, network: &Network, endpoint: &Endpoint, world: &mut World) {
@@ -388,6 +400,8 @@ impl Kind for Bridge {
             gateway: gateway(false),
             gateway_v6: gateway(true),
             engines_way_out,
+            routes: Vec::new(),
+            routers: Vec::new(),
         }
     }
 }

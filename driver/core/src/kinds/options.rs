@@ -203,6 +203,21 @@ impl FromText for Names {
     }
 }
 
+/// On or off, as some options say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Switch(pub bool);
+
+impl FromText for Switch {
+    const ALLOWED: &'static str = "on or off";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "on" => Some(Self(true)),
+            "off" => Some(Self(false)),
+            other => bool::from_text(other).map(Self),
+        }
+    }
+}
+
 /// Bits a second, as tc(8) writes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate(pub u64);

@@ -7,7 +7,7 @@ use tombolo_ipam::share::Deal;
 use tombolo_ipam::{Edit as IpamEdit, Pool, PoolId, PoolRequest, Slot, Space, Use, Want, Wish};
 
 use super::{Command, Edit, Owner, Refusal, Reply, State, Surroundings};
-use crate::kinds::{Found, Theirs};
+use crate::kinds::{Agreed, Found, Spec, Theirs};
 use crate::model::{Endpoint, EndpointId, IfName, Mac, Network, NetworkId, PortWish, Subnet};
 use crate::world::ADOPTED_GROUP;
 
@@ -29,7 +29,7 @@ impl State {
                 addresses,
                 mac,
                 rate,
-            } => self.create_endpoint(id, network, addresses, *mac, *rate),
+            } => self.create_endpoint(id, network, addresses, *mac, *rate, around),
             Command::DeleteEndpoint(id) => Ok((self.delete_endpoint(id), Reply::Done)),
             Command::Join {
                 network,
@@ -48,9 +48,17 @@ impl State {
             )),
             Command::Lost(id) => Ok((self.change(id, lose), Reply::Done)),
             Command::RequestPool(request) => self.request_pool(request, around),
-            Command::RequestNetPool(request, net) => Err(match request.want {
+            Command::RequestWirePool(_, parent) | Command::RequestDhcpPool(_, parent) => {
+                Err(Refusal::Unfit {
+                    field: "parent",
+                    got: parent.to_string(),
+                    // Which one that is, is looked up before this is asked.
+                    allowed: "its subnet must be known; name it with --subnet",
+                })
+            }
+            Command::RequestNetPool(request, net, _) => Err(match request.want {
                 Want::Exactly(pool) => Refusal::NotOfCluster {
-                    net: net.clone(),
+                    net: Some(net.clone()),
                     pool,
                 },
                 // Which pool goes by the name is for the cluster to say, before this is asked.
@@ -87,6 +95,11 @@ impl State {
             Command::ReleaseAddress(pool, address) => {
                 Ok((self.release_address(pool, *address, around.now_s), Reply::Done))
             }
+            Command::Agree(id, agreed) => {
+                let mut network = self.known(id)?.clone();
+                network.spec.agree(*agreed);
+                Ok((vec![Edit::Network(id.clone(), Some(network))], Reply::Done))
+            }
             Command::Adopt(edits) => Ok((edits.clone(), Reply::Done)),
         }
     }
@@ -109,16 +122,14 @@ impl State {
         if let Some(have) = self.networks.get(&network.id) {
             return same_network(have, network).map(|()| (Vec::new(), Reply::Done));
         }
-        let mut network = network.clone();
+        let (mut network, mut edits) = self.on_wire(network, around)?;
         network.spec.note(around.found);
-        let network = &network;
-        self.well_formed(network)?;
-        self.as_shared(network)?;
-        around
-            .found
-            .bridge
-            .map_or(Ok(()), |theirs| adoptable(network, theirs))?;
-        let mut edits = Vec::new();
+        self.well_formed(&network)?;
+        self.as_shared(&network)?;
+        if let Some(theirs) = around.found.bridge.filter(|_| network.spec.uplink().is_none()) {
+            adoptable(&network, theirs)?;
+        }
+        spanning(&network)?;
         for subnet in &network.subnets {
             let Some((other_pool, other)) = self.overlapping(subnet.pool) else {
                 continue;
@@ -138,6 +149,8 @@ impl State {
             }
         }
         edits.dedup();
+        edits.extend(self.host_on(&mut network, around)?);
+        let network = &network;
         self.links_free(network, &edits)?;
         edits.extend(self.mark_aux(network));
         edits.extend(self.keep_aux(network));
@@ -196,7 +209,7 @@ impl State {
     }
 
     /// A pool on a subnet: the first one, where several have a range each.
-    fn pool_on(&self, subnet: IpNet) -> Option<PoolId> {
+    pub(super) fn pool_on(&self, subnet: IpNet) -> Option<PoolId> {
         let least = PoolId::new(Space::Local, subnet, None).ok()?;
         let (pool, _) = self.ipam.pools().range(least..).next()?;
         (pool.cidr() == subnet).then_some(*pool)
@@ -211,7 +224,7 @@ impl State {
             )
         };
         let mend = |address: &IpNet| {
-            let subnet = network.subnet(address.addr().is_ipv6()).filter(|s| s.ours)?;
+            let subnet = network.subnet_of(address.addr()).filter(|s| s.ours)?;
             let slot = Slot::Leased {
                 pool: self.pool_on(subnet.pool)?,
                 usage: Use::Endpoint { name: None },
@@ -244,7 +257,21 @@ impl State {
 
     fn well_formed(&self, network: &Network) -> Result<(), Refusal> {
         let unfit = |field, got: String, allowed| Err(Refusal::Unfit { field, got, allowed });
-        if network.subnets.is_empty() {
+        let bridged = network.spec.uplink().is_none();
+        for (at, subnet) in network.subnets.iter().enumerate() {
+            let earlier = network.subnets.iter().take(at);
+            let overlaps =
+                |other: &&Subnet| other.pool.contains(&subnet.pool) || subnet.pool.contains(&other.pool);
+            if let Some(other) = earlier.clone().find(overlaps) {
+                let allowed = "the subnets of a network may have no address in common";
+                return unfit(
+                    "IPv4Data, IPv6Data",
+                    format!("{} and {}", other.pool, subnet.pool),
+                    allowed,
+                );
+            }
+        }
+        if network.subnets.is_empty() && bridged {
             let allowed = "a bridge network needs an IPv4 or an IPv6 subnet";
             return unfit("IPv4Data, IPv6Data", "no subnet".to_owned(), allowed);
         }
@@ -254,7 +281,7 @@ impl State {
                 .iter()
                 .filter(|s| s.pool.addr().is_ipv6() == v6)
                 .count();
-            if count > 1 {
+            if count > 1 && bridged {
                 let allowed = "a bridge network has one subnet of each family; make one larger instead";
                 return unfit(field, format!("{count} subnets"), allowed);
             }
@@ -293,7 +320,7 @@ impl State {
                         "it must be an address of its subnet",
                     );
                 }
-                None if !network.internal => {
+                None if !network.internal && bridged => {
                     return unfit(
                         "Gateway",
                         "none".to_owned(),
@@ -347,7 +374,10 @@ impl State {
             return Vec::new();
         }
         let endpoints = self.endpoints_of(id).map(|e| Edit::Endpoint(e.id.clone(), None));
-        endpoints.chain([Edit::Network(id.clone(), None)]).collect()
+        endpoints
+            .chain(self.host_off(id))
+            .chain([Edit::Network(id.clone(), None)])
+            .collect()
     }
 
     fn create_endpoint(
@@ -357,9 +387,14 @@ impl State {
         addresses: &[IpNet],
         mac: Option<Mac>,
         rate: Option<u64>,
+        around: &Surroundings<'_>,
     ) -> Decision {
         let network = self.known(network)?;
-        let endpoint = make_endpoint(id, network, addresses, mac, rate)?;
+        let lent = addresses
+            .iter()
+            .find_map(|address| (around.lent)(address.addr()))
+            .filter(|_| network.spec.uplink().is_some());
+        let endpoint = make_endpoint(id, network, addresses, mac, rate, lent)?;
         if let Some(have) = self.endpoints.get(id) {
             same_endpoint(have, &endpoint)?;
             return Ok((
@@ -506,7 +541,8 @@ impl State {
             .flatten()
             .take_while(|(other, _)| other.cidr() == id.cidr());
         let alone = of_subnet.count() == 1;
-        let gateway = network.subnet(id.cidr().addr().is_ipv6()).and_then(|s| s.gateway);
+        let of_pool = network.subnets.iter().find(|subnet| subnet.pool == id.cidr());
+        let gateway = of_pool.and_then(|subnet| subnet.gateway);
         let giver = gateway.and_then(|g| self.ipam.slot(id.space(), g.addr()));
         alone || giver.is_some_and(|slot| slot.pool() == id)
     }
@@ -520,8 +556,13 @@ impl State {
     }
 
     /// Whether this host may give endpoints addresses of a pool.
-    fn may_lease(&self, pool: &PoolId, usage: &Use, around: &Surroundings<'_>) -> Result<(), Refusal> {
-        if !matches!(usage, Use::Endpoint { .. }) {
+    pub(super) fn may_lease(
+        &self,
+        pool: &PoolId,
+        usage: &Use,
+        around: &Surroundings<'_>,
+    ) -> Result<(), Refusal> {
+        if !usage.is_of_share() {
             return Ok(());
         }
         let share = self.ipam.share(pool.cidr());
@@ -534,7 +575,7 @@ impl State {
         let why = match share {
             Some(_) => around.outside,
             // Whoever shares and has no share has lost it, and must not give what is others'.
-            None => network.and_then(|network| network.spec.net()).map(|_| lost),
+            None => network.filter(|network| network.spec.is_shared()).map(|_| lost),
         };
         match why {
             Some(why) => Err(Refusal::MayNotLease {
@@ -560,13 +601,11 @@ impl State {
     fn as_shared(&self, network: &Network) -> Result<(), Refusal> {
         for subnet in network.subnets.iter().filter(|subnet| subnet.ours) {
             let pool = subnet.pool;
-            match (network.spec.net(), self.ipam.share(pool)) {
-                (None, Some(_)) => return Err(Refusal::OfCluster(pool)),
-                (Some(net), None) => {
-                    return Err(Refusal::NotOfCluster {
-                        net: net.clone(),
-                        pool,
-                    });
+            match (network.spec.is_shared(), self.ipam.share(pool)) {
+                (false, Some(_)) => return Err(Refusal::OfCluster(pool)),
+                (true, None) => {
+                    let net = network.spec.net().cloned();
+                    return Err(Refusal::NotOfCluster { net, pool });
                 }
                 _ => {}
             }
@@ -640,10 +679,10 @@ fn make_endpoint(
     addresses: &[IpNet],
     mac: Option<Mac>,
     rate: Option<u64>,
+    lent: Option<(Mac, Option<IpAddr>)>,
 ) -> Result<Endpoint, Refusal> {
     for address in addresses {
-        let subnet = network.subnet(address.addr().is_ipv6());
-        if !subnet.is_some_and(|s| s.pool.contains(&address.addr())) {
+        if network.subnet_of(address.addr()).is_none() {
             let allowed = "it must be an address of one of the network's subnets";
             return Err(Refusal::Unfit {
                 field: "Interface.Address",
@@ -652,7 +691,30 @@ fn make_endpoint(
             });
         }
     }
-    let Some(first) = addresses.first() else {
+    let shared_mac = matches!(network.spec, Spec::Ipvlan(_));
+    if let Some(mac) = mac.filter(|_| shared_mac) {
+        return Err(Refusal::Unfit {
+            field: "Interface.MacAddress",
+            got: mac.to_string(),
+            allowed: "an ipvlan network's containers have their parent's MAC address; leave --mac-address out",
+        });
+    }
+    if let (Some((_, _)), Some(mac)) = (lent, mac) {
+        return Err(Refusal::Unfit {
+            field: "Interface.MacAddress",
+            got: mac.to_string(),
+            allowed: "an address of the wire's own DHCP server is asked for before Docker tells a MAC address, so tombolo chooses that; \
+                      leave --mac-address out",
+        });
+    }
+    let own = match addresses.first() {
+        _ if lent.is_some() => lent.map(|(mac, _)| mac),
+        Some(first) => Some(Mac::of_address(first.addr())),
+        // On a wire somebody else may give addresses.
+        None if network.spec.uplink().is_some() && network.subnets.is_empty() => Some(Mac::of_endpoint(id)),
+        None => None,
+    };
+    let Some(own) = own else {
         let allowed = "a bridge network gives its endpoints addresses; use an IPAM driver that has some";
         return Err(Refusal::Unfit {
             field: "Interface.Address",
@@ -664,13 +726,27 @@ fn make_endpoint(
         id: id.clone(),
         network: network.id.clone(),
         addresses: addresses.to_vec(),
-        mac: mac.unwrap_or_else(|| Mac::of_address(first.addr())),
-        mac_chosen: mac.is_none(),
+        mac: mac.unwrap_or(own),
+        mac_chosen: mac.is_none() && !shared_mac,
         sandbox: None,
         linked: false,
         published: Vec::new(),
         rate,
+        way_out: lent.and_then(|(_, way_out)| way_out),
     })
+}
+
+/// Whether a network that spans hosts has what that takes.
+fn spanning(network: &Network) -> Result<(), Refusal> {
+    let lacks = network.subnets.iter().find(|subnet| !subnet.ours);
+    match lacks.filter(|_| network.spec.spans()) {
+        Some(subnet) => Err(Refusal::Unfit {
+            field: "IPv4Data, IPv6Data",
+            got: format!("{} is of another IPAM driver", subnet.pool),
+            allowed: "a network on several hosts needs addresses that are unique on all of them: add --ipam-driver tombolo",
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Whether a network may use a link of somebody else's: what we change of it and could not give back is left as it is.
@@ -687,6 +763,10 @@ fn adoptable(network: &Network, theirs: Theirs) -> Result<(), Refusal> {
             allowed,
         })
     };
+    if network.spec.spans() {
+        let allowed = "a network on several hosts makes a bridge of its own: choose a name that no link has";
+        return unfit("a link of somebody else's".to_owned(), allowed);
+    }
     if theirs.group != 0 && theirs.group != ADOPTED_GROUP {
         let allowed = "tombolo marks a bridge that it uses by its link group, which must be free: ip link set BRIDGE group default";
         return unfit(format!("link group {}", theirs.group), allowed);
@@ -718,6 +798,7 @@ fn same_network(have: &Network, got: &Network) -> Result<(), Refusal> {
     let options = |n: &Network| serde_json::to_string(&n.spec).unwrap_or_default();
     let asked = |n: &Network| {
         let mut spec = n.spec.clone();
+        spec.agree(Agreed::default());
         spec.note(Found::default());
         spec
     };
@@ -725,7 +806,7 @@ fn same_network(have: &Network, got: &Network) -> Result<(), Refusal> {
         ("options", options(have), options(got))
     } else if have.internal != got.internal {
         ("internal", have.internal.to_string(), got.internal.to_string())
-    } else if have.subnets != got.subnets {
+    } else if have.subnets != named_only(have, got) {
         ("subnets", subnets(have), subnets(got))
     } else {
         return Ok(());
@@ -738,6 +819,18 @@ fn same_network(have: &Network, got: &Network) -> Result<(), Refusal> {
         have: have_text,
         got,
     })
+}
+
+/// The subnets asked for, without gateways that an engine asked for by itself and that a network on a wire didn't take.
+fn named_only(have: &Network, got: &Network) -> Vec<Subnet> {
+    let on_wire = have.spec.uplink().is_some();
+    let mut subnets = got.subnets.clone();
+    for (subnet, there) in subnets.iter_mut().zip(&have.subnets) {
+        if on_wire && there.gateway.is_none() {
+            subnet.gateway = None;
+        }
+    }
+    subnets
 }
 
 /// A repeat of a creation must ask for the same.

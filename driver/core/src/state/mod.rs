@@ -9,9 +9,12 @@
 //! is not a second program: it is the inverse edits, applied.
 
 mod decide;
+mod peers;
 mod ports;
+mod sight;
 #[cfg(test)]
 mod tests;
+mod wires;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,7 +25,9 @@ use ipnet::IpNet;
 use tombolo_ipam::share::{Deal, Share};
 use tombolo_ipam::{self as ipam, Carve, Ipam, PoolId, PoolRequest, Slot, Space, Use};
 
-use crate::kinds::{Found, Joined};
+pub use self::peers::{Heard, News, Peers, Place, Remote};
+pub use self::sight::Sight;
+use crate::kinds::{Agreed, Found, Joined};
 use crate::model::{Endpoint, EndpointId, IfName, Mac, NetName, Network, NetworkId, PortWish, Proto};
 use crate::world::{Family, Key, Value, World};
 
@@ -75,7 +80,11 @@ pub enum Command {
     /// Reserve a pool.
     RequestPool(PoolRequest),
     /// Reserve a pool that is the cluster's, under a name.
-    RequestNetPool(PoolRequest, NetName),
+    RequestNetPool(PoolRequest, NetName, Option<IfName>),
+    /// Reserve a pool on the wire of a link of the host: where none is named, the link's own.
+    RequestWirePool(PoolRequest, IfName),
+    /// Reserve a pool on the wire of a link of the host, whose addresses the wire's own DHCP server gives.
+    RequestDhcpPool(PoolRequest, IfName),
     /// Let something become of this host's share of one of the cluster's pools.
     Deal(IpNet, Deal),
     /// Give a pool back with all addresses in it.
@@ -93,6 +102,8 @@ pub enum Command {
     },
     /// Give an address back.
     ReleaseAddress(PoolId, IpAddr),
+    /// Note what the cluster has agreed on for a network.
+    Agree(NetworkId, Agreed),
     /// Note leases and endpoints that Docker holds and we have lost.
     Adopt(Vec<Edit>),
 }
@@ -108,8 +119,10 @@ impl Command {
             | Self::CreateEndpoint { .. }
             | Self::Join { .. }
             | Self::Publish { .. } => false,
-            Self::RequestPool(_) | Self::RequestNetPool(..) | Self::RequestAddress { .. } => false,
-            Self::Adopt(_) | Self::Deal(..) => false,
+            Self::RequestPool(_) | Self::RequestNetPool(..) | Self::RequestWirePool(..) => false,
+            Self::RequestDhcpPool(..) => false,
+            Self::RequestAddress { .. } => false,
+            Self::Adopt(_) | Self::Deal(..) | Self::Agree(..) => false,
         }
     }
 }
@@ -165,6 +178,8 @@ pub struct Surroundings<'a> {
     pub port_holder: &'a dyn Fn(Proto, IpAddr, u16) -> Option<String>,
     /// The name of an endpoint's container, once it is known.
     pub container_name: &'a dyn Fn(&EndpointId) -> Option<String>,
+    /// What came with an address that somebody else has given: the hardware address that it was given to, and the way out.
+    pub lent: &'a dyn Fn(IpAddr) -> Option<(Mac, Option<IpAddr>)>,
     /// The host's address that ports are published on where neither user nor network names one.
     pub host_binding: Option<IpAddr>,
     /// What was found on the host for a network that is made.
@@ -288,12 +303,12 @@ pub enum Refusal {
     OfCluster(IpNet),
     /// A network of the cluster's on a pool that is not.
     #[error(
-        "net: {net} needs a pool of the cluster's, and {pool} is none: this host is in no cluster, or has not taken the pool up \
-         (see 'tombolo cluster status')"
+        "Pool: a network of the cluster's{} needs a pool of the cluster's, and {pool} is none: this host is in no cluster, or has \
+         not taken the pool up (see 'tombolo cluster status')", net.as_ref().map(|net| format!(" (net={net})")).unwrap_or_default()
     )]
     NotOfCluster {
-        /// The network's name in the cluster.
-        net: NetName,
+        /// The network's name in the cluster, where it has one.
+        net: Option<NetName>,
         /// The pool.
         pool: IpNet,
     },
@@ -323,8 +338,13 @@ pub struct State {
     addresses: BTreeMap<(NetworkId, IpAddr), EndpointId>,
     subnets: BTreeMap<IpAddr, (IpNet, NetworkId)>,
     links: BTreeMap<IfName, Owner>,
+    /// Networks on wires, by the links that lead there.
+    parents: BTreeMap<IfName, BTreeSet<NetworkId>>,
     ports: BTreeMap<(Proto, u16, IpAddr), EndpointId>,
     sandboxes: BTreeMap<String, BTreeSet<EndpointId>>,
+    /// Endpoints on networks that span hosts, by their hardware addresses.
+    macs: BTreeMap<(NetworkId, Mac), EndpointId>,
+    peers: Peers,
     /// Docker's own bridges whose names don't tell, and whether frames of IPv6 are filtered on bridges: looked up, not kept.
     foreign: BTreeSet<IfName>,
     bridge_filter6: bool,
@@ -340,6 +360,8 @@ pub enum Owner {
     Network(NetworkId),
     /// An endpoint.
     Endpoint(EndpointId),
+    /// A place on the network of a pool that one of the other hosts is in.
+    Remote(IpNet, Place),
 }
 
 impl fmt::Display for Owner {
@@ -348,6 +370,7 @@ impl fmt::Display for Owner {
             Self::Host => f.write_str("the host"),
             Self::Network(id) => write!(f, "network {id}"),
             Self::Endpoint(id) => write!(f, "endpoint {id}"),
+            Self::Remote(pool, place) => write!(f, "another host on {pool} ({place:?})"),
         }
     }
 }
@@ -398,6 +421,11 @@ impl State {
     /// All endpoints.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.values()
+    }
+
+    /// Whether a link of that name is the tunnel of a network that is here.
+    pub fn has_tunnel(&self, link: &IfName) -> bool {
+        matches!(self.links.get(link), Some(Owner::Network(id)) if id.tunnel_name() == *link)
     }
 
     /// One endpoint.
@@ -494,6 +522,10 @@ impl State {
         for link in network.spec.kind().links(&network.id) {
             self.links.insert(link, Owner::Network(network.id.clone()));
         }
+        if let Some(uplink) = network.spec.uplink() {
+            let on = self.parents.entry(uplink.lower(&network.id)).or_default();
+            on.insert(network.id.clone());
+        }
         for subnet in &network.subnets {
             self.subnets
                 .insert(subnet.pool.network(), (subnet.pool, network.id.clone()));
@@ -503,6 +535,15 @@ impl State {
     fn unindex_network(&mut self, network: &Network) {
         for link in network.spec.kind().links(&network.id) {
             self.links.remove(&link);
+        }
+        if let Some(uplink) = network.spec.uplink() {
+            let lower = uplink.lower(&network.id);
+            if let Some(on) = self.parents.get_mut(&lower) {
+                on.remove(&network.id);
+                if on.is_empty() {
+                    self.parents.remove(&lower);
+                }
+            }
         }
         for subnet in &network.subnets {
             if self
@@ -520,11 +561,20 @@ impl State {
             .entry(endpoint.network.clone())
             .or_default()
             .insert(endpoint.id.clone());
-        self.links
-            .insert(endpoint.id.host_link(), Owner::Endpoint(endpoint.id.clone()));
+        for link in [endpoint.id.host_link(), endpoint.id.container_link()] {
+            self.links.insert(link, Owner::Endpoint(endpoint.id.clone()));
+        }
         for address in &endpoint.addresses {
             self.addresses
                 .insert((endpoint.network.clone(), address.addr()), endpoint.id.clone());
+        }
+        if self
+            .networks
+            .get(&endpoint.network)
+            .is_some_and(|network| network.spec.spans())
+        {
+            let key = (endpoint.network.clone(), endpoint.mac);
+            self.macs.insert(key, endpoint.id.clone());
         }
         if let Some(sandbox) = endpoint.sandbox.as_ref().filter(|sandbox| !sandbox.is_empty()) {
             self.sandboxes
@@ -545,7 +595,13 @@ impl State {
                 self.members.remove(&endpoint.network);
             }
         }
-        self.links.remove(&endpoint.id.host_link());
+        for link in [endpoint.id.host_link(), endpoint.id.container_link()] {
+            self.links.remove(&link);
+        }
+        let mac = (endpoint.network.clone(), endpoint.mac);
+        if self.macs.get(&mac) == Some(&endpoint.id) {
+            self.macs.remove(&mac);
+        }
         for address in &endpoint.addresses {
             let key = (endpoint.network.clone(), address.addr());
             if self.addresses.get(&key) == Some(&endpoint.id) {
@@ -582,8 +638,19 @@ impl State {
     /// The owners whose facts an edit may change.
     pub fn owners(&self, edit: &Edit) -> Vec<Owner> {
         match edit {
-            Edit::Network(id, _) => vec![Owner::Host, Owner::Network(id.clone())],
-            Edit::Endpoint(id, _) => vec![Owner::Endpoint(id.clone())],
+            Edit::Network(id, network) => {
+                let both = self.networks.get(id).into_iter().chain(network);
+                let remote = both.flat_map(|network| self.remote_owners(network));
+                [Owner::Host, Owner::Network(id.clone())]
+                    .into_iter()
+                    .chain(remote)
+                    .collect()
+            }
+            Edit::Endpoint(id, endpoint) => {
+                let both = self.endpoints.get(id).into_iter().chain(endpoint);
+                let places = both.flat_map(|e| self.places_here(&e.network, &e.addresses, e.mac));
+                [Owner::Endpoint(id.clone())].into_iter().chain(places).collect()
+            }
             Edit::Ipam(_) => Vec::new(),
         }
     }
@@ -592,12 +659,14 @@ impl State {
     pub fn owner(&self, key: &Key) -> Option<Owner> {
         let link = match key {
             Key::Guard(link) | Key::Apart(link) | Key::Restricted(link) | Key::Allow(link) => link,
-            Key::Link(link) | Key::Port(link) | Key::Address(link, _) => link,
+            Key::Link(link) | Key::Querier(link) | Key::Port(link) | Key::Address(link, _) => link,
             Key::Loopback(link) | Key::Rate(link) | Key::Publisher(link, _) | Key::Trusted(_, link) => link,
             Key::Masquerade(link, _) | Key::Source(link, _) => link,
             Key::Routed(link, _) | Key::Unprotected(link, _) => link,
             Key::Member(link, _) | Key::Shared(link, _) => link,
             Key::Setting(setting) => setting.link()?,
+            Key::Way(link, _) => link,
+            Key::Child(link) => link,
             Key::Publish(proto, host, port) => {
                 let id = self.ports.get(&(*proto, *port, *host))?;
                 return Some(Owner::Endpoint(id.clone()));
@@ -610,9 +679,16 @@ impl State {
                     .find(opens)
                     .map(|e| Owner::Endpoint(e.id.clone()));
             }
-            Key::Table | Key::UserTable | Key::DockerAccept(_) | Key::Foreign(_) | Key::LoopbackPorts => {
+            Key::Neighbour(link, _) | Key::Proxied(link, _) | Key::Forward(link, _) => link,
+            Key::Flood(link, ..) | Key::Remote(link, _) => link,
+            Key::Route(net) => {
+                let (_, (_, id)) = self.subnets.range(..=net.network()).next_back()?;
+                return Some(Owner::Network(id.clone()));
+            }
+            Key::Table | Key::UserTable | Key::Tunnels | Key::DockerAccept(_) | Key::Foreign(_) => {
                 return None;
             }
+            Key::LoopbackPorts | Key::Parent(_) => return None,
         };
         self.links.get(link).cloned()
     }
@@ -623,7 +699,8 @@ impl State {
             Owner::Host => self.host_facts(world),
             Owner::Network(id) => {
                 if let Some(network) = self.networks.get(id) {
-                    network.spec.kind().network_facts(network, world);
+                    let underlay = self.peers.underlay();
+                    network.spec.kind().network_facts(network, underlay, world);
                 }
             }
             Owner::Endpoint(id) => {
@@ -636,6 +713,7 @@ impl State {
                 network.spec.kind().endpoint_facts(network, endpoint, world);
                 self.shared_facts(endpoint, world);
             }
+            Owner::Remote(pool, place) => self.remote_facts(*pool, place, world),
         }
     }
 
@@ -652,6 +730,9 @@ impl State {
                 let Some(network) = self.networks.get(&one.network) else {
                     continue;
                 };
+                if network.spec.uplink().is_some() {
+                    continue;
+                }
                 for link in network.spec.kind().links(&network.id).into_iter().take(1) {
                     let shared =
                         |address: &IpNet| (Key::Shared(link.clone(), address.addr()), Value::Present);
@@ -671,6 +752,13 @@ impl State {
         for id in self.endpoints.keys() {
             self.facts(&Owner::Endpoint(id.clone()), &mut world);
         }
+        for owner in self
+            .networks
+            .values()
+            .flat_map(|network| self.remote_owners(network))
+        {
+            self.facts(&owner, &mut world);
+        }
         world
     }
 
@@ -681,8 +769,16 @@ impl State {
         }
         world.insert(Key::Table, Value::Present);
         world.insert(Key::UserTable, Value::Present);
+        if self.networks.values().any(|network| network.spec.has_tunnel()) {
+            world.insert(Key::Tunnels, Value::Present);
+        }
         for family in Family::ALL {
             world.insert(Key::DockerAccept(family), Value::Present);
+        }
+        for networks in self.parents.values() {
+            let mut networks = networks.iter().filter_map(|id| self.networks.get(id));
+            let fact = networks.find_map(|network| network.spec.uplink()?.parent_fact(&network.id));
+            world.extend(fact);
         }
         for link in &self.foreign {
             world.insert(Key::Foreign(link.clone()), Value::Present);

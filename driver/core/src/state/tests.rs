@@ -1,5 +1,7 @@
 //! What comes in, and what must come out.
 
+mod wires;
+
 use super::*;
 use crate::kinds::options::Options;
 use crate::kinds::{Found, Spec, Theirs};
@@ -52,6 +54,10 @@ impl Scene {
             },
             port_holder: &|_, _, _| None,
             container_name: &|_| None,
+            lent: &|address| {
+                let lent = address.to_string() == "192.0.2.99";
+                lent.then(|| ("0e:7b:00:00:00:01".parse().unwrap(), "192.0.2.1".parse().ok()))
+            },
             host_binding: None,
             found: self.found,
             outside: self.outside.as_deref(),

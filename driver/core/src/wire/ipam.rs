@@ -9,8 +9,8 @@ use serde_json::json;
 use tombolo_ipam::{PoolId, PoolRequest, Space, Use, Want};
 
 use super::{Call, Error, body, nullable, parse};
-use crate::kinds::options::Options;
-use crate::model::{NetName, cut};
+use crate::kinds::options::{Options, Switch};
+use crate::model::{IfName, NetName, cut};
 use crate::state::Command;
 
 /// The name of the address space of networks that are one host's.
@@ -96,6 +96,15 @@ fn request_pool(request: RequestPool) -> Result<Command, Error> {
     };
     let mut options = Options::new(request.options.unwrap_or_default());
     let net = options.take::<NetName>(&["net"])?;
+    let parent = options.take::<IfName>(&["parent"])?;
+    if parent.as_ref().is_some_and(|parent| parent.as_str() == "lo") {
+        return Err(Error::Field {
+            field: "parent",
+            why: "'lo', the loopback interface, leads to no wire; name a network interface, such as eth0"
+                .to_owned(),
+        });
+    }
+    let dhcp = options.take::<Switch>(&["dhcp"])?.is_some_and(|Switch(on)| on);
     options.finish("the IPAM driver")?;
     let subnet = "a subnet such as 10.208.0.0/24";
     let pool: Option<IpNet> = parse("Pool", &request.pool, subnet)?;
@@ -114,9 +123,30 @@ fn request_pool(request: RequestPool) -> Result<Command, Error> {
         v6,
         repeat: true,
     };
-    Ok(match net {
-        Some(net) => Command::RequestNetPool(request, net),
-        None => Command::RequestPool(request),
+    // Addresses of IPv6 come by the router's advertisements, to the container itself.
+    if dhcp && !v6 {
+        let refuse = |field, why: &str| {
+            Err(Error::Field {
+                field,
+                why: why.to_owned(),
+            })
+        };
+        return match (parent, net) {
+            (_, Some(_)) => refuse(
+                "net",
+                "with dhcp=on the wire's own server gives addresses, and not the cluster: leave one out",
+            ),
+            (None, None) => refuse(
+                "dhcp",
+                "on, and no parent: add --ipam-opt parent=INTERFACE, the one that leads to the server",
+            ),
+            (Some(parent), None) => Ok(Command::RequestDhcpPool(request, parent)),
+        };
+    }
+    Ok(match (net, parent, request.want) {
+        (Some(net), parent, _) => Command::RequestNetPool(request, net, parent),
+        (None, Some(parent), Want::Any | Want::Sized(_)) => Command::RequestWirePool(request, parent),
+        (None, ..) => Command::RequestPool(request),
     })
 }
 

@@ -415,11 +415,17 @@ pub(super) fn endpoint_answer(chosen: Option<Mac>) -> Value {
 
 pub(super) fn join_answer(joined: &Joined) -> Value {
     let text = |address: Option<IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
+    // 1: by the container's link, without a next hop; 0: by a next hop.
+    let by_link = joined.routes.iter();
+    let by_link = by_link.map(|net| json!({ "Destination": net, "RouteType": 1 }));
+    let by_router = joined.routers.iter();
+    let by_router = by_router.map(|(net, via)| json!({ "Destination": net, "RouteType": 0, "NextHop": via }));
+    let routes = by_link.chain(by_router);
     json!({
         "InterfaceName": { "SrcName": joined.source.as_str(), "DstPrefix": joined.prefix },
         "Gateway": text(joined.gateway),
         "GatewayIPv6": text(joined.gateway_v6),
-        "StaticRoutes": [],
+        "StaticRoutes": routes.collect::<Vec<_>>(),
         "DisableGatewayService": joined.gateway.is_none() && !joined.engines_way_out,
     })
 }

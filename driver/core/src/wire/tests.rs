@@ -154,7 +154,7 @@ fn a_pool_of_any_address_means_any_pool_of_that_size() {
     );
     let error = refused("IpamDriver.RequestPool", r#"{"Options":{"colour":"red"}}"#);
     assert!(
-        error.contains("unknown option colour; the IPAM driver knows: net"),
+        error.contains("unknown option colour; the IPAM driver knows: dhcp, net, parent"),
         "{error}"
     );
 }

@@ -58,6 +58,10 @@ pub fn render(cluster: &Value) -> String {
             line("Disputed", whose);
         }
     }
+    let ways = match ways(hosts) {
+        ways if ways.is_empty() => String::new(),
+        ways => format!("\n{}", table(["HOST", "WAY", "STATE", "HEARD", "RTT"], ways)),
+    };
     let hosts = table(
         [
             "HOST", "ID", "ADDRESS", "STATE", "HEARD", "RTT", "CLOCK", "ROWS", "FAULTS", "VERSION",
@@ -77,7 +81,7 @@ pub fn render(cluster: &Value) -> String {
         ]
     });
     let headings = ["POOL", "NET", "KIND", "HOST", "PIECES", "FREE", "LEASED", "USED"];
-    format!("{text}\n{hosts}\n{}", table(headings, shares))
+    format!("{text}\n{hosts}{ways}\n{}", table(headings, shares))
 }
 
 /// The shares of the pools, one a line.
@@ -176,8 +180,46 @@ fn how_many(hosts: &[Value]) -> String {
     }
 }
 
+/// The ways to hosts that have several, one a line.
+fn ways(hosts: &[Value]) -> Vec<[String; 5]> {
+    let of = |host: &Value| {
+        let way = |way: &Value| {
+            let state = match way["up"].as_bool() {
+                Some(true) => "carries",
+                Some(false) => "left out",
+                None => "-",
+            };
+            let (heard, rtt) = (heard(&way["heard_ms"]), rtt(&way["rtt_ms"]));
+            [
+                cell(&host["name"]),
+                cell(&way["address"]),
+                state.to_owned(),
+                heard,
+                rtt,
+            ]
+        };
+        items(&host["ways"]).iter().map(way).collect::<Vec<_>>()
+    };
+    hosts.iter().flat_map(of).collect()
+}
+
+fn since(ms: &Value) -> Option<String> {
+    ms.as_f64().map(|ms| duration(ms / 1_000.0))
+}
+
+fn heard(ms: &Value) -> String {
+    since(ms).map_or_else(|| "-".to_owned(), |since| format!("{since} ago"))
+}
+
+fn rtt(ms: &Value) -> String {
+    match ms.as_f64() {
+        Some(ms) if ms < 1.0 => "<1 ms".to_owned(),
+        Some(ms) => format!("{ms:.0} ms"),
+        None => "-".to_owned(),
+    }
+}
+
 fn host(host: &Value) -> [String; 10] {
-    let since = |ms: &Value| ms.as_f64().map(|ms| duration(ms / 1_000.0));
     let state = match (host["state"].as_str(), since(&host["down_ms"])) {
         (Some("down"), Some(since)) => format!("down for {since}"),
         _ => cell(&host["state"]),
@@ -187,12 +229,8 @@ fn host(host: &Value) -> [String; 10] {
         short(&host["host"]),
         cell(&host["address"]),
         state,
-        since(&host["heard_ms"]).map_or_else(|| "-".to_owned(), |since| format!("{since} ago")),
-        match host["rtt_ms"].as_f64() {
-            Some(ms) if ms < 1.0 => "<1 ms".to_owned(),
-            Some(ms) => format!("{ms:.0} ms"),
-            None => "-".to_owned(),
-        },
+        heard(&host["heard_ms"]),
+        rtt(&host["rtt_ms"]),
         host["clock_ms"]
             .as_f64()
             .map_or_else(|| "-".to_owned(), clock_difference),

@@ -1,6 +1,7 @@
 //! Addresses and ports: does a network of ours have some that lead elsewhere on this host?
 
 use std::collections::BTreeMap;
+use tombolo_core::world::{ROUTE_METRIC, ROUTE_PROTO};
 
 use ipnet::IpNet;
 
@@ -85,7 +86,9 @@ fn routes(
         .find(|link| link.name == bridge)
         .map(|link| link.index);
     let mut findings = Vec::new();
-    for route in &evidence.host.routes {
+    // Those to other hosts' pieces of a network are part of it.
+    let ours = |route: &&Route| route.protocol == ROUTE_PROTO && route.metric == ROUTE_METRIC;
+    for route in evidence.host.routes.iter().filter(|route| !ours(route)) {
         let to = route
             .to
             .filter(|to| to.prefix_len() >= ROUTE_LEAST && meet(subnet, *to));
@@ -258,6 +261,18 @@ mod tests {
     #[test]
     fn a_networks_own_route_is_no_overlap() {
         assert_eq!(overlaps(&host())[0].verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_route_of_ours_to_another_hosts_piece_is_no_overlap() {
+        let mut evidence = host();
+        let piece = Route {
+            protocol: ROUTE_PROTO,
+            metric: ROUTE_METRIC,
+            ..route("10.1.0.128/25", 2)
+        };
+        evidence.host.routes.push(piece);
+        assert_eq!(overlaps(&evidence)[0].verdict, Verdict::Ok);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub(super) fn default_fate(ruleset: &Ruleset, probe: &Probe) -> Option<(ChainId,
     first
 }
 
-fn why(seen: &Seen) -> String {
+pub(super) fn why(seen: &Seen) -> String {
     match &seen.by {
         Some(by) if by.chain == seen.chain => format!("by `{}`", by.text),
         Some(by) => format!("by `{}` in chain {}", by.text, by.chain),

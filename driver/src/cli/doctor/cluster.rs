@@ -172,6 +172,45 @@ pub(super) fn udp(evidence: &Evidence) -> Vec<Finding> {
     }
 }
 
+/// Hosts with several addresses, and those of them that carry nothing.
+pub(super) fn ways(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "cluster.ways";
+    let cluster = match cluster(evidence, CHECK) {
+        Ok(cluster) => cluster,
+        Err(none) => return none,
+    };
+    let several: Vec<&Value> = others(cluster)
+        .filter(|host| rows(&host["ways"]).count() > 1)
+        .collect();
+    if several.is_empty() {
+        return vec![Finding::none(CHECK, "no other host has several addresses")];
+    }
+    let findings: Vec<Finding> = several
+        .iter()
+        .filter(|host| host["state"] == "up")
+        .flat_map(|host| rows(&host["ways"]).map(move |way| (host, way)))
+        .filter(|(_, way)| way["up"] == false)
+        .map(|(host, way)| {
+            let heard = way["heard_ms"].as_f64();
+            let heard = heard.map_or_else(
+                || "was never answered".to_owned(),
+                |ms| format!("was answered last {} ago", span(ms)),
+            );
+            let found = format!("the way to {} by {} {heard}", text(host, "name"), text(way, "address"));
+            let remedy = "see that the wire and the switch between are well, and that UDP gets through at the cluster's port; all goes \
+                          by the other ways meanwhile. One that is never there is to be taken out of that host's TOMBOLO_ADVERTISE";
+            Finding::warning(CHECK, found, remedy)
+        })
+        .collect();
+    match findings.is_empty() {
+        true => vec![Finding::ok(
+            CHECK,
+            format!("all ways to {} carry packets", names(several)),
+        )],
+        false => findings,
+    }
+}
+
 /// Identifiers that two hosts have.
 pub(super) fn clones(evidence: &Evidence) -> Vec<Finding> {
     const CHECK: &str = "cluster.clones";

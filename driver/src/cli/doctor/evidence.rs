@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::firewall::Ruleset;
+use crate::kernel::look::echo::Takes;
 use crate::kernel::look::{Link, Route};
 use tombolo_core::world::{ADOPTED_GROUP, LINK_GROUP};
 
@@ -61,6 +62,8 @@ pub(super) struct Daemon {
     pub cluster: Option<Result<Value, String>>,
     pub networks: Vec<Value>,
     pub endpoints: Vec<Value>,
+    /// What came of probes in the tunnels; none was asked for where no network has one.
+    pub tunnels: Option<Result<Value, String>>,
     /// What differs from the records.
     pub differences: Option<Result<Value, String>>,
     /// Published ports, each with the process of this host that has it too, in words.
@@ -85,6 +88,11 @@ pub(super) struct Host {
     pub links: Vec<Link>,
     pub routes: Vec<Route>,
     pub name_servers: Vec<IpAddr>,
+    /// How large packets get through to the cluster's other hosts, where networks span them: the host's identifier, the
+    /// largest packet that both wires take, in bytes, and what was found.
+    pub paths: Vec<(String, u32, Takes)>,
+    /// Questions of containers for addresses that nobody has, by family; none where there is no tunnel.
+    pub unanswered: Option<[u64; 2]>,
     /// Why the lists above are empty, if they could not be read.
     pub error: Option<String>,
 }
@@ -106,8 +114,8 @@ pub(super) struct Feature {
     pub name: &'static str,
     /// The kind of network that needs it; none for all.
     pub kind: &'static str,
-    /// Whether this version makes such networks.
-    pub built: bool,
+    /// Whether a host without it lacks something although no network needs it yet.
+    pub always: bool,
     /// The module that brings it.
     pub module: &'static str,
 }
@@ -222,7 +230,9 @@ impl Evidence {
                 pool.map(|pool: IpNet| (pool, name.clone(), bridge.clone()))
             })
         };
-        self.daemon.networks.iter().flat_map(of).flatten().collect()
+        // Those on a wire have the wire's own subnets.
+        let routed = self.daemon.networks.iter().filter(|n| !n["parent"].is_string());
+        routed.flat_map(of).flatten().collect()
     }
 
     /// How many joined endpoints of networks that reach outside have an address of a family.
@@ -233,7 +243,8 @@ impl Evidence {
                 .networks
                 .iter()
                 .find(|n| n["network_id"] == endpoint["network_id"]);
-            network.is_some_and(|network| network["internal"] == true)
+            // Those on a wire send past the host.
+            network.is_some_and(|network| network["internal"] == true || network["parent"].is_string())
         };
         let family = if v6 { "ipv6" } else { "ipv4" };
         let reaches = |e: &&Value| e["joined"] == true && !e[family].is_null() && !internal(e);

@@ -119,7 +119,10 @@ pub(super) fn between(evidence: &Evidence) -> Vec<Finding> {
 /// The links that lead somewhere in a family and are neither ours nor Docker's.
 fn others(evidence: &Evidence, v6: bool) -> Vec<&Link> {
     let bridges = evidence.our_bridges();
-    let docker = |link: &Link| link.name.starts_with("docker") || link.name.starts_with("br-");
+    let docker = |link: &Link| {
+        let of_docker = link.name.starts_with("docker") || link.name.starts_with("br-");
+        of_docker || link.group == tombolo_core::world::LINK_GROUP
+    };
     let leads = |link: &&Link| {
         let by_it = |route: &&Route| {
             let own = route.to.is_some_and(|to| match to.addr() {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tombolo_core::model::Proto;
 use tombolo_core::state::HostPort;
 
@@ -15,29 +16,37 @@ use super::Client;
 use super::docker::{SOCKETS, SPECS};
 use super::evidence::{Daemon, Docker, Evidence, Feature, Host, Places, Rules, Storage, Systemd};
 use crate::config::{Config, DockerHost};
-use crate::kernel::look::{Link, Look, rules, spaces, trial};
+use crate::kernel::look::{Link, Look, echo, rules, spaces, trial};
 use crate::{claim, firewall, host};
 
 /// What is tried, in the order of [`trial::links`] and after that the rules.
-const FEATURES: [Feature; 6] = [
+const FEATURES: [Feature; 9] = [
     feature("bridge", "bridge", true, "bridge"),
     feature("veth", "bridge", true, "veth"),
-    feature("vxlan", "overlay", false, "vxlan"),
+    feature("vxlan", "overlay", true, "vxlan"),
+    feature("dummy", "macvlan or ipvlan without a parent", false, "dummy"),
     feature("macvlan", "macvlan", false, "macvlan"),
-    feature("ipvlan", "macvlan", false, "ipvlan"),
+    feature("ipvlan", "ipvlan", false, "ipvlan"),
+    feature("VLANs", "macvlan or ipvlan on a VLAN", false, "8021q"),
     feature(
         "nftables with tombolo's rules, sets and maps",
         "bridge",
         true,
         "nf_tables",
     ),
+    feature(
+        "nftables on bridges",
+        "overlay",
+        true,
+        "nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE)",
+    ),
 ];
 
-const fn feature(name: &'static str, kind: &'static str, built: bool, module: &'static str) -> Feature {
+const fn feature(name: &'static str, kind: &'static str, always: bool, module: &'static str) -> Feature {
     Feature {
         name,
         kind,
-        built,
+        always,
         module,
     }
 }
@@ -61,6 +70,7 @@ pub(super) fn all(config: &Config, client: &Client) -> Evidence {
             ..Host::default()
         },
     };
+    evidence.host.paths = paths(&evidence.daemon);
     evidence.daemon.inner = inner(&evidence);
     evidence.rules = read_rules();
     evidence.sysctl = sysctl(&evidence);
@@ -116,6 +126,9 @@ fn daemon(client: &Client, control_socket: &Path) -> Daemon {
         _ => Vec::new(),
     };
     let endpoints = list("/v1/endpoints");
+    let networks = list("/v1/networks");
+    let tunnels = networks.iter().any(|network| network["vni"].is_u64());
+    let tunnels = tunnels.then(|| client.post_json("/v1/cluster/tunnels", &json!({})));
     let joined = endpoints
         .iter()
         .filter_map(|endpoint| endpoint["sandbox"].as_str())
@@ -127,7 +140,8 @@ fn daemon(client: &Client, control_socket: &Path) -> Daemon {
     Daemon {
         status: Some(status),
         cluster: Some(client.get_json("/v1/cluster").map_err(|failure| failure.chain())),
-        networks: list("/v1/networks"),
+        networks,
+        tunnels: tunnels.map(|tried| tried.map_err(|failure| failure.chain())),
         endpoints,
         differences: Some(
             client
@@ -228,11 +242,44 @@ fn docker(socket: &Path) -> Docker {
 fn network() -> Result<Host, crate::kernel::Error> {
     let mut look = Look::new()?;
     Ok(Host {
+        paths: Vec::new(),
+        unanswered: rules::unanswered(),
         links: look.links()?,
         routes: look.routes()?,
         name_servers: host::name_servers().iter().map(ipnet::IpNet::addr).collect(),
         error: None,
     })
+}
+
+/// Asks the other hosts of the cluster how large packets get through, if there are networks that span them.
+fn paths(daemon: &Daemon) -> Vec<(String, u32, echo::Takes)> {
+    let spans = |network: &Value| matches!(network["kind"].as_str(), Some("overlay" | "host-gateway"));
+    let Some(Ok(cluster)) = &daemon.cluster else {
+        return Vec::new();
+    };
+    let hosts = || cluster["hosts"].as_array().into_iter().flatten();
+    let mtu = |host: &Value| host["mtu"].as_u64().and_then(|mtu| u32::try_from(mtu).ok());
+    let own = hosts().find(|host| host["state"] == "here").and_then(mtu);
+    let Some(own) = own.filter(|_| daemon.networks.iter().any(spans)) else {
+        return Vec::new();
+    };
+    let up = hosts().filter(|host| host["state"] == "up");
+    let asked = up.filter_map(|host| {
+        let address: SocketAddr = host["address"].as_str()?.parse().ok()?;
+        let most = mtu(host).map_or(own, |theirs| theirs.min(own));
+        Some((host["host"].as_str()?.to_owned(), address.ip(), most))
+    });
+    let asked: Vec<(String, IpAddr, u32)> = asked.collect();
+    let takes = echo::takes(
+        &asked
+            .iter()
+            .map(|(_, address, most)| (*address, *most))
+            .collect::<Vec<_>>(),
+    );
+    let found = asked.into_iter().zip(takes);
+    found
+        .map(|((host, _, most), takes)| (host, most, takes))
+        .collect()
 }
 
 fn read_rules() -> Rules {
@@ -294,6 +341,7 @@ fn features() -> Vec<(Feature, Result<(), String>)> {
     let tried = spaces::apart(|| {
         let mut tried = trial::links()?;
         tried.push(("nftables", rules::try_skeleton()));
+        tried.push(("nftables on bridges", rules::try_tunnels()));
         Ok::<_, crate::kernel::Error>(tried)
     });
     let results: Vec<Result<(), String>> = match tried {

@@ -21,13 +21,16 @@ pub(super) fn features(evidence: &Evidence) -> Vec<Finding> {
     for (feature, result) in &evidence.features {
         let Err(why) = result else { continue };
         let found = format!("{} (for networks of type {}): {why}", feature.name, feature.kind);
-        findings.push(match feature.built {
-            true => {
-                let remedy = "use a kernel that has it, or load its module if that is not built in";
-                Finding::fault(CHECK, found, remedy).by(format!("modprobe {}", feature.module))
-            }
-            false => Finding::none(CHECK, format!("{found}. This version makes no such networks")),
-        });
+        let needs = |network: &serde_json::Value| network["kind"] == feature.kind;
+        findings.push(
+            match feature.always || evidence.daemon.networks.iter().any(needs) {
+                true => {
+                    let remedy = "use a kernel that has it, or load its module if that is not built in";
+                    Finding::fault(CHECK, found, remedy).by(format!("modprobe {}", feature.module))
+                }
+                false => Finding::none(CHECK, format!("{found}. No network needs it now")),
+            },
+        );
     }
     findings
 }
@@ -66,11 +69,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_feature_is_a_fault_only_for_kinds_that_are_built() {
-        let feature = |kind, built| Feature {
+    fn a_missing_feature_is_a_fault_only_where_a_network_needs_it() {
+        let feature = |kind, always| Feature {
             name: "vxlan",
             kind,
-            built,
+            always,
             module: "vxlan",
         };
         let evidence = Evidence {

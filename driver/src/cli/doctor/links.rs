@@ -58,6 +58,51 @@ pub(super) fn state(evidence: &Evidence) -> Vec<Finding> {
     findings
 }
 
+/// The links that networks on a wire have their containers on: there, up, and plugged in.
+pub(super) fn parents(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "links.parents";
+    if let Some(error) = &evidence.host.error {
+        return vec![Finding::none(CHECK, error.clone())];
+    }
+    let networks = evidence.daemon.networks.iter();
+    let on_wires: Vec<(&serde_json::Value, &str)> = networks
+        .filter_map(|network| Some((network, network["parent"].as_str()?)))
+        .collect();
+    if on_wires.is_empty() {
+        return vec![Finding::none(
+            CHECK,
+            "no network is on the wire of a link of this host",
+        )];
+    }
+    let mut findings = Vec::new();
+    for (network, parent) in &on_wires {
+        let name = name_of(network);
+        let remedy = "its containers reach nobody on the wire until it is";
+        match evidence.host.links.iter().find(|link| link.name == *parent) {
+            None => findings.push(Finding::fault(
+                CHECK,
+                format!("{parent}, which network {name}'s containers are on, is not there"),
+                "make it, or give it its name again; containers whose links went with it must be started again",
+            )),
+            Some(link) if !link.up => findings.push(
+                Finding::fault(CHECK, format!("{parent} of network {name} is down"), remedy)
+                    .by(format!("ip link set dev {parent} up")),
+            ),
+            Some(link) if !link.carrier => findings.push(Finding::fault(
+                CHECK,
+                format!("{parent} of network {name} has no carrier"),
+                "look at its cable and at what it is plugged into",
+            )),
+            Some(_) => {}
+        }
+    }
+    if findings.is_empty() {
+        let found = format!("the parents of {} networks are up", on_wires.len());
+        findings.push(Finding::ok(CHECK, found));
+    }
+    findings
+}
+
 /// The endpoints with their containers' ends of the links, and the containers' names.
 fn containers(evidence: &Evidence) -> Vec<(&serde_json::Value, &Link, &str)> {
     let of = |endpoint: &'_ serde_json::Value| -> Option<_> {

@@ -19,8 +19,10 @@ mod forwarding;
 mod gather;
 mod kernel;
 mod links;
+mod probes;
 mod render;
 mod storage;
+mod tunnels;
 
 use clap::Args;
 use serde::Serialize;
@@ -137,7 +139,7 @@ const REPAIR: &str = "tombolo doctor --repair";
 type Check = fn(&Evidence) -> Vec<Finding>;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: [Check; 39] = [
+const CHECKS: [Check; 46] = [
     daemon::reachable,
     daemon::problems,
     daemon::facts,
@@ -161,18 +163,25 @@ const CHECKS: [Check; 39] = [
     firewall::legacy,
     firewall::firewalld,
     links::state,
+    links::parents,
     links::mtu,
     addresses::overlaps,
     addresses::listeners,
     cluster::standing,
     cluster::hosts,
     cluster::udp,
+    cluster::ways,
     cluster::store,
     cluster::clones,
     cluster::pools,
     cluster::datagrams,
     cluster::rows_taken,
     cluster::clocks,
+    tunnels::mtu,
+    tunnels::path,
+    probes::tunnels,
+    tunnels::unanswered,
+    tunnels::reach,
     kernel::features,
     kernel::conntrack,
     storage::disk,

@@ -1,14 +1,25 @@
 //! The documents behind `tombolo cluster status` and `tombolo peers`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tombolo_cluster::HostId;
 use tombolo_cluster::node::{Link, Standing};
-use tombolo_core::peers::EndpointRow;
+use tombolo_core::peers::{EndpointRow, HOST, HostRow};
 
 use super::{Cluster, OUTSIDE};
 use crate::cluster::keep::hex;
+use crate::cluster::sight::Way;
+
+/// The ways to a host that has several.
+fn ways(ways: Option<&Vec<Way>>) -> Vec<Value> {
+    let way = |way: &Way| {
+        let ms = |span: Option<Duration>| span.map(|span| span.as_millis());
+        json!({ "address": way.address, "up": way.up, "rtt_ms": ms(way.rtt), "heard_ms": ms(way.heard) })
+    };
+    ways.into_iter().flatten().map(way).collect()
+}
 
 impl Cluster {
     /// The document behind `tombolo cluster status`.
@@ -24,11 +35,11 @@ impl Cluster {
             });
         };
         let view = &sight.view;
-        let version = |host: &HostId| {
-            let row = sight.rows.iter().find(|(of, key, _)| of == host && key == "host");
-            row.and_then(|(_, _, body)| serde_json::from_slice::<Value>(body).ok())
-                .map(|row| row["version"].clone())
-        };
+        let told = sight.rows.iter().filter(|(_, key, _)| key == HOST);
+        // A row that can't be read says nothing.
+        let told: BTreeMap<HostId, HostRow> = told
+            .filter_map(|(host, _, body)| Some((*host, serde_json::from_slice(body).ok()?)))
+            .collect();
         let name = |host: &HostId| sight.name(host);
         let hosts = view.hosts.iter().map(|host| {
             let (state, down_ms) = match host.link {
@@ -37,10 +48,13 @@ impl Cluster {
                 Link::Down(ms) => ("down", Some(ms)),
                 Link::Unknown => ("unknown", None),
             };
+            let told = told.get(&host.host);
+            let version = told.map(|row| &row.version).filter(|version| !version.is_empty());
             json!({
                 "host": host.host, "name": host.name, "address": host.address, "state": state, "down_ms": down_ms,
-                "heard_ms": host.heard_ms, "rtt_ms": host.rtt_ms, "clock_ms": host.clock_ms, "version": version(&host.host),
-                "rows": host.rows, "faults": host.faults,
+                "heard_ms": host.heard_ms, "rtt_ms": host.rtt_ms, "clock_ms": host.clock_ms, "version": version,
+                "mtu": told.and_then(|row| row.mtu), "ways": ways(sight.ways.get(&host.host)),
+                "rows": host.rows, "faults": host.faults + sight.noted.unread(&host.host),
                 "call_ms": sight.noted.last_call(&host.host).map(|ago| ago.as_millis()),
             })
         });

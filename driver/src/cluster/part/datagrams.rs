@@ -9,6 +9,7 @@ use tombolo_cluster::node::Input;
 
 use super::{ASK_SECRET, Part};
 use crate::cluster::seal::Why;
+use crate::cluster::ways::Word;
 
 /// How many datagrams are taken in one go before anything else has its turn.
 const BURST: usize = 256;
@@ -46,11 +47,18 @@ impl Part {
             let input = match opened {
                 Ok(opened) => {
                     self.keep_heard |= opened.first;
-                    self.places.insert(opened.sender, from);
+                    let (sender, bytes) = (opened.sender, opened.plain.to_vec());
+                    if let Some(word) = Word::decode(&bytes) {
+                        self.word(sender, from, word);
+                        continue;
+                    }
+                    // By whichever way it came, it is answered by the best.
+                    let address = SocketAddr::new(self.ways.standing_for(&sender, from.ip()), from.port());
+                    self.heard_at.insert(sender, address);
                     Input::Datagram {
-                        from: opened.sender,
-                        address: from,
-                        bytes: opened.plain.to_vec(),
+                        from: sender,
+                        address,
+                        bytes,
                     }
                 }
                 Err(Why::Clone { sender, from, .. } | Why::StillAlive { sender, from, .. }) => {
@@ -102,7 +110,7 @@ impl Part {
             return None;
         }
         suspicion.told = Some(now);
-        let other = self.places.get(&host).copied().unwrap_or(from);
+        let other = self.heard_at.get(&host).copied().unwrap_or(from);
         self.noted.cloned(host, from, other);
         Some(Input::Cloned {
             host,

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tombolo_cluster::HostId;
 use tombolo_cluster::charter::Charter;
 
 use super::Came;
-use crate::cluster::calls::{self, FOR_NODE, FOR_SECRET, NEXT_SECRET};
+use crate::cluster::calls::{self, FOR_NODE, FOR_SECRET, FOR_TUNNELS, NEXT_SECRET};
 use crate::cluster::certs::{
     Acceptor, Authority, ClusterId, Connector, HostKey, Print, SharedTrust, Trust, Who,
 };
@@ -61,10 +62,13 @@ pub(super) async fn sockets(address: SocketAddr) -> std::io::Result<(UdpSocket, 
     };
     let tcp = TcpListener::bind(any).await?;
     let udp = UdpSocket::bind(any).await?;
-    let socket = rustix::net::sockopt::set_socket_recv_buffer_size_force(&udp, QUEUE);
-    if socket.is_err() {
+    if sockopt::set_socket_recv_buffer_size_force(&udp, QUEUE).is_err() {
         // As much as the system lets anybody have.
-        rustix::net::sockopt::set_socket_recv_buffer_size(&udp, QUEUE).ok();
+        sockopt::set_socket_recv_buffer_size(&udp, QUEUE).ok();
+    }
+    // What is for neighbours that aren't there waits for seconds in this room, and would leave the others none.
+    if sockopt::set_socket_send_buffer_size_force(&udp, QUEUE).is_err() {
+        sockopt::set_socket_send_buffer_size(&udp, QUEUE).ok();
     }
     Ok((udp, tcp))
 }
@@ -126,6 +130,11 @@ async fn converse(
                 },
                 NEXT_SECRET => Came::Secret {
                     offered: Some(bytes),
+                    answer,
+                },
+                FOR_TUNNELS => Came::Tunnel {
+                    from: peer.host,
+                    bytes,
                     answer,
                 },
                 other => return Err(format!("a question of an unknown sort {other}")),

@@ -35,6 +35,10 @@ impl Part {
                 answer.send(said).ok();
                 Ok(())
             }
+            Came::Tunnel { from, bytes, answer } => {
+                self.answerer.answer(self.vtep_of(&from), bytes, answer);
+                Ok(())
+            }
             Came::Join(asking, answer) => self.asked_to_join(asking, answer).await,
             Came::GotSecret(got) => {
                 self.asking_secret = false;
@@ -73,12 +77,17 @@ impl Part {
                     rows: rows.collect(),
                     counts: self.opener.counts(),
                     noted: self.noted.clone(),
+                    ways: self.ways.shown(Instant::now()),
                     store: self.around.store.as_ref().map(|store| {
                         let fault = self.node.store_fault().map(str::to_owned);
                         (store.name().to_owned(), fault)
                     }),
                 };
                 answer.send(sight).ok();
+                Ok(())
+            }
+            Request::Tunnels(answer) => {
+                answer.send(Ok(self.asker())).ok();
                 Ok(())
             }
             Request::Token(ttl_s, answer) => {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tombolo_cluster::HostId;
-use tombolo_cluster::node::{Input, Output};
+use tombolo_cluster::node::{Input, News, Output};
+use tombolo_core::peers::HOST;
 use tombolo_core::state::{Command, Reply};
 use tombolo_ipam::share::Share;
 
@@ -27,7 +28,7 @@ impl Part {
     ) -> Result<(), String> {
         match output {
             Output::Keep(records) => self.keeper.keep(records).await.map_err(|e| e.to_string())?,
-            Output::Send { to, address, bytes } => self.send(to, address, &bytes),
+            Output::Send { to, address, bytes } => self.send(to, self.around(&to, address), &bytes),
             Output::Call {
                 call,
                 to,
@@ -35,6 +36,7 @@ impl Part {
                 bytes,
             } => {
                 let (connector, came) = (self.connector.clone(), self.came.clone());
+                let address = self.around(&to, address);
                 tokio::spawn(async move {
                     let outcome = calls::call(&connector, address, to, FOR_NODE, &bytes).await;
                     // A part that has ended needs no answer.
@@ -49,6 +51,7 @@ impl Part {
             }
             Output::Share { pool, ticket, deal } => {
                 let share = self.deal(Command::Deal(pool, deal)).await;
+                self.told.count_again();
                 inputs.push_back(Input::Shared { pool, ticket, share });
             }
             Output::Store { ticket, known, ask } => {
@@ -66,9 +69,16 @@ impl Part {
             Output::Done { ticket, outcome } => self.done(ticket, outcome),
             Output::Epoch(epoch) => self.begin_epoch(epoch).await?,
             Output::Charter => self.charter_changed().await,
-            Output::Tell(news) => self.tell(news),
+            Output::Tell(news) => {
+                self.told.host_changed();
+                if matches!(news, News::Up(_)) {
+                    self.told.met();
+                }
+                self.tell(news);
+            }
             Output::Seen(seen) => {
-                if seen.iter().any(|row| row.key.as_str() == "routes") {
+                self.note_seen(&seen);
+                if seen.iter().any(|row| matches!(row.key.as_str(), "routes" | HOST)) {
                     self.show();
                 }
             }
@@ -87,7 +97,7 @@ impl Part {
         Ok(())
     }
 
-    fn send(&mut self, to: HostId, address: SocketAddr, bytes: &[u8]) {
+    pub(super) fn send(&mut self, to: HostId, address: SocketAddr, bytes: &[u8]) {
         match self.sealer.seal(To::Host(to), bytes) {
             // A full queue, or a way that is gone: datagrams may be lost.
             Ok(sealed) => self.noted.sent(&self.udp.try_send_to(&sealed, address)),

@@ -1,14 +1,16 @@
 //! What this host tells the cluster of itself: its endpoints, its routes, and where it is reached.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 use tombolo_cluster::node::Input;
+use tombolo_core::peers::{GroupsRow, HOST, HostRow, WayRow};
 
 use super::Part;
 use crate::engine::Ask;
 use crate::engine::shared::Told;
+use crate::kernel::routes::{self, Wire};
 
 /// How many rows of routes are told to others at most.
 const ROUTES: usize = 128;
@@ -19,7 +21,9 @@ impl Part {
         let Some(told) = ask_engine(&self.around.asks, everything).await else {
             return Ok(());
         };
-        let rows = endpoint_rows(&told, self.node.seat().address.ip());
+        let via = self.node.seat().address.ip();
+        let mut rows = endpoint_rows(&told, via);
+        rows.extend(group_rows(&told, via));
         self.step(Input::Pools(told.fills)).await?;
         self.step(Input::Rows(rows)).await
     }
@@ -27,15 +31,24 @@ impl Part {
     /// Looks at this host: its routes, and where it is reached.
     pub(super) async fn look(&mut self) -> Result<(), String> {
         match (self.around.advertise)(&self.around.advertised) {
-            Ok(address) if address != self.node.seat().address.ip() => {
-                tracing::info!(%address, "others reach this host elsewhere now");
-                self.step(Input::Moved(SocketAddr::new(address, self.around.port)))
-                    .await?;
-                self.tell_changes(true).await?;
+            Ok(mut addresses) => {
+                let main = self.node.seat().address.ip();
+                // The sockets are of one family.
+                addresses.retain(|address| address.is_ipv6() == main.is_ipv6());
+                if addresses.is_empty() {
+                    addresses.push(main);
+                }
+                if let Some(address) = addresses.first().filter(|first| **first != main) {
+                    tracing::info!(%address, "others reach this host elsewhere now");
+                    self.step(Input::Moved(SocketAddr::new(*address, self.around.port)))
+                        .await?;
+                    self.tell_changes(true).await?;
+                }
+                self.look_at_wires(addresses).await?;
             }
-            Ok(_) => {}
             Err(why) => tracing::debug!(%why, "where others reach this host can't be told"),
         }
+        self.told.host_changed();
         let routes = match crate::host::avoid().await {
             Ok(routes) => routes,
             Err(why) => {
@@ -55,6 +68,48 @@ impl Part {
         self.step(Input::Rows(vec![("routes".to_owned(), Some(row))]))
             .await
     }
+
+    /// Tells the others by which addresses they reach this host, if these have changed, or the wires that they are on.
+    async fn look_at_wires(&mut self, addresses: Vec<IpAddr>) -> Result<(), String> {
+        let mut places = places(addresses).await;
+        for place in places.iter_mut().filter(|place| place.wire.is_none()) {
+            // A wire that can't be read is taken for what it was.
+            let known = self.places.iter().find(|known| known.address == place.address);
+            place.wire = known.and_then(|known| known.wire.clone());
+        }
+        if places == self.places {
+            return Ok(());
+        }
+        self.places = places;
+        let row = host_row(&self.around.name, &self.places);
+        self.step(Input::Rows(vec![(HOST.to_owned(), Some(row))])).await?;
+        self.show();
+        Ok(())
+    }
+}
+
+/// An address by which others reach this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) address: IpAddr,
+    /// The wire that it is on, as far as it can be told.
+    pub(super) wire: Option<Wire>,
+}
+
+/// This host's places: the one that stands for it first.
+pub(super) async fn places(addresses: Vec<IpAddr>) -> Vec<Place> {
+    let mut places = Vec::new();
+    for address in addresses {
+        let wire = wire(address).await;
+        places.push(Place { address, wire });
+    }
+    places
+}
+
+/// The largest packet that goes by all of them.
+pub(super) fn mtu(places: &[Place]) -> Option<u32> {
+    let mtus = places.iter().filter_map(|place| Some(place.wire.as_ref()?.mtu));
+    mtus.min()
 }
 
 pub(super) async fn ask_engine(asks: &mpsc::Sender<Ask>, everything: bool) -> Option<Told> {
@@ -63,10 +118,32 @@ pub(super) async fn ask_engine(asks: &mpsc::Sender<Ask>, everything: bool) -> Op
     answered.await.ok()
 }
 
-pub(super) fn host_row(name: &str) -> Vec<u8> {
-    serde_json::json!({ "name": name, "version": env!("CARGO_PKG_VERSION") })
-        .to_string()
-        .into_bytes()
+pub(super) fn host_row(name: &str, places: &[Place]) -> Vec<u8> {
+    let link_local = |place: &Place| place.wire.as_ref().and_then(|wire| wire.link_local);
+    let way = |place: &Place| WayRow {
+        address: place.address,
+        link_local: link_local(place),
+    };
+    let several = places.len() > 1;
+    let row = HostRow {
+        name: name.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        mtu: mtu(places),
+        link_local: places.first().and_then(link_local),
+        ways: places.iter().filter(|_| several).map(way).collect(),
+    };
+    // A plain struct always makes JSON.
+    serde_json::to_vec(&row).unwrap_or_default()
+}
+
+async fn wire(address: IpAddr) -> Option<Wire> {
+    match routes::wire_of(address).await {
+        Ok(wire) => wire,
+        Err(error) => {
+            tracing::warn!(%error, "a wire that others reach this host by can't be read");
+            None
+        }
+    }
 }
 
 pub(super) fn endpoint_rows(told: &Told, via: std::net::IpAddr) -> Vec<(String, Option<Vec<u8>>)> {
@@ -84,6 +161,20 @@ pub(super) fn endpoint_rows(told: &Told, via: std::net::IpAddr) -> Vec<(String, 
             format!("{}{id}", tombolo_core::peers::ENDPOINT),
             endpoint.as_ref().map(row),
         )
+    })
+    .collect()
+}
+
+/// The rows of groups that are heard here.
+pub(super) fn group_rows(told: &Told, via: IpAddr) -> Vec<(String, Option<Vec<u8>>)> {
+    let rows = told.groups.iter();
+    rows.map(|((pool, part), groups)| {
+        let (pool, groups) = (*pool, groups.clone());
+        let row = (!groups.is_empty()).then(|| {
+            // A plain struct always makes JSON.
+            serde_json::to_vec(&GroupsRow { pool, via, groups }).unwrap_or_default()
+        });
+        (GroupsRow::key(pool, *part), row)
     })
     .collect()
 }

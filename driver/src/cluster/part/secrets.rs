@@ -117,7 +117,7 @@ impl Part {
         let wait = self
             .secret_asked
             .map_or(Duration::ZERO, |asked| ASK_SECRET.saturating_sub(asked.elapsed()));
-        let mut seats: Vec<_> = self.node.seats().cloned().collect();
+        let mut seats = self.seats_now();
         // Not always the same first: it may be the one that is slow.
         let first = usize::try_from(self.ticket()).unwrap_or(0) % seats.len().max(1);
         seats.rotate_left(first);
@@ -168,7 +168,7 @@ impl Part {
                 .ok();
             return Ok(());
         }
-        let seats: Vec<_> = self.node.seats().cloned().collect();
+        let seats = self.seats_now();
         let text = Arc::new(secret.text());
         for seat in &seats {
             let (connector, came, text, seat) = (

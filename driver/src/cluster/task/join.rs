@@ -167,15 +167,23 @@ impl Task {
                 );
             }
         };
-        let own = match (self.around.advertise)(&self.around.advertised) {
-            Ok(own) => SocketAddr::new(own, self.around.port),
+        let own: Vec<SocketAddr> = match (self.around.advertise)(&self.around.advertised) {
+            Ok(own) => own
+                .into_iter()
+                .map(|ip| SocketAddr::new(ip, self.around.port))
+                .collect(),
             Err(why) => return tracing::error!(%why, "advertise"),
         };
         let token = match Token::issue_now(&secret, 3600) {
             Ok(token) => token,
             Err(why) => return tracing::error!(%why, "no token could be made of cluster_key_file"),
         };
-        for address in self.join.clone().into_iter().filter(|address| *address != own) {
+        for address in self
+            .join
+            .clone()
+            .into_iter()
+            .filter(|address| !own.contains(address))
+        {
             match self.join(address, &token).await {
                 Ok(_) => return tracing::info!(%address, "joined the cluster"),
                 Err(NotIn::Gone(why)) => {
@@ -188,7 +196,8 @@ impl Task {
                 Err(why) => tracing::info!(%address, %why, "not joined yet"),
             }
         }
-        if self.join.first() == Some(&own) && attempt >= FIRST {
+        let first = self.join.first().is_some_and(|first| own.contains(first));
+        if first && attempt >= FIRST {
             match self.begin_cluster(Some(secret)).await {
                 Ok(()) => tracing::info!("began the cluster, as the first of the hosts in 'join'"),
                 Err(why) => tracing::error!(%why, "the cluster could not be begun"),

@@ -9,6 +9,7 @@
 //! Messages are read by their attributes' numbers, not parsed as a whole: what somebody else's link is like must not
 //! keep us from seeing the others.
 
+pub mod echo;
 mod read;
 pub mod rules;
 pub mod sockets;
@@ -93,6 +94,10 @@ pub struct Route {
     pub table: u32,
     /// Its kind.
     pub kind: RouteKind,
+    /// Who made it (`rtm_protocol`).
+    pub protocol: u8,
+    /// Its metric.
+    pub metric: u32,
     /// The link it leaves by.
     pub oif: Option<u32>,
     /// The next router.

@@ -97,6 +97,7 @@ pub(super) fn route(payload: &[u8]) -> Option<Route> {
             6..=8 => RouteKind::Refused,
             _ => RouteKind::Other,
         },
+        protocol: *payload.get(5)?,
         ..Route::default()
     };
     for (kind, value) in attributes::all(payload.get(RTMSG..)?) {
@@ -104,6 +105,7 @@ pub(super) fn route(payload: &[u8]) -> Option<Route> {
             1 => route.to = ip(value).and_then(|to| IpNet::new(to, length).ok()),
             4 => route.oif = number(value),
             5 => route.gateway = ip(value),
+            6 => route.metric = number(value).unwrap_or_default(),
             7 => route.source = ip(value),
             // RTAX_MTU among the metrics.
             8 => {

@@ -89,10 +89,37 @@ pub fn has_program(program: &str) -> bool {
 /// # Errors
 /// What `nft` says against it.
 pub fn try_skeleton() -> Result<(), String> {
+    try_script(&shape::script())
+}
+
+/// The same for the table that tunnels need.
+///
+/// # Errors
+/// What `nft` says against it.
+pub fn try_tunnels() -> Result<(), String> {
+    try_script(&shape::tunnels())
+}
+
+/// How often containers asked for addresses of networks with tunnels that nobody has, by ARP and by neighbour discovery; none
+/// where there are no tunnels, or where it can't be read.
+pub fn unanswered() -> Option<[u64; 2]> {
+    let listed = output("nft", &["-j", "list", "counters", "table", "bridge", "tombolo"])?.ok()?;
+    let listed: serde_json::Value = serde_json::from_str(&listed).ok()?;
+    let count = |name: &str| {
+        let all = listed["nftables"].as_array()?.iter();
+        let counter = all
+            .map(|item| &item["counter"])
+            .find(|counter| counter["name"] == name)?;
+        counter["packets"].as_u64()
+    };
+    Some([count("unanswered4")?, count("unanswered6")?])
+}
+
+fn try_script(script: &str) -> Result<(), String> {
     let nft = tools::find("nft").ok_or("there is no program nft on this host")?;
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let ran = runtime.block_on(tools::run(&nft, &["-f", "-"], &shape::script()));
+    let ran = runtime.block_on(tools::run(&nft, &["-f", "-"], script));
     ran.map(drop).map_err(|why| why.to_string())
 }
 

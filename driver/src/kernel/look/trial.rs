@@ -2,7 +2,9 @@
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkMessage};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVxlan, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVlan, InfoVxlan, LinkMessage,
+};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::super::Error;
@@ -35,11 +37,15 @@ pub fn links() -> Result<Vec<Tried>, Error> {
                     .build(),
             ),
         ),
+        (
+            "dummy",
+            look.make(of_kind("trial-dummy", InfoKind::Dummy).build()),
+        ),
     ];
     // These stand on another link; one link can't bear both sorts.
     let links = look.links()?;
     let index = |name: &str| links.iter().find(|link| link.name == name).map(|link| link.index);
-    let below = [index("trial-bridge"), index("trial-veth")];
+    let below = [index("trial-bridge"), index("trial-veth"), index("trial-veth")];
     let above = [
         (
             "macvlan",
@@ -52,6 +58,10 @@ pub fn links() -> Result<Vec<Tried>, Error> {
             of_kind("trial-ipvlan", InfoKind::IpVlan).set_info_data(InfoData::IpVlan(vec![
                 InfoIpVlan::Mode(netlink_packet_route::link::IpVlanMode::L2),
             ])),
+        ),
+        (
+            "VLANs",
+            of_kind("trial-vlan", InfoKind::Vlan).set_info_data(InfoData::Vlan(vec![InfoVlan::Id(7)])),
         ),
     ];
     for ((name, message), below) in above.into_iter().zip(below) {

@@ -28,13 +28,15 @@ pub struct Server {
 }
 
 /// Keeps the calling thread on the processor of all questions and answers.
-fn stay() {
+pub fn stay() {
+    let count = std::thread::available_parallelism().expect("the number of processors");
+    stay_on(count.get() - 1);
+}
+
+/// Keeps the calling thread on a processor.
+pub fn stay_on(processor: usize) {
     let mut one = CpuSet::new();
-    let last = std::thread::available_parallelism()
-        .expect("the number of processors")
-        .get()
-        - 1;
-    one.set(last).expect("a processor that is there");
+    one.set(processor).expect("a processor that is there");
     sched_setaffinity(Pid::from_raw(0), &one).expect("choosing a processor");
 }
 
@@ -69,7 +71,8 @@ impl Drop for Server {
     }
 }
 
-fn echo(mut stream: TcpStream) -> io::Result<()> {
+/// Sends back each byte of a connection.
+pub fn echo(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut byte = [0];
     while stream.read(&mut byte)? == 1 {
@@ -78,7 +81,8 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+/// A connection for questions.
+pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -91,7 +95,8 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn exchange(stream: &mut TcpStream) -> io::Result<()> {
+/// One question and its answer.
+pub fn exchange(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(b"?")?;
     stream.read_exact(&mut [0])
 }

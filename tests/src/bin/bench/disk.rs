@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::posix_fallocate;
-use system_tests::{Host, until};
+use system_tests::{Host, Scene, Staging, scene, until};
 
 use crate::samples::Samples;
 
@@ -64,6 +65,19 @@ pub fn give(host: &Host) -> PathBuf {
     host.run("mkdir", &["-p", AT]);
     host.run("mount", &[&device.0, AT]);
     image
+}
+
+/// A scene whose engine and tombolo have their data on such a disk; and the files of it, for [`must_be_gone`].
+pub fn scene() -> (Scene, Vec<PathBuf>) {
+    assert_eq!(scene::driver(), "tombolo", "{} must not be set", scene::DRIVER);
+    let images = Mutex::new(Vec::new());
+    let prepare = |host: &Host| images.lock().expect("no panic while held").push(give(host));
+    let scene = Scene::staged(&Staging {
+        flags: &["--data-root", DOCKER],
+        settings: &[("TOMBOLO_STATE_DIR", STATE)],
+        prepare: Some(&prepare),
+    });
+    (scene, images.into_inner().expect("no panic while held"))
 }
 
 /// Waits until no loop device stands on one of these files, and no file is left.

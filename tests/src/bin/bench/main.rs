@@ -1,28 +1,45 @@
 //! What tombolo costs, measured on one machine in one run. Prints tables in Markdown; progress goes to standard error.
 //!
-//! The parts, to be named on the command line (without a name: `calls`):
+//! The parts, to be named on the command line (without a name: `calls` and `across`):
 //!
 //! - `calls`: the network's share of a `docker run`, tombolo's own answers with few and with many endpoints, its memory
 //! - `ports`: what a question through a published port takes with few ports and with many
+//! - `across`: what a way between containers of two hosts costs, beside the wire and Docker's Swarm
+//! - `repair`: how fast six hosts put right what was broken by hand, and reach what is new or has moved
+//! - `many`: what ten thousand endpoints of another host cost
+//! - `wire`: what a network on a wire (macvlan) costs beside Docker's own
 //!
 //! What is compared is measured in turns, so that whatever else the machine does hits all alike. Nothing depends on how
 //! fast it is: the exit code tells whether everything worked. `TOMBOLO_BENCH_ROUNDS` (default 30) is how many rounds of
 //! containers there are, `TOMBOLO_BENCH_CALLS` (default 300) how many times each method is called,
 //! `TOMBOLO_BENCH_PORTS` (default 10000) how many ports are many, `TOMBOLO_BENCH_PORT_ROUNDS` (default 100) how many rounds
-//! of questions there are, `TOMBOLO_TEST_ENGINE` which engine is used, as for the tests.
+//! of questions there are, `TOMBOLO_TEST_ENGINE` which engine is used, as for the tests. Between hosts:
+//! `TOMBOLO_BENCH_ACROSS_ROUNDS` (default 60) is how many rounds of ways there are, `TOMBOLO_BENCH_REPAIRS` (default 30) how
+//! often each thing is broken, started, moved, or one more, `TOMBOLO_BENCH_PEERS` (default 10000) how many endpoints are many,
+//! and `TOMBOLO_BENCH_WRITE` a document in which these parts write their sections anew (see `docs/multi-host.md`). `wire` goes by
+//! `TOMBOLO_BENCH_ROUNDS` and `TOMBOLO_BENCH_ACROSS_ROUNDS`, and writes its section as well (see `docs/wire.md`).
 
+mod across;
 mod ask;
+mod cost;
 mod disk;
+mod document;
+mod follower;
 mod handlers;
+mod many;
 mod memory;
 mod ports;
+mod probe;
+mod repair;
 mod runs;
-mod samples;
+mod spread;
+mod turns;
+mod wire;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use system_tests::say;
+use system_tests::{samples, say};
 
 use handlers::{METHODS, NOTHING, Place};
 use runs::{PAIRS, Runs};
@@ -42,26 +59,69 @@ const AIM_RATIO: f64 = 2.0;
 /// How many published ports are few.
 const FEW_PORTS: usize = 10;
 
+/// A part: its name, what measures it, and the title of the document that it has a section in.
+type Part = (&'static str, fn() -> Vec<String>, Option<&'static str>);
+
+const BETWEEN_HOSTS: Option<&str> = Some("What networks between hosts cost");
+const ON_A_WIRE: Option<&str> = Some("What networks on a wire cost");
+
+const PARTS: [Part; 6] = [
+    ("calls", calls, None),
+    ("ports", scaling_of_ports, None),
+    (
+        "across",
+        || across::measure(number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
+        BETWEEN_HOSTS,
+    ),
+    (
+        "repair",
+        || repair::measure(number_from("TOMBOLO_BENCH_REPAIRS", 30)),
+        BETWEEN_HOSTS,
+    ),
+    (
+        "many",
+        || {
+            many::measure(
+                number_from("TOMBOLO_BENCH_PEERS", 10_000),
+                number_from("TOMBOLO_BENCH_REPAIRS", 30),
+            )
+        },
+        BETWEEN_HOSTS,
+    ),
+    (
+        "wire",
+        || {
+            wire::measure(
+                number_from("TOMBOLO_BENCH_ROUNDS", 30),
+                number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60),
+            )
+        },
+        ON_A_WIRE,
+    ),
+];
+
 fn main() {
     let named: Vec<String> = std::env::args().skip(1).collect();
     let parts = if named.is_empty() {
-        vec!["calls".to_owned()]
+        ["calls", "across"].map(str::to_owned).to_vec()
     } else {
         named
     };
-    for part in &parts {
-        assert!(
-            ["calls", "ports"].contains(&part.as_str()),
-            "no part is called '{part}': calls and ports are"
-        );
-    }
-    for part in &parts {
-        let lines = if part == "calls" {
-            calls()
-        } else {
-            scaling_of_ports()
-        };
+    let parts = parts.iter().map(|named| {
+        let known = PARTS.iter().find(|(name, ..)| name == named);
+        known.unwrap_or_else(|| {
+            panic!(
+                "no part is called '{named}': {:?} are",
+                PARTS.map(|(name, ..)| name)
+            )
+        })
+    });
+    for (name, measure, document) in parts.collect::<Vec<_>>() {
+        let lines = measure();
         print(&lines.join("\n"));
+        if let Some(title) = document {
+            document::put(title, name, &lines);
+        }
     }
 }
 
@@ -90,14 +150,18 @@ fn scaling_of_ports() -> Vec<String> {
     let many = number_from("TOMBOLO_BENCH_PORTS", 10_000);
     let begin = load();
     let table = ports::measure(FEW_PORTS, many, number_from("TOMBOLO_BENCH_PORT_ROUNDS", 100));
+    [vec![machine("ports", &begin), String::new()], table].concat()
+}
+
+/// How a part was measured, and on what.
+fn machine(part: &str, load_before: &str) -> String {
     let cores = std::thread::available_parallelism().expect("the number of processors");
-    let machine = format!(
-        "One run of `make bench PARTS=ports`: Linux {}, {cores} processors, load average {begin} before (the machine's other \
-         work) and {} after.",
+    format!(
+        "One run of `make bench PARTS={part}`: Linux {}, {cores} processors, load average {load_before} before (the \
+         machine's other work) and {} after.",
         read("/proc/sys/kernel/osrelease").trim(),
         load()
-    );
-    [vec![machine, String::new()], table].concat()
+    )
 }
 
 /// A number of at least one from the environment.
@@ -134,6 +198,15 @@ fn ask_in_turns(rounds: usize) -> [Place; 2] {
     places
 }
 
+/// Has the calling thread, and what it starts from now on, go before the machine's other work.
+fn before_others() {
+    let thread = nix::unistd::gettid().to_string();
+    let done = std::process::Command::new("renice")
+        .args(["-n", "-10", "-p", &thread])
+        .output();
+    assert!(done.is_ok_and(|done| done.status.success()), "renice");
+}
+
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("reading {path}: {e}"))
 }
@@ -146,7 +219,7 @@ fn load() -> String {
 
 fn how_made(runs: &Runs, few: &Place, load_before: &str, sync: &samples::Samples) -> Vec<String> {
     let cores = std::thread::available_parallelism().expect("the number of processors");
-    let rounds = runs.difference(0).len();
+    let rounds = runs.times.rounds();
     let calls = few.times["NetworkDriver.Join"].len();
     vec![
         format!(
@@ -171,14 +244,9 @@ fn how_made(runs: &Runs, few: &Place, load_before: &str, sync: &samples::Samples
 }
 
 fn table_of_runs(runs: &Runs) -> Vec<String> {
-    let mut lines = vec![
-        "| `docker run --rm` | median | quartiles |".to_owned(),
-        "|---|---|---|".to_owned(),
-    ];
-    lines.extend(runs.rows());
-    lines.push(String::new());
-    for (pair, (.., what)) in PAIRS.iter().enumerate() {
-        let difference = runs.difference(pair).median();
+    let mut lines = runs.times.table(&PAIRS);
+    for ((ours, theirs, _), what) in PAIRS.iter().zip(["", ", one published port"]) {
+        let difference = runs.times.above(*ours, *theirs).median();
         lines.push(aim(
             &format!("a share no larger than Docker's bridge{what}"),
             &format!("{difference:+.0} ms"),

@@ -21,6 +21,7 @@ use system_tests::{Container, Engine, Host, Outside, Tombolo, say};
 
 use crate::ask::{self, Server};
 use crate::samples::Samples;
+use crate::turns;
 
 /// On how many containers the ports are: one has 2,000 at most.
 const CONTAINERS: usize = 5;
@@ -263,15 +264,8 @@ pub fn measure(few: usize, many: usize, rounds: usize) -> Vec<String> {
             say("ports: this machine is slow or busy, so there are fewer rounds");
             break;
         }
-        // Each round begins with another place, and every other one goes backwards.
-        let count = places.len();
-        for turn in 0..count {
-            let turn = if round.is_multiple_of(2) {
-                turn
-            } else {
-                count - 1 - turn
-            };
-            places[(round / 2 + turn) % count].round(true);
+        for turn in turns::order(round, places.len()) {
+            places[turn].round(true);
         }
         if (round + 1) % 10 == 0 {
             say(&format!("ports: {} of {rounds} rounds", round + 1));

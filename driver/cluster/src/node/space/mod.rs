@@ -33,7 +33,7 @@ use crate::time::Tick;
 use crate::wire::{encode, sum};
 
 /// How the keys of rows begin that tell of shares.
-const SHARE: &str = "share/";
+pub const SHARE: &str = "share/";
 
 /// And those that tell how full they are.
 const FILL_KEY: &str = "fill/";

@@ -23,6 +23,11 @@ impl Samples {
         self.0.len()
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// What each is above that of the same number in `other`: of two things that were measured in turns, whatever slowed
     /// down both drops out.
     pub fn above(&self, other: &Self) -> Self {

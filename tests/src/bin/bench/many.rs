@@ -1,0 +1,371 @@
+//! What many endpoints of other hosts cost: two clusters, with a few endpoints on an overlay and with ten thousand, and in
+//! each a host that has none and looks on.
+//!
+//! No engine takes part, so that nobody frees what no engine knows of: endpoints are made and joined as an engine asks for
+//! it, and the containers' ends of their links stay where they are. A bridge of the kernel has 1,023 ports at most, so
+//! many endpoints are on several hosts.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use system_tests::plugin::{self, Client};
+use system_tests::samples::Samples;
+use system_tests::sites::Cabled;
+use system_tests::{Host, Plan, Rows, Tombolo, at_once, json as look, say, wait};
+
+use crate::follower::Follower;
+use crate::memory;
+
+/// How many endpoints are few.
+const FEW: usize = 10;
+
+/// What we aim at: seconds until all is as it should be after a start, memory in MiB, how much longer one more may take.
+const START_S: f64 = 2.0;
+const MEMORY_MIB: f64 = 64.0;
+const ONE_MORE: f64 = 2.0;
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How many endpoints a host has at most.
+const OF_A_HOST: usize = 1000;
+
+/// How often tombolo is started anew, in each way.
+const STARTS: usize = 10;
+
+const SUBNET: &str = "10.42.0.0/16";
+
+/// A host that has endpoints.
+struct Owner {
+    client: Client,
+    pool: String,
+    network: String,
+}
+
+/// Hosts in a cluster. The last one has no endpoints and looks on.
+struct Place {
+    endpoints: usize,
+    owners: Vec<Owner>,
+    /// What one more took: until the owner had answered, until the other one had the row.
+    answered: Samples,
+    told: Samples,
+    monitor: Follower,
+    tomboli: Vec<Tombolo>,
+    hosts: Cabled,
+}
+
+impl Owner {
+    /// Asks, and again where that came too late on a busy machine and was taken back.
+    fn ask(&self, method: &str, asked: &Value) -> Value {
+        let answer = wait::within(PATIENCE, || {
+            let answer = self.client.call(method, asked);
+            let refusal = plugin::refusal(&answer);
+            let late = refusal
+                .as_ref()
+                .is_some_and(|why| why.contains("it was taken back"));
+            assert!(late || refusal.is_none(), "{method}: {refusal:?}");
+            (!late).then_some(answer)
+        });
+        answer.unwrap_or_else(|| panic!("{method}: too late for {PATIENCE:?}"))
+    }
+
+    fn address(&self) -> String {
+        let asked = json!({ "PoolID": self.pool, "Address": "", "Options": {} });
+        let got = self.ask("IpamDriver.RequestAddress", &asked);
+        look::text(&got, "/Address").to_owned()
+    }
+
+    /// Makes an endpoint at an address; gives its identifier.
+    fn endpoint(&self, address: &str) -> String {
+        static NUMBER: AtomicUsize = AtomicUsize::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed) as u64;
+        // Links are named after the first digits, which are spread as drawn ones are.
+        let id = format!("{:016x}{number:048x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let interface = json!({ "Address": address, "AddressIPv6": "", "MacAddress": "" });
+        let asked =
+            json!({ "NetworkID": self.network, "EndpointID": id, "Interface": interface, "Options": {} });
+        self.ask("NetworkDriver.CreateEndpoint", &asked);
+        id
+    }
+
+    fn join(&self, id: &str) {
+        let sandbox = format!("/var/run/docker/netns/{}", &id[..12]);
+        let asked =
+            json!({ "NetworkID": self.network, "EndpointID": id, "SandboxKey": sandbox, "Options": {} });
+        self.ask("NetworkDriver.Join", &asked);
+    }
+
+    /// Takes an endpoint away, up to its address.
+    fn leave(&self, id: &str) {
+        let asked = json!({ "NetworkID": self.network, "EndpointID": id });
+        self.ask("NetworkDriver.Leave", &asked);
+        self.ask("NetworkDriver.DeleteEndpoint", &asked);
+    }
+
+    fn release(&self, address: &str) {
+        let asked = json!({ "PoolID": self.pool, "Address": address });
+        self.ask("IpamDriver.ReleaseAddress", &asked);
+    }
+}
+
+impl Place {
+    fn with(endpoints: usize) -> Self {
+        let hosts = Plan::of(endpoints.div_ceil(OF_A_HOST) + 1).cabled();
+        let tomboli: Vec<Tombolo> = hosts.hosts().iter().map(Tombolo::start).collect();
+        let line = tomboli[0].try_cli(&["cluster", "init"]).must().stdout;
+        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        at_once(&tomboli[1..], |tombolo| tombolo.try_cli(&words).must());
+        let network = format!("{:016x}{:048x}", 0xabcd_ef01_2345_6789_u64, endpoints);
+        let owner = |tombolo: &Tombolo| {
+            let (client, network) = (tombolo.plugin(), network.clone());
+            let pool = make_network(&client, &network);
+            Owner {
+                client,
+                pool,
+                network,
+            }
+        };
+        let mut owners: Vec<Owner> = tomboli.iter().map(owner).collect();
+        owners.pop();
+        let made = AtomicUsize::new(0);
+        // A few at a time: more would only make each other late.
+        at_once(&[0, 1], |first| {
+            for owner in owners.iter().skip(*first).step_by(2) {
+                for _ in 0..OF_A_HOST.min(endpoints) {
+                    let id = owner.endpoint(&owner.address());
+                    owner.join(&id);
+                    let made = made.fetch_add(1, Ordering::Relaxed) + 1;
+                    if made.is_multiple_of(1000) {
+                        say(&format!("many: {made} of {endpoints} endpoints"));
+                    }
+                }
+            }
+        });
+        let place = Self {
+            endpoints: made.into_inner(),
+            owners,
+            answered: Samples::default(),
+            told: Samples::default(),
+            monitor: Follower::of_kernel(hosts.hosts().last().expect("a host"), "bridge", "fdb"),
+            tomboli,
+            hosts,
+        };
+        let wanted = [place.endpoints; 2];
+        let known = wait::within(PATIENCE, || (place.rows() >= wanted).then_some(()));
+        assert!(known.is_some(), "rows: {:?}, not {wanted:?}", place.rows());
+        place
+    }
+
+    fn looker(&self) -> &Host {
+        self.hosts.hosts().last().expect("a host")
+    }
+
+    /// The looking host's.
+    fn tombolo(&self) -> &Tombolo {
+        self.tomboli.last().expect("a daemon")
+    }
+
+    /// How many forwarding rows and how many neighbours the looking host has of the others.
+    fn rows(&self) -> [usize; 2] {
+        let count = "bridge fdb show | grep -c ' dst '; ip neigh show nud permanent | wc -l";
+        let text = self.looker().run("sh", &["-c", &format!("{count}; true")]);
+        let mut numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
+        [(); 2].map(|()| numbers.next().unwrap_or_default())
+    }
+
+    /// Makes one more endpoint, and takes it away again.
+    fn one_more(&mut self) {
+        let owner = &self.owners[0];
+        let address = owner.address();
+        let bare = address.split('/').next().unwrap_or_default();
+        let octets = bare.split('.').filter_map(|octet| octet.parse::<u8>().ok());
+        let octets: String = octets.map(|octet| format!(":{octet:02x}")).collect();
+        // It follows from the address.
+        let mac = format!("02:7b{octets}");
+        let id = owner.endpoint(&address);
+        self.monitor.forget();
+        let begun = Instant::now();
+        owner.join(&id);
+        self.answered.add(begun.elapsed());
+        let row = |line: &str| (line.starts_with(&mac) && line.contains(" dst ")).then_some(());
+        let told = self.monitor.until(PATIENCE, row);
+        let (told, ()) = told.unwrap_or_else(|| panic!("no row for {mac} within {PATIENCE:?}"));
+        self.told.add(told - begun);
+        owner.leave(&id);
+        let gone = |line: &str| (line.starts_with("Deleted") && line.contains(&mac)).then_some(());
+        assert!(
+            self.monitor.until(PATIENCE, gone).is_some(),
+            "the row of {mac} stays"
+        );
+        owner.release(bare);
+    }
+
+    /// Starts the looking host's tombolo anew where one row was deleted meanwhile; until that is back.
+    fn restart(&self) -> Duration {
+        let tombolo = self.tombolo();
+        tombolo.stop();
+        let rows = Rows::Forwarding.of(self.looker());
+        let row = &rows[rows.len() / 2];
+        Rows::Forwarding.delete_one(self.looker(), row);
+        let mac = look::text(row, "/mac").to_owned();
+        self.monitor.forget();
+        let begun = Instant::now();
+        tombolo.launch();
+        let back = |line: &str| (line.starts_with(&mac) && line.contains(" dst ")).then_some(());
+        let back = self.monitor.until(PATIENCE, back);
+        back.unwrap_or_else(|| panic!("not back within {PATIENCE:?}: {row}"))
+            .0
+            - begun
+    }
+
+    /// Starts the looking host's tombolo where nothing of it is in the kernel, as after a boot; until all is.
+    fn boot(&self) -> Duration {
+        let tombolo = self.tombolo();
+        tombolo.stop();
+        self.looker().sh("ip link delete group 29807; nft flush ruleset");
+        let begun = Instant::now();
+        tombolo.launch();
+        let wanted = [self.endpoints; 2];
+        let all = wait::within(PATIENCE, || (self.rows() >= wanted).then(|| begun.elapsed()));
+        all.unwrap_or_else(|| panic!("rows after {PATIENCE:?}: {:?}, not {wanted:?}", self.rows()))
+    }
+
+    fn memory(&self) -> [f64; 2] {
+        memory::of(self.looker(), self.tombolo())
+    }
+}
+
+/// Makes the overlay on a host as an engine does; gives the pool's identifier.
+fn make_network(client: &Client, id: &str) -> String {
+    let space = "tombolo-local";
+    let asked = json!({ "AddressSpace": space, "Pool": SUBNET, "SubPool": "", "Options": {}, "V6": false });
+    let got = client.accepted("IpamDriver.RequestPool", &asked);
+    let pool = look::text(&got, "/PoolID").to_owned();
+    let as_gateway = json!({ "RequestAddressType": "com.docker.network.gateway" });
+    let asked = json!({ "PoolID": pool, "Address": "", "Options": as_gateway });
+    let gateway = client.accepted("IpamDriver.RequestAddress", &asked);
+    let data: Value = json!([{ "AddressSpace": space, "Pool": SUBNET, "Gateway": gateway["Address"] }]);
+    client.accepted(
+        "NetworkDriver.CreateNetwork",
+        &json!({
+            "NetworkID": id, "IPv4Data": data, "IPv6Data": [],
+            "Options": { "com.docker.network.generic": { "type": "overlay" } },
+        }),
+    );
+    pool
+}
+
+/// Measures with `many` endpoints, `count` times one more, and says what was found.
+pub fn measure(many: usize, count: usize) -> Vec<String> {
+    let load = crate::load();
+    // Eleven daemons on one machine: where others take its time, some of them would count as dead.
+    crate::before_others();
+    let mut places = [FEW, many].map(Place::with);
+    places.iter_mut().for_each(Place::one_more);
+    places.iter_mut().for_each(|place| {
+        (place.answered, place.told) = Default::default();
+    });
+    for round in 0..count {
+        for turn in 0..2 {
+            places[(round + turn) % 2].one_more();
+        }
+    }
+    say("many: one more");
+    let while_running = places.each_ref().map(Place::memory);
+    let mut starts: [[Samples; 2]; 2] = Default::default();
+    for _ in 0..STARTS {
+        for (place, [restarts, boots]) in places.iter().zip(&mut starts) {
+            restarts.add(place.restart());
+            boots.add(place.boot());
+        }
+    }
+    say("many: starts");
+    let memories = [while_running, places.each_ref().map(Place::memory)];
+    lines(&load, &places, &starts, memories)
+}
+
+fn lines(
+    load: &str,
+    places: &[Place; 2],
+    starts: &[[Samples; 2]; 2],
+    memories: [[[f64; 2]; 2]; 2],
+) -> Vec<String> {
+    let many = places[1].endpoints;
+    let mut lines = vec![
+        "## Many endpoints of other hosts".to_owned(),
+        String::new(),
+        format!(
+            "{} Two clusters of hosts made of namespaces, with a tombolo each and without engines, whose files are in memory: \
+             with {FEW} and with {many} endpoints on an overlay, at most {OF_A_HOST} on a host. They are asked for on \
+             tombolo's socket as an engine does it, up to `Join`. All is measured on a host that has none itself. The \
+             daemons go before the machine's other work (nice -10).",
+            crate::machine("many", load)
+        ),
+        String::new(),
+        format!(
+            "*One more*: {} times in each cluster in turns, from before the call `Join`. *Start*: {STARTS} times each, from the \
+             starting of the process. With the kernel as it was, one forwarding row was deleted meanwhile, and all is as it \
+             should be when that is back; with nothing there, as after a boot, when all forwarding rows and neighbours are \
+             there, looked at several times a second.",
+            places[0].told.len()
+        ),
+        String::new(),
+        "| | endpoints | p50 | p99 | longest |".to_owned(),
+        "|---|---|---|---|---|".to_owned(),
+    ];
+    for (place, [restarts, boots]) in places.iter().zip(starts) {
+        for (what, times) in [
+            ("one more, until the call is answered, ms", &place.answered),
+            ("one more, until the other host has its row, ms", &place.told),
+            ("start, the kernel as it was, ms", restarts),
+            ("start, nothing in the kernel, ms", boots),
+        ] {
+            lines.push(format!("| {what} | {} | {times} |", place.endpoints));
+        }
+    }
+    lines.push(String::new());
+    lines.push("| memory of tombolo (RSS), MiB | endpoints | now | at most |".to_owned());
+    lines.push("|---|---|---|---|".to_owned());
+    for (when, memory) in ["running since before", "started with all there"]
+        .iter()
+        .zip(memories)
+    {
+        for (place, [now, most]) in places.iter().zip(memory) {
+            lines.push(format!("| {when} | {} | {now:.1} | {most:.1} |", place.endpoints));
+        }
+    }
+    lines.push(String::new());
+    let [restart, boot] = starts[1].each_ref().map(|times| times.median() / 1e3);
+    let most = memories.iter().map(|memory| memory[1][1]).fold(0.0, f64::max);
+    let ratio = places[1].told.median() / places[0].told.median();
+    for (what, found, met) in [
+        (
+            format!(
+                "with {many} endpoints all is as it should be within {START_S} s of a start, the kernel as it was, p50"
+            ),
+            format!("{restart:.2} s"),
+            restart < START_S,
+        ),
+        (
+            format!(
+                "with {many} endpoints all is as it should be within {START_S} s of a start, nothing in the kernel, p50"
+            ),
+            format!("{boot:.2} s"),
+            boot < START_S,
+        ),
+        (
+            format!("with {many} endpoints less than {MEMORY_MIB} MiB of memory"),
+            format!("at most {most:.1} MiB"),
+            most < MEMORY_MIB,
+        ),
+        (
+            format!("one more with {many} takes at most {ONE_MORE} times as long as with {FEW}, p50"),
+            format!("{ratio:.2}"),
+            ratio <= ONE_MORE,
+        ),
+    ] {
+        lines.push(crate::aim(&what, &found, met));
+    }
+    lines
+}

@@ -1,0 +1,214 @@
+//! Questions and streams from a place to another, and the processor's time that they take.
+//!
+//! Who asks and who answers are on one processor, so that what is measured is the way of the packets and not how long a
+//! second processor takes to wake up. A stream has a processor for each end. They go before the machine's other work.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use system_tests::measure::Way;
+use system_tests::samples::Samples;
+
+use crate::ask;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Exchanges that aren't counted at the beginning.
+const WARM_UP: usize = 30;
+
+/// What is written at a time.
+const CHUNK: usize = 128 << 10;
+
+/// What one turn of a way has given.
+pub struct Turn {
+    /// One byte there and one back, in datagrams.
+    pub udp: Samples,
+    /// The same on a connection that is open.
+    pub tcp: Samples,
+    /// The processor's time of an exchange of datagrams, in µs.
+    pub udp_work: f64,
+    /// What a connection carried, in Gbit/s.
+    pub gbits: f64,
+    /// The processor's time of a gigabyte, in seconds.
+    pub work: f64,
+}
+
+/// Asks so many times and then streams for a while.
+pub fn turn(way: &Way, exchanges: usize, stream: Duration) -> Turn {
+    let measured = udp(way, exchanges).and_then(|(udp, udp_work)| {
+        let tcp = tcp(way, exchanges)?;
+        let (gbits, work) = carry(way, stream)?;
+        Ok(Turn {
+            udp,
+            tcp,
+            udp_work,
+            gbits,
+            work,
+        })
+    });
+    measured.unwrap_or_else(|e| panic!("{}: {e}", way.name))
+}
+
+/// A processor.
+enum Which {
+    First,
+    Last,
+}
+
+/// Keeps the calling thread on a processor, where it goes before others.
+fn first_on(processor: Which) {
+    match processor {
+        Which::First => ask::stay_on(0),
+        Which::Last => ask::stay(),
+    }
+    crate::before_others();
+}
+
+fn udp(way: &Way, count: usize) -> io::Result<(Samples, f64)> {
+    let server = way.to.enter(|| UdpSocket::bind((way.address, 0)))?;
+    server.set_read_timeout(Some(PATIENCE))?;
+    let client = way.from.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.connect(server.local_addr()?)?;
+    let kernel = Work::of_kernel();
+    thread::scope(|scope| {
+        let answering = scope.spawn(|| {
+            first_on(Which::Last);
+            let work = Work::of_this_thread();
+            let mut byte = [0];
+            // An empty one says that it was the last.
+            while let Ok((1, asker)) = server.recv_from(&mut byte) {
+                server.send_to(&byte, asker).ok();
+            }
+            work.more()
+        });
+        let asking = scope.spawn(|| {
+            first_on(Which::Last);
+            let work = Work::of_this_thread();
+            let asked = ask_datagrams(&client, count);
+            client.send(&[])?;
+            Ok::<_, io::Error>((asked?, work.more()))
+        });
+        let (samples, work) = asking.join().expect("the thread that asks")?;
+        let work = work + answering.join().expect("the thread that answers") + kernel.since();
+        Ok((samples, work * 1e6 / (WARM_UP + count) as f64))
+    })
+}
+
+fn ask_datagrams(client: &UdpSocket, count: usize) -> io::Result<Samples> {
+    let mut samples = Samples::default();
+    for number in 0..WARM_UP + count {
+        let begun = Instant::now();
+        client.send(b"?")?;
+        client.recv(&mut [0])?;
+        if number >= WARM_UP {
+            samples.add(begun.elapsed());
+        }
+    }
+    Ok(samples)
+}
+
+fn tcp(way: &Way, count: usize) -> io::Result<Samples> {
+    let listener = way.to.enter(|| TcpListener::bind((way.address, 0)))?;
+    let to = listener.local_addr()?;
+    let mut client = way.from.enter(|| ask::connect(to))?;
+    let (accepted, _) = listener.accept()?;
+    thread::scope(|scope| {
+        // It ends with the connection.
+        scope.spawn(move || {
+            first_on(Which::Last);
+            ask::echo(accepted).ok();
+        });
+        let asking = scope.spawn(move || {
+            first_on(Which::Last);
+            let mut samples = Samples::default();
+            for number in 0..WARM_UP + count {
+                let begun = Instant::now();
+                ask::exchange(&mut client)?;
+                if number >= WARM_UP {
+                    samples.add(begun.elapsed());
+                }
+            }
+            Ok(samples)
+        });
+        asking.join().expect("the thread that asks")
+    })
+}
+
+fn carry(way: &Way, time: Duration) -> io::Result<(f64, f64)> {
+    let listener = way.to.enter(|| TcpListener::bind((way.address, 0)))?;
+    let to = listener.local_addr()?;
+    let mut sender = way.from.enter(|| TcpStream::connect_timeout(&to, PATIENCE))?;
+    sender.set_write_timeout(Some(PATIENCE))?;
+    let (mut receiver, _) = listener.accept()?;
+    receiver.set_read_timeout(Some(PATIENCE))?;
+    let kernel = Work::of_kernel();
+    thread::scope(|scope| {
+        let sending = scope.spawn(move || {
+            first_on(Which::First);
+            let (work, begun) = (Work::of_this_thread(), Instant::now());
+            let chunk = vec![0; CHUNK];
+            while begun.elapsed() < time {
+                sender.write_all(&chunk)?;
+            }
+            Ok::<_, io::Error>((begun, work.more()))
+        });
+        let receiving = scope.spawn(move || {
+            first_on(Which::Last);
+            let work = Work::of_this_thread();
+            let (mut buffer, mut bytes) = (vec![0; CHUNK], 0);
+            loop {
+                match receiver.read(&mut buffer)? {
+                    0 => return Ok::<_, io::Error>((bytes, work.more())),
+                    length => bytes += length,
+                }
+            }
+        });
+        let (begun, sent) = sending.join().expect("the thread that sends")?;
+        let (bytes, received) = receiving.join().expect("the thread that receives")?;
+        let took = begun.elapsed().as_secs_f64();
+        let gigabytes = bytes as f64 / 1e9;
+        let work = sent + received + kernel.since();
+        Ok((gigabytes * 8.0 / took, work / gigabytes))
+    })
+}
+
+/// Seconds of the processor: what packets cost is paid by who sends or waits just then, or by the kernel's own threads.
+struct Work(f64);
+
+impl Work {
+    fn of_this_thread() -> Self {
+        Self(seconds("/proc/thread-self/schedstat").unwrap_or_default())
+    }
+
+    /// How much more this thread has worked by now.
+    fn more(&self) -> f64 {
+        Self::of_this_thread().0 - self.0
+    }
+
+    /// The kernel's threads for packets, one a processor, so far.
+    fn of_kernel() -> Self {
+        let entries = fs::read_dir("/proc").expect("reading /proc").flatten();
+        let theirs = entries.filter(|entry| {
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            name.starts_with("ksoftirqd/")
+        });
+        let each = theirs.filter_map(|entry| seconds(&entry.path().join("schedstat").to_string_lossy()));
+        Self(each.sum())
+    }
+
+    /// How much more they have worked by now.
+    fn since(&self) -> f64 {
+        Self::of_kernel().0 - self.0
+    }
+}
+
+fn seconds(path: &str) -> Option<f64> {
+    let text = fs::read_to_string(path).ok()?;
+    let nanoseconds: f64 = text.split(' ').next()?.parse().ok()?;
+    Some(nanoseconds / 1e9)
+}

@@ -1,0 +1,151 @@
+//! The walk-through of `examples/several-hosts`, as printed: each line at its host, each answer as it stands there.
+
+use std::fs;
+use std::path::Path;
+
+use system_tests::{Kind, Plan, Site, until};
+
+/// The folder of the example, here and on the hosts.
+const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/several-hosts");
+const THERE: &str = "/root/several-hosts";
+
+/// The compose files, with the kind of network of each.
+const FILES: [(&str, Kind); 2] = [
+    ("overlay/compose.yml", Kind::Overlay),
+    ("host-gateway/compose.yml", Kind::HostGateway),
+];
+
+/// What is left out of a line because it differs each time.
+const LEFT_OUT: char = '…';
+
+/// A line to type, and what is answered.
+struct Entry {
+    host: usize,
+    line: String,
+    answer: Vec<String>,
+}
+
+/// What is typed and answered, in the blocks of `console` of a text.
+fn entries(text: &str) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        if let Some(fence) = line.strip_prefix("```") {
+            inside = fence == "console";
+        } else if let Some((host, typed)) = inside.then(|| typed(line)).flatten() {
+            entries.push(Entry {
+                host,
+                line: typed.to_owned(),
+                answer: Vec::new(),
+            });
+        } else if inside {
+            let last = entries.last_mut().expect("a line to type before its answer");
+            last.answer.push(line.to_owned());
+        }
+    }
+    entries
+}
+
+/// The host, by its place, and what is typed behind its name.
+fn typed(line: &str) -> Option<(usize, &str)> {
+    let (host, typed) = line.split_once("# ")?;
+    Some((["a", "b", "c"].iter().position(|name| *name == host)?, typed))
+}
+
+/// Whether a line is as printed, where anything may stand for what was left out.
+fn matches(printed: &str, line: &str) -> bool {
+    let mut rest = line;
+    let mut parts = printed.split(LEFT_OUT).map(str::trim);
+    let begins = parts.next().is_some_and(|first| match rest.strip_prefix(first) {
+        Some(after) => {
+            rest = after;
+            true
+        }
+        None => false,
+    });
+    begins
+        && parts.all(|part| match rest.find(part) {
+            Some(at) => {
+                rest = &rest[at + part.len()..];
+                true
+            }
+            None => false,
+        })
+        && (rest.is_empty() || printed.ends_with(LEFT_OUT))
+}
+
+/// Puts the example on a host.
+fn lay(site: &Site) {
+    for (file, kind) in FILES {
+        let text = fs::read_to_string(Path::new(HERE).join(file)).expect("a compose file");
+        let printed = format!("type: {}", kind.name());
+        assert!(text.contains(&printed), "'{printed}' is not in {file}");
+        let text = text.replace(&printed, &kind.option(kind.name()).replace('=', ": "));
+        site.host.write(&format!("{THERE}/{file}"), &text);
+    }
+}
+
+#[test]
+fn the_walk_through_for_several_hosts_works_as_printed() {
+    let text = fs::read_to_string(Path::new(HERE).join("README.md")).expect("the walk-through");
+    let entries = entries(&text);
+    assert!(entries.len() > 10, "there is something to type");
+    let sites = Plan::of(3).started();
+    sites.iter().for_each(lay);
+    let mut token: Option<String> = None;
+    for entry in &entries {
+        let site = &sites[entry.host];
+        let across = FILES.iter().find(|(file, _)| entry.line.contains(file));
+        if entry.line.contains("wget") && across.is_some_and(|(_, kind)| !kind.reaches()) {
+            continue;
+        }
+        let mut line = entry.line.clone();
+        if !site.engine.try_docker(&["compose", "version"]).ok {
+            line = line.replace("docker compose", "docker-compose");
+        }
+        if let (Some(printed), Some(token)) = (line.find("tombolo-join-"), &token) {
+            line.replace_range(printed.., token);
+        }
+        let script = format!("cd {THERE}; {line}");
+        let run = || site.host.try_run("sh", &["-ec", &script]);
+        let first = run();
+        if entry.answer.is_empty() {
+            first.must();
+            continue;
+        }
+        if let Some(at) = first.stdout.find("tombolo-join-") {
+            token = Some(first.stdout[at..].to_owned());
+        }
+        let holds = |said: &str| {
+            let has = |printed: &String| said.lines().any(|line| matches(printed, line.trim_end()));
+            entry.answer.iter().all(has)
+        };
+        // What a host hears of others takes a moment.
+        let mut last = first;
+        until(&format!("{line} answers {:?}", entry.answer), || {
+            if last.ok && holds(&last.stdout) {
+                return Some(());
+            }
+            last = run();
+            None
+        });
+    }
+}
+
+#[test]
+fn what_is_left_out_stands_for_anything() {
+    for (printed, line) in [
+        ("hello", "hello"),
+        ("HOST …", "HOST   NETWORK"),
+        ("a … 10.42.0.10 …", "a  app  10.42.0.10  -  web"),
+    ] {
+        assert!(matches(printed, line), "{printed} and {line}");
+    }
+    for (printed, line) in [
+        ("hello", "hello there"),
+        ("a … 10.42.0.10 …", "b  app  10.42.0.10  -  web"),
+        ("a … 10.42.0.10 …", "a  app  10.42.0.11  -  web"),
+    ] {
+        assert!(!matches(printed, line), "{printed} and {line}");
+    }
+}

@@ -1,0 +1,10 @@
+//! Containers on different hosts talk: overlay and host-gateway networks of real engines on several hosts.
+
+mod echo;
+mod groups;
+mod matrix;
+mod moves;
+mod probes;
+mod same;
+mod underlay;
+mod ways;
