@@ -163,15 +163,9 @@ impl Lent {
     }
 
     /// Whether an address is lent to this host.
-    pub async fn has(&self, address: Option<Ipv4Addr>) -> bool {
+    pub async fn has(&self, address: Ipv4Addr) -> bool {
         let (answer, answered) = oneshot::channel();
-        if self.0.asks.send(Ask::AllLent(answer)).await.is_err() {
-            return false;
-        }
-        let kept = answered.await.unwrap_or_default();
-        kept.leases
-            .iter()
-            .any(|(lease, ..)| Some(lease.address.addr()) == address)
+        self.0.asks.send(Ask::IsLent(address, answer)).await.is_ok() && answered.await.unwrap_or(false)
     }
 
     /// An address of a pool is nobody's any more: its server is told so in the background.

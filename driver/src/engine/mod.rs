@@ -137,6 +137,8 @@ pub enum Ask {
     LentPool(IpNet, Option<IfName>, oneshot::Sender<Result<(), String>>),
     /// Keep a lease of an address, or forget it.
     Lent(Ipv4Addr, Option<Lease>, oneshot::Sender<Result<(), String>>),
+    /// Say whether an address is lent to this host.
+    IsLent(Ipv4Addr, oneshot::Sender<bool>),
     /// Name all that is lent.
     AllLent(oneshot::Sender<Kept>),
     /// Name the wires where addresses are looked for before they go out.
@@ -384,6 +386,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     drop(answer.send(self.keep_lent_pool(pool, parent.as_ref())));
                 }
                 Ask::Lent(address, lease, answer) => drop(answer.send(self.keep_lent(address, lease))),
+                Ask::IsLent(address, answer) => drop(answer.send(self.lent.contains_key(&address))),
                 Ask::AllLent(answer) => drop(answer.send(self.all_lent())),
                 Ask::Probed(answer) => drop(answer.send(self.probed())),
                 Ask::ProbedOn(subnet, answer) => {

@@ -89,10 +89,10 @@ async fn request_lent(
         Some(IpAddr::V4(wanted)) => Some(*wanted),
         _ => None,
     };
-    if *repeat && wanted.is_some() {
+    if let (true, Some(repeated)) = (*repeat, wanted) {
         // What the engine repeats when it starts is lent already.
         let reply = request_address(plugin, command.clone(), deadline).await?;
-        let known = plugin.lent.has(wanted).await;
+        let known = plugin.lent.has(repeated).await;
         if known {
             return Ok(reply);
         }
