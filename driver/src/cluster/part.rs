@@ -11,6 +11,7 @@
 
 mod datagrams;
 mod door;
+mod hidden;
 mod inputs;
 mod members;
 mod news;
@@ -138,6 +139,8 @@ enum Came {
     },
     Join(joining::Asking, oneshot::Sender<joining::Answer>),
     GotSecret(Option<Vec<u8>>),
+    /// The hosts that are taken for dead and whose kernels have answered.
+    Echoes(BTreeSet<HostId>),
     Staged(HostId, bool),
     Stored(u64, Result<Box<Answer>, String>),
 }
@@ -428,6 +431,10 @@ impl Part {
                 return End::Broken(why);
             }
             self.tell_peers().await;
+            if self.told.hidden.has_fresh() {
+                // If this host begins anew meanwhile, there is nobody to tell it what leads to that one's containers.
+                remember.reset_immediately();
+            }
             if self.left && left_at.is_none() {
                 // The last words are on their way for a moment.
                 left_at = Some(tokio::time::Instant::now() + Duration::from_millis(500));

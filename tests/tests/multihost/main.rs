@@ -1,5 +1,6 @@
 //! Containers on different hosts talk: overlay and host-gateway networks of real engines on several hosts.
 
+mod absent;
 mod echo;
 mod groups;
 mod matrix;

@@ -46,6 +46,10 @@ impl Part {
                 self.take_secrets(got.unwrap_or_default());
                 Ok(())
             }
+            Came::Echoes(hosts) => {
+                self.echoes(&hosts);
+                Ok(())
+            }
             Came::Staged(host, staged) => self.staged(host, staged).await,
             Came::Stored(ticket, outcome) => self.step(Input::Stored { ticket, outcome }).await,
         }

@@ -16,6 +16,7 @@ use tombolo_core::state::{Heard, News, Remote};
 use tombolo_core::world::Hop;
 
 use super::Part;
+use super::hidden::{Hidden, is_hidden};
 use crate::engine::Ask;
 use crate::kernel::routes;
 
@@ -25,7 +26,7 @@ pub(super) struct Told {
     news: News,
     pieces: BTreeMap<IpNet, BTreeMap<IpNet, HostId>>,
     reach: BTreeMap<HostId, Reach>,
-    hidden: Hidden,
+    pub(super) hidden: Hidden,
     underlay: Option<Underlay>,
     /// The cluster's pools, of which what others hear is taken in.
     pools: BTreeSet<IpNet>,
@@ -92,55 +93,12 @@ impl Told {
     }
 }
 
-/// How long what leads to a host that failed stays: a suspicion from before a short cut may run out after it was mended, and is
-/// taken back within milliseconds.
-const GRACE: Duration = Duration::from_secs(2);
-
-/// Rows that were told of hosts that failed a moment ago, and since when that is known.
-#[derive(Debug, Default)]
-struct Hidden(BTreeMap<HostId, (Instant, BTreeSet<String>)>);
-
-impl Hidden {
-    /// Notes that a row is no more visible, or is again. Answers whether it was hidden with its host, of which nothing is told
-    /// yet.
-    fn note(
-        &mut self,
-        host: HostId,
-        key: &str,
-        gone: bool,
-        standing: Option<Standing>,
-        now: Instant,
-    ) -> bool {
-        let hidden = gone && is_hidden(standing);
-        if hidden {
-            let (_, keys) = self.0.entry(host).or_insert_with(|| (now, BTreeSet::new()));
-            keys.insert(key.to_owned());
-        } else if let Some((_, keys)) = self.0.get_mut(&host) {
-            keys.remove(key);
-        }
-        hidden
-    }
-
-    /// The rows of hosts that are hidden no more, which may have changed without a word meanwhile, or for too long.
-    fn over(&mut self, standing: impl Fn(HostId) -> Option<Standing>, now: Instant) -> Vec<(HostId, String)> {
-        let lately = |since: &Instant| now.duration_since(*since) < GRACE;
-        let over = self.0.extract_if(.., |host, (since, _)| {
-            !is_hidden(standing(*host)) || !lately(since)
-        });
-        over.flat_map(|(host, (_, keys))| keys.into_iter().map(move |key| (host, key)))
-            .collect()
-    }
-}
-
-fn is_hidden(standing: Option<Standing>) -> bool {
-    matches!(standing, Some(Standing::Hidden { .. }))
-}
-
 impl Part {
     /// Begins with all there is.
     pub(super) fn tell_all_peers(&mut self) {
         self.told = Told {
             met: self.told.met,
+            hidden: std::mem::take(&mut self.told.hidden).begin_again(),
             pools: self.node.charter().pools.keys().copied().collect(),
             news: News {
                 everything: true,
@@ -181,24 +139,7 @@ impl Part {
         }
     }
 
-    /// Notes what became of the rows of hosts that failed: they are there again, members no more, or still gone.
-    fn note_hidden(&mut self) {
-        let table = self.node.table();
-        let standing = |host| table.standing(host);
-        let over = self.told.hidden.over(standing, Instant::now()).into_iter();
-        let rows = over.map(|(host, key)| {
-            let body = table
-                .get(host, &key)
-                .filter(|_| !is_hidden(standing(host)))
-                .cloned();
-            (host, key, body)
-        });
-        for (host, key, body) in rows.collect::<Vec<_>>() {
-            self.note_row(host, &key, body.as_deref());
-        }
-    }
-
-    fn note_row(&mut self, host: HostId, key: &str, body: Option<&[u8]>) {
+    pub(super) fn note_row(&mut self, host: HostId, key: &str, body: Option<&[u8]>) {
         if host == self.me {
             return;
         }
@@ -277,6 +218,7 @@ impl Part {
             return self.send_news().await;
         }
         self.note_hidden();
+        self.ask_hidden();
         if std::mem::take(&mut self.told.pieces_due) {
             self.note_pools();
             self.gather_pieces();
@@ -337,9 +279,8 @@ impl Part {
             .filter(|(_, founded)| founded.definition.kind == host_gateway::NAME)
             .map(|(pool, _)| *pool);
         // What a host owns that failed is nobody's for the moment.
-        let there = |host: &HostId| {
-            !is_hidden(self.node.table().standing(*host)) || self.told.hidden.0.contains_key(host)
-        };
+        let there =
+            |host: &HostId| !is_hidden(self.node.table().standing(*host)) || self.told.hidden.keeps(host);
         let pieces = |pool: IpNet| {
             let all = self.node.pieces_of_others(pool).into_iter();
             all.filter(|(_, host)| there(host)).collect()
@@ -463,41 +404,4 @@ struct End {
     address: IpAddr,
     /// The host's address there that is good on that wire only.
     link_local: Option<Ipv6Addr>,
-}
-
-#[cfg(test)]
-mod tests {
-    use tombolo_cluster::time::Tick;
-
-    use super::*;
-
-    #[test]
-    fn rows_of_a_failed_host_are_kept_for_a_moment() {
-        let host = |n: u8| HostId::from_bytes([n; 16]);
-        let failed = Some(Standing::Hidden { since: Tick(1) });
-        let (now, mut hidden) = (Instant::now(), Hidden::default());
-        assert!(hidden.note(host(1), "endpoint/a", true, failed, now));
-        assert!(hidden.note(host(1), "endpoint/b", true, failed, now));
-        assert!(hidden.note(host(2), "endpoint/c", true, failed, now));
-        assert!(!hidden.note(host(3), "endpoint/d", true, Some(Standing::Shown), now));
-        assert_eq!(hidden.over(|_| failed, now), []);
-
-        // The first is back with one of two rows; the second was forgotten.
-        assert!(!hidden.note(host(1), "endpoint/a", false, Some(Standing::Shown), now));
-        let then = |of| (of == host(1)).then_some(Standing::Shown);
-        let over = [
-            (host(1), "endpoint/b".to_owned()),
-            (host(2), "endpoint/c".to_owned()),
-        ];
-        assert_eq!(hidden.over(then, now), over);
-        assert_eq!(hidden.over(then, now), []);
-
-        // One that stays away is gone after a while.
-        assert!(hidden.note(host(1), "endpoint/a", true, failed, now));
-        assert_eq!(hidden.over(|_| failed, now + GRACE / 2), []);
-        assert_eq!(
-            hidden.over(|_| failed, now + GRACE),
-            [(host(1), "endpoint/a".to_owned())]
-        );
-    }
 }
