@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tombolo_core::model::{IfName, Mac, fnv1a};
 use tombolo_ipam::PoolId;
 
@@ -28,6 +28,9 @@ use crate::engine::events::{Events, What};
 /// How long a container's start may wait for the wire's server. Some (dnsmasq) look for three seconds whether anybody has an address
 /// before they offer it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a container's start waits until what was given back just before has been: it may be the same container's.
+const BACK: Duration = Duration::from_secs(1);
 
 /// Between two looks whether all leases are still somebody's.
 const TEND: Duration = Duration::from_secs(5);
@@ -53,6 +56,10 @@ struct Inner {
     macs: Mutex<BTreeSet<Mac>>,
     /// Addresses that are being asked for or given back just now, with which nothing is to be done by anybody else.
     moving: Mutex<BTreeSet<LeaseId>>,
+    /// How many were told that something is to be given back, and have not seen to it yet.
+    returning: watch::Sender<usize>,
+    /// Held by whoever compares the leases with what is held, one at a time.
+    tending: tokio::sync::Mutex<()>,
 }
 
 /// Takes a lock; what it guards is whole after each change.
@@ -70,6 +77,8 @@ impl Lent {
             pools: Mutex::default(),
             macs: Mutex::default(),
             moving: Mutex::default(),
+            returning: watch::Sender::default(),
+            tending: tokio::sync::Mutex::default(),
         };
         (Self(Arc::new(inner)), changes)
     }
@@ -104,6 +113,12 @@ impl Lent {
         wanted: Option<Ipv4Addr>,
         deadline: Instant,
     ) -> Result<Ipv4Addr, String> {
+        // A container that is restarted is to have its hardware address, and so its address, again.
+        let mut returning = self.0.returning.subscribe();
+        let until = deadline.min(Instant::now() + BACK);
+        tokio::time::timeout_at(until.into(), returning.wait_for(|count| *count == 0))
+            .await
+            .ok();
         let mac = self.take_mac(pool, parent, name)?;
         let id = LeaseId {
             parent: parent.clone(),
@@ -171,11 +186,16 @@ impl Lent {
     /// An address of a pool is nobody's any more: its server is told so in the background.
     pub fn returned(&self) {
         let lent = self.clone();
-        tokio::spawn(async move { lent.tend().await });
+        lent.0.returning.send_modify(|count| *count += 1);
+        tokio::spawn(async move {
+            lent.tend().await;
+            lent.0.returning.send_modify(|count| *count -= 1);
+        });
     }
 
     /// Goes on with what the records hold, and gives back what nobody has any more.
     pub async fn tend(&self) {
+        let _one_at_a_time = self.0.tending.lock().await;
         let (answer, answered) = oneshot::channel();
         if self.0.asks.send(Ask::AllLent(answer)).await.is_err() {
             return;

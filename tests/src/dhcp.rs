@@ -50,6 +50,19 @@ impl Dhcp {
     /// A server on a LAN that gives leases of two minutes, which it wants renewed after `renew` seconds and asked for again from
     /// whoever has some after `rebind`; `reserved` are hardware addresses with the address that each gets.
     pub fn start(lan: &Lan, renew: u32, rebind: u32, reserved: &[(&str, &str)]) -> Self {
+        let reserved = reserved.iter().map(|(mac, ip)| format!("--dhcp-host={mac},{ip}"));
+        Self::start_with(lan, renew, rebind, reserved.collect())
+    }
+
+    /// Such a server that is a router of IPv6 as well: it advertises itself and the LAN's prefix, from which everybody makes addresses
+    /// of their own (RFC 4862).
+    pub fn start_advertising(lan: &Lan, renew: u32, rebind: u32) -> Self {
+        let prefix = lan::NET6.trim_end_matches("/64");
+        let more = ["--enable-ra".to_owned(), format!("--dhcp-range={prefix},ra-only")];
+        Self::start_with(lan, renew, rebind, more.into())
+    }
+
+    fn start_with(lan: &Lan, renew: u32, rebind: u32, more: Vec<String>) -> Self {
         let there = command::PATH.split(':');
         assert!(
             there
@@ -59,8 +72,9 @@ impl Dhcp {
         );
         let machine = Host::new();
         lan.lay("dhcp", machine.spaces());
-        let own = format!("{}/24", lan::DHCP);
-        machine.run("ip", &["address", "add", &own, "dev", lan::LINK]);
+        for own in [format!("{}/24", lan::DHCP), format!("{}/64", lan::DHCP6)] {
+            machine.run("ip", &["address", "add", &own, "dev", lan::LINK, "nodad"]);
+        }
         let [first, last] = RANGE;
         // Two minutes are the least that it gives.
         let mut args = vec![
@@ -85,7 +99,7 @@ impl Dhcp {
             "--pid-file=",
         ];
         args.extend(rest.map(str::to_owned));
-        args.extend(reserved.iter().map(|(mac, ip)| format!("--dhcp-host={mac},{ip}")));
+        args.extend(more);
         let server = Self {
             machine,
             args: Mutex::new(args),

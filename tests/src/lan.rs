@@ -23,8 +23,10 @@ pub const NET: &str = "192.0.2.0/24";
 pub const NET6: &str = "2001:db8:1::/64";
 /// The router's addresses on the LAN.
 pub const ROUTER: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
-/// The DHCP server's address.
+/// The DHCP server's addresses.
 pub const DHCP: &str = "192.0.2.2";
+/// That of IPv6.
+pub const DHCP6: &str = "2001:db8:1::2";
 /// The stranger's addresses.
 pub const STRANGER: [&str; 2] = ["192.0.2.50", "2001:db8:1::50"];
 /// The stranger's hardware address.

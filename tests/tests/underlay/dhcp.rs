@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use system_tests::dhcp::{Dhcp, Lease, RANGE};
-use system_tests::lan::{LINK, NET, ROUTER, neighbour};
+use system_tests::lan::{LINK, NET, NET6, ROUTER, neighbour};
 use system_tests::{Container, Sites, json, until};
 
 use crate::scene::{hosts, look, make, must_clear_to, must_go, reaches, ways_out};
@@ -155,6 +155,54 @@ fn one_hardware_address_has_one_address() {
         .err();
     let refused = refused.expect("a hardware address of the user's to be refused");
     assert!(refused.contains("--mac-address"), "{refused}");
+}
+
+/// The address that a container has made itself from a router's advertisement, and by whom it has its way out from there.
+fn by_advertisement(container: &Container) -> Option<(String, String)> {
+    let place = container.spaces();
+    let shown = json::parse(&place.run("ip", &["-6", "-j", "address", "show", "dev", LINK]));
+    let all = json::rows(&shown)
+        .iter()
+        .filter_map(|link| link["addr_info"].as_array());
+    let made = all.flatten().find(|address| {
+        address["dynamic"] == true && address["scope"] == "global" && address["tentative"] != true
+    })?;
+    let ways = ways_out(container);
+    let way = ways
+        .iter()
+        .find(|way| way.starts_with("default via fe80::") && way.contains("proto ra"))?;
+    Some((json::text(made, "/local").to_owned(), way.clone()))
+}
+
+#[test]
+fn addresses_of_ipv6_come_by_the_routers_advertisements() {
+    let sites = hosts(1);
+    // The host is not to take anything from it, so that it looks the same before and after.
+    sites[0]
+        .host
+        .run("sysctl", &["-qw", "net.ipv6.conf.eth0.accept_ra=0"]);
+    let before = look(&sites[0]);
+    let server = Dhcp::start_advertising(sites.lan(), RENEW, REBIND);
+    let own = ["--ipv6", "--subnet", NET6, "--ip-range", "2001:db8:1::1:0/112"];
+    make(&sites[0], "lan", &[&ARGS[..], &own].concat());
+    let one = sites[0].container("one", "lan", &[]);
+    lease(&server, &one);
+    let seen = || until("an address by advertisement", || by_advertisement(&one));
+    let (made, way) = seen();
+    assert!(made.starts_with("2001:db8:1:0:"), "{made} is not of {NET6}");
+    // Beside the one that Docker has told.
+    let told = json::text(&one.on("lan"), "/GlobalIPv6Address").to_owned();
+    assert!(told.starts_with("2001:db8:1::1:"), "{told}");
+    let router = sites.lan().router();
+    must_go([
+        reaches("the address it made", router, &made),
+        reaches("the address it was told", router, &told),
+    ]);
+    // It follows from the hardware address, and that from who the container is.
+    sites[0].engine.docker(&["restart", "-t", "0", "one"]);
+    assert_eq!(seen(), (made.clone(), way));
+    must_go([reaches("the address it made again", router, &made)]);
+    must_clear_to(&sites[0], &before);
 }
 
 #[test]
