@@ -12,7 +12,7 @@
 //! then gives a container that is started again the address that it had.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,6 +62,36 @@ struct Inner {
     tending: tokio::sync::Mutex<()>,
 }
 
+/// An address that is being asked for. While this is there nobody else does anything with its lease; when it goes before the lease was
+/// kept in the records, the lease is given back.
+pub struct Moving {
+    lent: Lent,
+    id: LeaseId,
+    kept: bool,
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        let over = |lent: &Lent, id: &LeaseId| {
+            locked(&lent.0.moving).remove(id);
+        };
+        if self.kept {
+            // Whose it is, or that it is nobody's, is in the records.
+            return over(&self.lent, &self.id);
+        }
+        let (lent, id) = (self.lent.clone(), self.id.clone());
+        // Where everything ends, the records of the next run say what is nobody's.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move {
+            lent.give_back(&id).await;
+            locked(&lent.0.macs).remove(&id.mac);
+            over(&lent, &id);
+        });
+    }
+}
+
 /// Takes a lock; what it guards is whole after each change.
 fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
@@ -93,6 +123,8 @@ impl Lent {
     /// # Errors
     /// Why that can't be kept, in words.
     pub async fn lend(&self, pool: IpNet, parent: IfName) -> Result<(), String> {
+        // Who compares leases has asked for all pools before, and would forget this one.
+        let _not_meanwhile = self.0.tending.lock().await;
         let kept = self
             .ask(|answer| Ask::LentPool(pool, Some(parent.clone()), answer))
             .await;
@@ -101,7 +133,8 @@ impl Lent {
         Ok(())
     }
 
-    /// Obtains an address of a pool: the one that is named, or any. It is kept in the records before this returns.
+    /// Obtains an address of a pool: the one that is named, or any. It is kept in the records before this returns. What it gives
+    /// beside the address is to be held until the address is a container's by the records.
     ///
     /// # Errors
     /// Why there is none, in words.
@@ -112,7 +145,7 @@ impl Lent {
         name: Option<&str>,
         wanted: Option<Ipv4Addr>,
         deadline: Instant,
-    ) -> Result<Ipv4Addr, String> {
+    ) -> Result<(Ipv4Addr, Moving), String> {
         // A container that is restarted is to have its hardware address, and so its address, again.
         let mut returning = self.0.returning.subscribe();
         let until = deadline.min(Instant::now() + BACK);
@@ -125,56 +158,74 @@ impl Lent {
             mac,
         };
         locked(&self.0.moving).insert(id.clone());
-        let obtained = self.obtain_for(pool, &id, name, wanted, deadline).await;
-        if obtained.is_err() {
-            locked(&self.0.macs).remove(&mac);
-        }
-        locked(&self.0.moving).remove(&id);
-        obtained
+        let mut moving = Moving {
+            lent: self.clone(),
+            id,
+            kept: false,
+        };
+        let address = self.obtain_for(pool, &mut moving, name, wanted, deadline).await?;
+        Ok((address, moving))
     }
 
     async fn obtain_for(
         &self,
         pool: &PoolId,
-        id: &LeaseId,
+        moving: &mut Moving,
         name: Option<&str>,
         wanted: Option<Ipv4Addr>,
         deadline: Instant,
     ) -> Result<Ipv4Addr, String> {
+        let id = &moving.id;
+        let IpNet::V4(within) = pool.cidr() else {
+            return Err(format!("Address: {} is not of IPv4, as DHCP is", pool.cidr()));
+        };
         let request = Request {
             parent: id.parent.clone(),
             mac: id.mac,
             client_id: client_id(id.mac),
             host_name: name.and_then(host_name),
             wanted,
+            within,
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let lease = self.0.leases.lease(request, left).await;
         let lease = lease.map_err(|error| format!("Address: {error}"))?;
         let address = lease.address.addr();
-        let fits = match wanted {
-            Some(wanted) if wanted != address => Err(format!(
-                "Address: the DHCP server {} gives {address} in the place of {wanted}: it keeps that for somebody else, or out of what \
-                 it gives; have it keep it for {}, or leave --ip out",
-                lease.server, id.mac
-            )),
-            _ if !pool.cidr().contains(&IpAddr::V4(address)) => Err(format!(
-                "Address: the DHCP server {} gives {address}, which is not of {}: make the network anew with --subnet {}",
-                lease.server,
-                pool.cidr(),
-                lease.address.trunc(),
-            )),
-            _ => Ok(()),
-        };
-        let kept = match fits {
-            Ok(()) => self.ask(|answer| Ask::Lent(address, Some(lease), answer)).await,
-            unfit => unfit,
-        };
-        if let Err(why) = kept {
-            self.give_back(id).await;
-            return Err(why);
+        let (server, mac) = (lease.server, id.mac);
+        match wanted {
+            Some(wanted) if wanted != address => {
+                return Err(format!(
+                    "Address: the DHCP server {server} gives {address} in the place of {wanted}: it keeps that for somebody else, or \
+                     out of what it gives; have it keep it for {mac}, or leave --ip out"
+                ));
+            }
+            _ if !within.contains(&address) => {
+                return Err(format!(
+                    "Address: the DHCP server {server} gives {address}, which is not of {within}: make the network anew with --subnet {}",
+                    lease.address.trunc(),
+                ));
+            }
+            _ => {}
         }
+        if let Some(router) = lease
+            .router
+            .filter(|router| !within.contains(router) || *router == address)
+        {
+            tracing::warn!(%address, %router, %server, "a DHCP server names a router that is none on this network: it is passed over");
+        }
+        self.ask(|answer| Ask::Lent(lease, answer)).await?;
+        moving.kept = true;
         Ok(address)
+    }
+
+    /// Tells the server of an address that was obtained, and that nobody has yet, that somebody else uses it. It is given up.
+    pub async fn decline(&self, moving: Moving) {
+        if let Err(error) = self.0.leases.decline(&moving.id).await {
+            tracing::info!(%error, "a DHCP server can't be told that somebody else uses an address");
+        }
+        drop(moving);
+        // The record is nobody's any more.
+        self.tend().await;
     }
 
     /// Whether an address is lent to this host.
@@ -219,16 +270,19 @@ impl Lent {
                 }
                 continue;
             }
-            locked(&self.0.moving).insert(id.clone());
-            self.give_back(&id).await;
-            let forgotten = self
-                .ask(|answer| Ask::Lent(lease.address.addr(), None, answer))
-                .await;
-            if let Err(error) = forgotten {
-                tracing::warn!(address = %lease.address.addr(), error, "that a lease is over could not be noted");
+            // It may have become a container's since: the engine has the last word.
+            match self.ask(|answer| Ask::Unlent(lease.clone(), answer)).await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    tracing::warn!(address = %lease.address.addr(), error, "that a lease is over could not be noted");
+                    continue;
+                }
             }
+            // One of an earlier run has nobody here yet who could say it.
+            self.0.leases.resume(lease).await.ok();
+            self.give_back(&id).await;
             locked(&self.0.macs).remove(&id.mac);
-            locked(&self.0.moving).remove(&id);
         }
     }
 
@@ -264,10 +318,10 @@ impl Lent {
         Ok(mac)
     }
 
-    async fn ask(
+    async fn ask<T>(
         &self,
-        question: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Ask,
-    ) -> Result<(), String> {
+        question: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Ask,
+    ) -> Result<T, String> {
         let gone = || "tombolo is shutting down".to_owned();
         let (answer, answered) = oneshot::channel();
         self.0.asks.send(question(answer)).await.map_err(|_| gone())?;
@@ -312,7 +366,7 @@ impl Lent {
             Event::Renewed(lease) => {
                 let address = lease.address.addr();
                 let lease = lease.clone();
-                if let Err(error) = self.ask(|answer| Ask::Lent(address, Some(lease), answer)).await {
+                if let Err(error) = self.ask(|answer| Ask::Relent(lease, answer)).await {
                     tracing::warn!(%address, error, "that a lease was renewed could not be kept");
                 }
                 return;

@@ -15,6 +15,8 @@
 //!
 //! - Rebinding asks by turns in its own form and in that of InitReboot. The first has a server answer to the address itself,
 //!   which fails while its container is not there to say where that is; the second has it answer to all.
+//! - An offer outside the network that is asked for is taken only if no other comes, and one whose server is silent when it is asked
+//!   for makes room for the next.
 //! - A NAK of another server than the lease's own counts only if no ACK comes with it: two servers may share a wire, and one
 //!   that doesn't know the other's leases refuses them.
 //! - A question that is asked anew long after the last one is a new transaction, as an answer's time counts from its question.
@@ -36,6 +38,9 @@ use times::{back_off_ms, spread_ms};
 /// How often an offered address is asked for, and one that was had before a start.
 const REQUESTS: u32 = 4;
 const REBOOTS: u32 = 3;
+
+/// How many offers are kept beside the one that is taken.
+const OTHERS: usize = 4;
 
 /// The least time between two questions of who has an address, in milliseconds.
 const LEAST_MS: u64 = 10_000;
@@ -139,6 +144,17 @@ struct Offer {
     hop: Mac,
 }
 
+impl Offer {
+    /// What is offered; none without the server's name, as it can't be taken then.
+    fn of(answer: &Answer, terms: &Terms) -> Option<Self> {
+        Some(Self {
+            address: terms.address.addr(),
+            server: answer.server?,
+            hop: answer.hop,
+        })
+    }
+}
+
 /// The life of one lease.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -146,11 +162,15 @@ pub struct Machine {
     state: State,
     /// The address to ask for.
     wanted: Option<Ipv4Addr>,
+    /// Where it should be.
+    within: Ipv4Net,
     /// What is held.
     held: Option<Grant>,
     /// What was held, if nothing is.
     was: Option<Ipv4Addr>,
     offer: Option<Offer>,
+    /// What else was offered, for when who has offered the one doesn't stand by it.
+    others: Vec<Offer>,
     /// A refusal by another server than the lease's own: it counts if nobody says otherwise.
     doubt: Option<String>,
     /// The last refusal.
@@ -166,15 +186,17 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Asks for an address from now on: for the wanted one, though a server may have it otherwise.
-    pub fn new(who: Who, wanted: Option<Ipv4Addr>, now_ms: u64) -> Self {
+    /// Asks for an address of a network from now on: for the wanted one, though a server may have it otherwise.
+    pub fn new(who: Who, wanted: Option<Ipv4Addr>, within: Ipv4Net, now_ms: u64) -> Self {
         Self {
             who,
             state: State::Init,
             wanted,
+            within,
             held: None,
             was: None,
             offer: None,
+            others: Vec::new(),
             doubt: None,
             refused: None,
             xid: 0,
@@ -193,7 +215,7 @@ impl Machine {
 
     /// Goes on with what an earlier run was given. What has to be asked meanwhile is asked at the first tick.
     pub fn resume(who: Who, held: Grant, now_ms: u64) -> Self {
-        let mut machine = Self::new(who, Some(held.address.addr()), now_ms);
+        let mut machine = Self::new(who, Some(held.address.addr()), held.address, now_ms);
         machine.state = State::Bound;
         machine.next_ms = held.times.map_or(u64::MAX, |times| times.t1_ms);
         machine.held = Some(held);
@@ -228,6 +250,11 @@ impl Machine {
                 None => self.ask(Say::Discover { wanted: self.wanted }, To::ALL, now_ms, dice),
             },
             State::Requesting => match self.offer {
+                // One that is silent now may be no server at all.
+                _ if !self.others.is_empty() => {
+                    let next = self.others.remove(0);
+                    self.request(next, now_ms, dice)
+                }
                 Some(Offer { address, server, .. }) if self.tries < REQUESTS => {
                     self.ask(Say::Select { address, server }, To::ALL, now_ms, dice)
                 }
@@ -254,6 +281,10 @@ impl Machine {
         }
         match (self.state, &answer.kind) {
             (State::Selecting, Kind::Offer(terms)) => self.offered(answer, terms, now_ms, dice),
+            (State::Requesting, Kind::Offer(terms)) => {
+                self.keep_offer(answer, terms);
+                Output::default()
+            }
             (State::Requesting, Kind::Ack(terms)) if self.is_of_offer(answer) => {
                 self.bind(terms, answer, dice)
             }
@@ -321,6 +352,7 @@ impl Machine {
         self.tries = 0;
         self.asked_ms = now_ms;
         self.offer = None;
+        self.others.clear();
         self.doubt = None;
     }
 
@@ -347,26 +379,39 @@ impl Machine {
     }
 
     fn offered(&mut self, answer: &Answer, terms: &Terms, now_ms: u64, dice: Dice) -> Output {
-        // Without its server's name an offer can't be taken.
-        let Some(server) = answer.server else {
+        let Some(offer) = Offer::of(answer, terms) else {
             return Output::default();
         };
-        let address = terms.address.addr();
-        let hop = answer.hop;
-        let offer = Offer { address, server, hop };
-        if self.wanted.is_none_or(|wanted| wanted == address) {
+        let fits = self.wanted.is_none_or(|wanted| wanted == offer.address);
+        if fits && self.within.contains(&offer.address) {
             return self.request(offer, now_ms, dice);
         }
         // Another server may offer the right one.
-        self.offer.get_or_insert(offer);
+        if self.offer.is_none() {
+            self.offer = Some(offer);
+        } else {
+            self.keep_offer(answer, terms);
+        }
         Output::default()
+    }
+
+    /// Notes what another server than the one that is asked offers. Nothing is kept but what would do.
+    fn keep_offer(&mut self, answer: &Answer, terms: &Terms) {
+        let Some(offer) = Offer::of(answer, terms) else {
+            return;
+        };
+        let mut known = self.offer.iter().chain(&self.others);
+        let known = known.any(|known| known.server == offer.server);
+        if !known && self.others.len() < OTHERS && self.within.contains(&offer.address) {
+            self.others.push(offer);
+        }
     }
 
     /// Takes an offer. The number stays that of the offer (RFC 2131, section 4.4.1).
     fn request(&mut self, offer: Offer, now_ms: u64, dice: Dice) -> Output {
-        let xid = self.xid;
+        let (xid, others) = (self.xid, std::mem::take(&mut self.others));
         self.transact(State::Requesting, now_ms, dice);
-        self.xid = xid;
+        (self.xid, self.others) = (xid, others);
         self.offer = Some(offer);
         let Offer { address, server, .. } = offer;
         self.ask(Say::Select { address, server }, To::ALL, now_ms, dice)

@@ -47,6 +47,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -80,6 +81,8 @@ pub struct Request {
     pub host_name: Option<String>,
     /// The address that is wished for. A server may give another one.
     pub wanted: Option<Ipv4Addr>,
+    /// The network that it should be of. A server that offers one elsewhere is heard if no other offers any.
+    pub within: Ipv4Net,
 }
 
 /// The usual client identifier: the hardware address, with its type. A server that has given an address to a machine with this
@@ -237,6 +240,7 @@ impl Leases {
             client_id,
             host_name,
             wanted,
+            within,
         } = request;
         let (reply, answer) = oneshot::channel();
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
@@ -247,6 +251,7 @@ impl Leases {
                 host_name,
             },
             wanted,
+            within,
             limit_ms,
             deadline_ms: Now::get().ms.saturating_add(limit_ms),
             reply,

@@ -6,6 +6,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use dhcproto::Encodable;
+use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 use tombolo_core::model::{IfName, Mac};
@@ -41,6 +42,7 @@ pub(super) enum Command {
     Lease {
         who: Who,
         wanted: Option<Ipv4Addr>,
+        within: Ipv4Net,
         limit_ms: u64,
         deadline_ms: u64,
         reply: oneshot::Sender<Result<Handed, Error>>,
@@ -183,6 +185,7 @@ impl Parent {
             Command::Lease {
                 who,
                 wanted,
+                within,
                 limit_ms,
                 deadline_ms,
                 reply,
@@ -192,7 +195,7 @@ impl Parent {
                     limit_ms,
                     deadline_ms,
                 };
-                let machine = Machine::new(who.clone(), wanted, now.ms);
+                let machine = Machine::new(who.clone(), wanted, within, now.ms);
                 self.begin(who, machine, asker, now);
             }
             Command::Resume { lease, reply } => {

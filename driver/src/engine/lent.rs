@@ -34,24 +34,70 @@ pub(super) fn came_with(
     Some((lease.mac, lease.router.map(IpAddr::V4)))
 }
 
+/// The link to the wire whose own server gives a pool's addresses, if one does.
+pub(super) fn lender(meta: &BTreeMap<String, String>, pool: IpNet) -> Option<IfName> {
+    meta.get(&format!("{POOL}{pool}"))?.parse().ok()
+}
+
 impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Keeps whether the addresses of a pool are lent, and by which link its wire is reached.
     pub(super) fn keep_lent_pool(&mut self, pool: IpNet, parent: Option<&IfName>) -> Result<(), String> {
         self.keep_meta(&format!("{POOL}{pool}"), parent.map(ToString::to_string))
     }
 
-    /// Keeps a lease, or forgets it.
-    pub(super) fn keep_lent(&mut self, address: Ipv4Addr, lease: Option<Lease>) -> Result<(), String> {
-        let text = match &lease {
-            Some(lease) => Some(serde_json::to_string(lease).map_err(|error| error.to_string())?),
-            None => None,
-        };
-        self.keep_meta(&format!("{LEASE}{address}"), text)?;
-        match lease {
-            Some(lease) => drop(self.lent.insert(address, lease)),
-            None => drop(self.lent.remove(&address)),
+    /// Keeps a lease that is new: of an address that nobody has by our records.
+    pub(super) fn keep_lent(&mut self, lease: Lease) -> Result<(), String> {
+        let address = lease.address.addr();
+        let server = lease.server;
+        match self.lent.get(&address) {
+            Some(other) if other.id() != lease.id() => Err(format!(
+                "Address: the DHCP server {server} gives {address}, which {} was given by {} before: are there two servers, or has \
+                 one lost what it knew? Remove that container, or have the server keep the address out of what it gives",
+                other.mac, other.server
+            )),
+            None if self.is_held(address) => Err(format!(
+                "Address: the DHCP server {server} gives {address}, which is kept for something else here: have the server keep it \
+                 out of what it gives (see 'tombolo pools')"
+            )),
+            _ => self.put_lent(lease),
         }
+    }
+
+    /// Keeps that a lease was renewed. One that nobody has a record of, or another record, is no container's address.
+    pub(super) fn keep_relent(&mut self, lease: Lease) -> Result<(), String> {
+        let known = self.lent.get(&lease.address.addr());
+        match known.is_some_and(|known| known.id() == lease.id()) {
+            true => self.put_lent(lease),
+            false => Ok(()),
+        }
+    }
+
+    fn put_lent(&mut self, lease: Lease) -> Result<(), String> {
+        let address = lease.address.addr();
+        let text = serde_json::to_string(&lease).map_err(|error| error.to_string())?;
+        self.keep_meta(&format!("{LEASE}{address}"), Some(text))?;
+        self.lent.insert(address, lease);
         Ok(())
+    }
+
+    /// Forgets a lease, unless a container has its address, or it isn't the one that is kept.
+    pub(super) fn forget_lent(&mut self, lease: &Lease) -> Result<bool, String> {
+        let address = lease.address.addr();
+        let same = self
+            .lent
+            .get(&address)
+            .is_some_and(|kept| kept.id() == lease.id());
+        if !same || self.is_held(address) {
+            return Ok(false);
+        }
+        self.keep_meta(&format!("{LEASE}{address}"), None)?;
+        self.lent.remove(&address);
+        Ok(true)
+    }
+
+    fn is_held(&self, address: Ipv4Addr) -> bool {
+        let slot = self.state.ipam().slot(Space::Local, IpAddr::V4(address));
+        matches!(slot, Some(Slot::Leased { .. }))
     }
 
     fn keep_meta(&mut self, key: &str, value: Option<String>) -> Result<(), String> {
@@ -84,10 +130,6 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 tracing::warn!(%pool, error, "that a pool is gone could not be noted");
             }
         }
-        let held = |address: Ipv4Addr| {
-            let slot = self.state.ipam().slot(Space::Local, IpAddr::V4(address));
-            matches!(slot, Some(Slot::Leased { .. }))
-        };
         let leases = self.lent.values();
         Kept {
             pools: there.into_iter().collect(),
@@ -95,7 +137,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 .map(|lease| {
                     let address = lease.address.addr();
                     let name = self.docker.holder(address.into()).map(str::to_owned);
-                    (lease.clone(), held(address), name)
+                    (lease.clone(), self.is_held(address), name)
                 })
                 .collect(),
         }

@@ -135,8 +135,12 @@ pub enum Ask {
     Tally(oneshot::Sender<tally::Tally>),
     /// Keep that the addresses of a pool are lent by the DHCP server on the wire of a link, or forget that they were.
     LentPool(IpNet, Option<IfName>, oneshot::Sender<Result<(), String>>),
-    /// Keep a lease of an address, or forget it.
-    Lent(Ipv4Addr, Option<Lease>, oneshot::Sender<Result<(), String>>),
+    /// Keep a lease that is new.
+    Lent(Lease, oneshot::Sender<Result<(), String>>),
+    /// Keep that a lease was renewed; it is passed over if another one is kept for its address.
+    Relent(Lease, oneshot::Sender<Result<(), String>>),
+    /// Forget a lease, unless a container has its address. Whether it is forgotten.
+    Unlent(Lease, oneshot::Sender<Result<bool, String>>),
     /// Say whether an address is lent to this host.
     IsLent(Ipv4Addr, oneshot::Sender<bool>),
     /// Name all that is lent.
@@ -385,7 +389,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 Ask::LentPool(pool, parent, answer) => {
                     drop(answer.send(self.keep_lent_pool(pool, parent.as_ref())));
                 }
-                Ask::Lent(address, lease, answer) => drop(answer.send(self.keep_lent(address, lease))),
+                Ask::Lent(lease, answer) => drop(answer.send(self.keep_lent(lease))),
+                Ask::Relent(lease, answer) => drop(answer.send(self.keep_relent(lease))),
+                Ask::Unlent(lease, answer) => drop(answer.send(self.forget_lent(&lease))),
                 Ask::IsLent(address, answer) => drop(answer.send(self.lent.contains_key(&address))),
                 Ask::AllLent(answer) => drop(answer.send(self.all_lent())),
                 Ask::Probed(answer) => drop(answer.send(self.probed())),
@@ -498,6 +504,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             port_holder: &edge.port_holder,
             container_name: &container_name,
             lent: &|address| lent::came_with(&self.lent, address),
+            lender: &|pool| lent::lender(&self.meta, pool),
             host_binding: self.setup.host_binding,
             found: self.found(command, looked),
             outside: outside.as_deref(),

@@ -20,6 +20,9 @@ use crate::segment::{Holder, Segments, Verdict};
 /// How many addresses that strangers have are passed over for one request at most.
 const CONFLICTS: usize = 64;
 
+/// How many addresses that a DHCP server gives and others have are given back to it for one request at most.
+const DECLINED: usize = 3;
+
 /// Asks for an address that nobody has on the wire where it is to be.
 pub(super) async fn request_unheld(
     plugin: &Plugin,
@@ -101,28 +104,43 @@ async fn request_lent(
             ask_engine(plugin, release, deadline).await.map_err(failed)?;
         }
     }
-    let obtained = plugin
-        .lent
-        .obtain(
-            pool,
-            parent,
-            name.as_deref(),
-            wanted,
-            deadline.checked_sub(LAST_TRY).unwrap_or(deadline),
-        )
-        .await;
-    let address = obtained.map_err(|why| (Outcome::Refused, why))?;
-    let lease = Command::RequestAddress {
-        pool: *pool,
-        address: Some(address.into()),
-        usage: usage.clone(),
-        repeat: false,
-    };
-    let reply = request_address(plugin, lease, deadline).await;
-    if reply.is_err() {
-        plugin.lent.returned();
+    let last = deadline.checked_sub(LAST_TRY).unwrap_or(deadline);
+    let wire = wire_of(plugin, pool.cidr()).await?;
+    for _ in 0..DECLINED {
+        let obtained = plugin.lent.obtain(pool, parent, name.as_deref(), wanted, last);
+        let (address, moving) = obtained.await.map_err(|why| (Outcome::Refused, why))?;
+        // A server may know less than the wire does (RFC 2131, section 3.1, step 5).
+        if let Some((segments, link, _)) = &wire
+            && let Some(holder) = holder(plugin, segments, link, address.into(), true, deadline).await
+        {
+            plugin.lent.decline(moving).await;
+            if wanted.is_some() {
+                let why = format!(
+                    "Address: {address} is in use on the wire of {parent}: {holder} has it, though the DHCP server gives it; leave \
+                     --ip out, or choose another one"
+                );
+                return Err((Outcome::Refused, why));
+            }
+            continue;
+        }
+        let lease = Command::RequestAddress {
+            pool: *pool,
+            address: Some(address.into()),
+            usage: usage.clone(),
+            repeat: false,
+        };
+        let reply = request_address(plugin, lease, deadline).await;
+        drop(moving);
+        if reply.is_err() {
+            plugin.lent.returned();
+        }
+        return reply;
     }
-    reply
+    let why = format!(
+        "Address: the DHCP server on the wire of {parent} has given {DECLINED} addresses in turn that others have there; have it keep \
+         to addresses that nobody has, or see 'tombolo events'"
+    );
+    Err((Outcome::Refused, why))
 }
 
 /// Who has an address on a wire, if somebody has.

@@ -100,7 +100,7 @@ fn flood(from: &Spaces, to: &str, what: &[Vec<u8>], over: &AtomicBool) -> u64 {
 
 #[test]
 fn a_flood_of_forged_datagrams_changes_nothing_and_costs_little() {
-    let lab = Lab::joined(3);
+    let lab = Lab::joined_alone(3);
     let networks = at_once(&lab.members, |member| member.network("10.42.0.0/24"));
     // Another cluster on the same wire: its datagrams are well sealed, and no concern of ours.
     let others = [lab.one_more(20, None), lab.one_more(21, None)];

@@ -1,7 +1,7 @@
 //! Hosts on one wire, each with a daemon, and what is seen of their cluster.
 
 use std::fs;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -12,8 +12,32 @@ use system_tests::{Host, Output, Tombolo, Wire, http, json, say, tombolo};
 /// The port of the cluster.
 pub const PORT: u16 = 7947;
 
-/// Clusters run one at a time: each test is about how long things take.
-static TURN: Mutex<()> = Mutex::new(());
+/// Room for clusters that run at once: each test is about how long things take. One that keeps the machine busy takes all of it.
+static ROOM: Mutex<u32> = Mutex::new(ALL);
+static LEFT: Condvar = Condvar::new();
+const ALL: u32 = 2;
+
+/// Up to so many hosts leave room for another cluster: they mostly wait.
+const FEW: usize = 5;
+
+/// What a cluster takes of the room, until it is dropped.
+struct Turn(u32);
+
+impl Turn {
+    fn take(much: u32) -> Self {
+        let room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = LEFT.wait_while(room, |room| *room < much);
+        *room.unwrap_or_else(PoisonError::into_inner) -= much;
+        Self(much)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *ROOM.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        LEFT.notify_all();
+    }
+}
 
 /// A host on the wire, and its daemon.
 pub struct Member {
@@ -31,7 +55,7 @@ pub struct Lab {
     pub members: Vec<Member>,
     /// The namespace with the bridge.
     pub wire: Wire,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Lab {
@@ -42,7 +66,22 @@ impl Lab {
 
     /// The same with settings of each host, which may be made ready before its daemon starts.
     pub fn with(count: usize, settings: impl Fn(usize, &Host) -> Vec<(&'static str, String)> + Sync) -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::take(if count > FEW { ALL } else { 1 });
+        Self::in_turn(turn, count, settings)
+    }
+
+    /// So many hosts in one cluster, and no other cluster beside it.
+    pub fn joined_alone(count: usize) -> Self {
+        let lab = Self::in_turn(Turn::take(ALL), count, |_, _| Vec::new());
+        lab.join();
+        lab
+    }
+
+    fn in_turn(
+        turn: Turn,
+        count: usize,
+        settings: impl Fn(usize, &Host) -> Vec<(&'static str, String)> + Sync,
+    ) -> Self {
         let wire = Wire::new(0, None, false);
         let numbers: Vec<usize> = (0..count).collect();
         let members = at_once(&numbers, |n| {

@@ -157,6 +157,34 @@ fn one_hardware_address_has_one_address() {
     assert!(refused.contains("--mac-address"), "{refused}");
 }
 
+#[test]
+fn an_address_that_somebody_has_though_the_server_gives_it_is_declined() {
+    let (sites, server) = lan();
+    let before = look(&sites[0]);
+    make(&sites[0], "lan", &ARGS);
+    let one = sites[0].container("one", "lan", &[]);
+    let mac = lease(&server, &one).mac;
+    sites[0].engine.docker(&["stop", "-t", "0", "one"]);
+    // A machine that the server doesn't know of.
+    let squatter = sites.lan().machine("squatter", [RESERVED, "2001:db8:1::180"]);
+    server.reserve(&mac, RESERVED);
+    sites[0].engine.docker(&["start", "one"]);
+    assert_ne!(lease(&server, &one).ip, RESERVED);
+    assert!(server.messages("DHCPDECLINE", RESERVED) >= 1, "{}", server.log());
+    let told = sites[0].tombolo.log();
+    let why = format!("an address is not given address={RESERVED}");
+    assert!(told.contains(&why), "{told}");
+    let named = sites[0].try_container("named", "lan", &["--ip", RESERVED]).err();
+    let named = named.expect("a container with an address that somebody has to be refused");
+    assert!(named.contains(RESERVED), "{named}");
+    must_go([
+        reaches("from the router", sites.lan().router(), &one.ip("lan")),
+        reaches("to who has it", &one.spaces(), RESERVED),
+    ]);
+    drop(squatter);
+    must_clear_to(&sites[0], &before);
+}
+
 /// The address that a container has made itself from a router's advertisement, and by whom it has its way out from there.
 fn by_advertisement(container: &Container) -> Option<(String, String)> {
     let place = container.spaces();

@@ -126,6 +126,7 @@ impl State {
         network.spec.note(around.found);
         self.well_formed(&network)?;
         self.as_shared(&network)?;
+        lendable(&network, around)?;
         if let Some(theirs) = around.found.bridge.filter(|_| network.spec.uplink().is_none()) {
             adoptable(&network, theirs)?;
         }
@@ -673,6 +674,29 @@ fn lose(endpoint: &mut Endpoint) {
     endpoint.linked = false;
 }
 
+/// Addresses of a wire's own DHCP server are for links that have hardware addresses of their own on that wire.
+fn lendable(network: &Network, around: &Surroundings<'_>) -> Result<(), Refusal> {
+    let ours = network.subnets.iter().filter(|subnet| subnet.ours);
+    for lender in ours.filter_map(|subnet| (around.lender)(subnet.pool)) {
+        let Spec::Macvlan(macvlan) = &network.spec else {
+            return Err(Refusal::Unfit {
+                field: "type",
+                got: network.spec.kind().name().to_owned(),
+                allowed: "with --ipam-opt dhcp=on it must be macvlan: the server tells containers apart by their MAC addresses on the wire",
+            });
+        };
+        if macvlan.uplink.parent.as_ref() != Some(&lender) {
+            let parent = macvlan.uplink.parent.as_ref();
+            return Err(Refusal::Unfit {
+                field: "parent",
+                got: parent.map_or_else(|| "no parent".to_owned(), ToString::to_string),
+                allowed: "-o parent= must be the interface that --ipam-opt parent= names, whose DHCP server gives the addresses",
+            });
+        }
+    }
+    Ok(())
+}
+
 fn make_endpoint(
     id: &EndpointId,
     network: &Network,
@@ -690,6 +714,13 @@ fn make_endpoint(
                 allowed,
             });
         }
+    }
+    if let Some(rate) = rate.filter(|_| network.spec.uplink().is_some()) {
+        return Err(Refusal::Unfit {
+            field: "rate",
+            got: format!("{rate} bytes a second"),
+            allowed: "what containers on a wire are sent doesn't pass through tombolo's hands; leave it out",
+        });
     }
     let shared_mac = matches!(network.spec, Spec::Ipvlan(_));
     if let Some(mac) = mac.filter(|_| shared_mac) {
@@ -732,7 +763,11 @@ fn make_endpoint(
         linked: false,
         published: Vec::new(),
         rate,
-        way_out: lent.and_then(|(_, way_out)| way_out),
+        // A server may name a router that is none here: then there is no way out.
+        way_out: lent.and_then(|(_, way_out)| way_out).filter(|router| {
+            let own = addresses.iter().any(|address| address.addr() == *router);
+            network.subnet_of(*router).is_some() && !own
+        }),
     })
 }
 

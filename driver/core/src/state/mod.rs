@@ -180,6 +180,8 @@ pub struct Surroundings<'a> {
     pub container_name: &'a dyn Fn(&EndpointId) -> Option<String>,
     /// What came with an address that somebody else has given: the hardware address that it was given to, and the way out.
     pub lent: &'a dyn Fn(IpAddr) -> Option<(Mac, Option<IpAddr>)>,
+    /// The link to the wire whose own server gives a pool's addresses, if one does.
+    pub lender: &'a dyn Fn(IpNet) -> Option<IfName>,
     /// The host's address that ports are published on where neither user nor network names one.
     pub host_binding: Option<IpAddr>,
     /// What was found on the host for a network that is made.

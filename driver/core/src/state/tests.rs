@@ -58,6 +58,10 @@ impl Scene {
                 let lent = address.to_string() == "192.0.2.99";
                 lent.then(|| ("0e:7b:00:00:00:01".parse().unwrap(), "192.0.2.1".parse().ok()))
             },
+            lender: &|pool| {
+                let lent = pool.to_string() == "192.0.2.96/27";
+                lent.then(|| "eth0".parse().unwrap())
+            },
             host_binding: None,
             found: self.found,
             outside: self.outside.as_deref(),

@@ -82,7 +82,8 @@ pub(super) fn parents(evidence: &Evidence) -> Vec<Finding> {
             None => findings.push(Finding::fault(
                 CHECK,
                 format!("{parent}, which network {name}'s containers are on, is not there"),
-                "make it, or give it its name again; containers whose links went with it must be started again",
+                "make it, or give it its name again: its containers get their links back within seconds (a managed plug-in can't see to \
+                 that: start them again)",
             )),
             Some(link) if !link.up => findings.push(
                 Finding::fault(CHECK, format!("{parent} of network {name} is down"), remedy)

@@ -47,6 +47,11 @@ fn terms(address: Ipv4Addr) -> Terms {
     }
 }
 
+/// The network of the addresses that are asked for.
+fn within() -> Ipv4Net {
+    Ipv4Net::new(NINE, 24).unwrap().trunc()
+}
+
 struct Scene {
     machine: Machine,
     now_ms: u64,
@@ -63,7 +68,7 @@ impl Scene {
     }
 
     fn new(wanted: Option<Ipv4Addr>) -> Self {
-        Self::of(Machine::new(who(), wanted, 100 * S), 100 * S)
+        Self::of(Machine::new(who(), wanted, within(), 100 * S), 100 * S)
     }
 
     /// One with a lease of [`NINE`], which was asked for at 100 s.
@@ -309,6 +314,59 @@ fn the_wanted_address_is_waited_for_a_moment() {
         scene.answer(Kind::Ack(terms(TEN))).event,
         Some(Event::Obtained(_))
     ));
+}
+
+#[test]
+fn an_offer_of_another_network_is_taken_only_if_no_other_comes() {
+    let elsewhere = Ipv4Addr::new(198, 51, 100, 9);
+    let mut scene = Scene::new(None);
+    scene.next();
+    assert_eq!(
+        scene.answer_of(OTHER, Kind::Offer(terms(elsewhere))),
+        Output::default()
+    );
+    let taken = scene.answer(Kind::Offer(terms(NINE))).send.unwrap();
+    assert_eq!(what(&taken), (MessageType::Request, Some(NINE)));
+    let mut scene = Scene::new(None);
+    scene.next();
+    scene.answer(Kind::Offer(terms(elsewhere)));
+    scene.sends(MessageType::Request, Some(elsewhere));
+}
+
+#[test]
+fn a_server_that_does_not_stand_by_its_offer_makes_room_for_the_next() {
+    let mut scene = Scene::new(None);
+    scene.next();
+    let taken = scene.answer_of(OTHER, Kind::Offer(terms(TEN))).send.unwrap();
+    assert_eq!(what(&taken), (MessageType::Request, Some(TEN)));
+    assert_eq!(scene.answer(Kind::Offer(terms(NINE))), Output::default());
+    // The same ones again are no news, nor is what would not do.
+    let elsewhere = Ipv4Addr::new(198, 51, 100, 9);
+    for (server, address) in [
+        (OTHER, TEN),
+        (SERVER, NINE),
+        (Ipv4Addr::new(192, 0, 2, 3), elsewhere),
+    ] {
+        assert_eq!(
+            scene.answer_of(server, Kind::Offer(terms(address))),
+            Output::default()
+        );
+    }
+    let next = scene.sends(MessageType::Request, Some(NINE));
+    let named = next.message.opts().get(OptionCode::ServerIdentifier);
+    assert_eq!(named, Some(&DhcpOption::ServerIdentifier(SERVER)));
+    let event = scene.answer(Kind::Ack(terms(NINE))).event;
+    assert!(matches!(event, Some(Event::Obtained(_))), "{event:?}");
+    // It is asked as often as any other, and then all begins anew.
+    let mut scene = Scene::new(None);
+    scene.next();
+    scene.answer_of(OTHER, Kind::Offer(terms(TEN)));
+    scene.answer(Kind::Offer(terms(NINE)));
+    for _ in 0..REQUESTS {
+        scene.sends(MessageType::Request, Some(NINE));
+    }
+    scene.next();
+    scene.sends(MessageType::Discover, None);
 }
 
 #[test]

@@ -29,6 +29,7 @@ fn request(last: u8) -> Request {
         client_id: client_id(mac(last)),
         host_name: Some(format!("web-{last}")),
         wanted: None,
+        within: "192.0.2.0/24".parse().unwrap(),
     }
 }
 

@@ -278,6 +278,47 @@ fn what_has_no_room_on_a_parent_is_refused() {
 }
 
 #[test]
+fn addresses_of_the_wires_own_server_are_for_macvlan_on_that_wire() {
+    let mut scene = scene();
+    let lent = "192.0.2.96/27";
+    let refused = on_wire(
+        &mut scene,
+        "a",
+        lent,
+        None,
+        &[("type", "ipvlan"), ("parent", "eth0")],
+    );
+    let refused = refused.unwrap_err();
+    assert!(
+        refused.contains("type: ipvlan") && refused.contains("macvlan"),
+        "{refused}"
+    );
+    for (other, options) in [
+        ("eth1", vec![MACVLAN[0], ("parent", "eth1")]),
+        ("no parent", vec![MACVLAN[0]]),
+    ] {
+        let refused = on_wire(&mut scene, "a", lent, None, &options).unwrap_err();
+        assert!(refused.contains(&format!("parent: {other}")), "{refused}");
+    }
+    on_wire(&mut scene, "a", lent, None, &MACVLAN).unwrap();
+}
+
+#[test]
+fn a_rate_on_a_wire_is_refused() {
+    let mut scene = scene();
+    on_wire(&mut scene, "a", "192.0.2.0/24", None, &MACVLAN).unwrap();
+    let refused = scene.ask(Command::CreateEndpoint {
+        id: "e".parse().unwrap(),
+        network: "a".parse().unwrap(),
+        addresses: vec!["192.0.2.7/24".parse().unwrap()],
+        mac: None,
+        rate: Some(125_000),
+    });
+    let refused = refused.unwrap_err();
+    assert!(refused.contains("rate: 125000 bytes a second"), "{refused}");
+}
+
+#[test]
 fn links_that_share_a_hardware_address_have_none_of_their_own() {
     let mut scene = scene();
     let l3 = [("type", "ipvlan"), ("parent", "eth0"), ("ipvlan_mode", "l3")];
