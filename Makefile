@@ -1,7 +1,7 @@
 # Each target is a thin line; what is longer is a script of its own.
 
 .DEFAULT_GOAL := help
-.PHONY: help build check up down plugin deb test test-engines test-cluster units conformance bench soak oracle demo demo-shell demo-status demo-down clean
+.PHONY: help build check up down plugin deb test test-engines test-cluster test-vm units conformance bench soak oracle demo demo-shell demo-status demo-down clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -32,6 +32,9 @@ test-engines: ## Run what may differ between engines on newer ones, of Debian tr
 
 test-cluster: ## Run clusters of up to a dozen daemons: cuts, deaths, clones, floods (root)
 	@tests/run.sh cluster
+
+test-vm: ## Run what a small kernel lacks (802.1Q, ipvlan, dummy) on Debian's, in a virtual machine; TESTS="ipvlan::l2" chooses (root)
+	@tests/run.sh vm
 
 units: ## Try the Debian package and its units in a Debian that is booted with systemd (root)
 	@tests/run.sh units

@@ -3,6 +3,7 @@
 #
 #   engines.sh [trixie|sid ...]     makes those that are missing (default: both) and prints where they are
 #   engines.sh bookworm             one with systemd as well, for the tests of the package and the units
+#   engines.sh kernel               that of trixie as a disk to boot with its own kernel: disk.img, vmlinuz, initrd.img
 #
 # Roots are kept outside the source tree, in $TOMBOLO_TEST_ENGINES (default /var/cache/tombolo-tests/engines). A root
 # is made beside its final place and renamed when it is complete, under a lock, so a root that is there is whole and
@@ -11,7 +12,7 @@ set -eu
 
 roots=${TOMBOLO_TEST_ENGINES:-/var/cache/tombolo-tests/engines}
 mirror=${TOMBOLO_TEST_MIRROR:-http://deb.debian.org/debian}
-packages=docker.io,docker-cli,docker-compose,iptables,nftables,iproute2,procps,ca-certificates
+packages=docker.io,docker-cli,docker-compose,iptables,nftables,iproute2,procps,ca-certificates,busybox-static
 
 fail() {
     echo "engines.sh: $*" >&2
@@ -28,45 +29,89 @@ quietly() {
     }
 }
 
-# To be started by a test. What it depends on can't be configured while debootstrap runs.
-add_firewalld() {
-    cp /etc/resolv.conf "$part/etc/resolv.conf"
-    # shellcheck disable=SC2016
-    quietly "$log" unshare --mount --pid --fork --kill-child chroot "$part" sh -ec 'mount -t proc proc /proc
-        apt-get update
-        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends firewalld
-        umount /proc'
-    rm -f "$part/etc/resolv.conf" "$part/etc/systemd/system/multi-user.target.wants/firewalld.service"
+# Runs a script inside the root that is being made.
+in_root() {
+    quietly "$log" unshare --mount --pid --fork --kill-child chroot "$part" sh -ec "mount -t proc proc /proc
+        $1
+        umount /proc"
 }
 
-make_root() {
-    suite=$1
-    wanted=$packages
-    # A machine to boot: its systemd also runs on a kernel that has the older control groups.
-    [ "$suite" != bookworm ] || wanted=docker.io,iptables,nftables,iproute2,ca-certificates,systemd-sysv,dbus,procps
-    part="$roots/.$suite.part"
-    log="$roots/$suite.log"
-    # What an interrupted run left behind; it can hold mounts of its own.
+# What can't be configured while debootstrap runs, or isn't wanted in a root that others begin with.
+add() {
+    cp /etc/resolv.conf "$part/etc/resolv.conf"
+    in_root "apt-get update
+        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $*"
+    rm -f "$part/etc/resolv.conf"
+}
+
+# To be started by a test.
+add_firewalld() {
+    add firewalld
+    rm -f "$part/etc/systemd/system/multi-user.target.wants/firewalld.service"
+}
+
+# What an interrupted run left behind; it can hold mounts of its own.
+remove_part() {
     for inner in proc sys; do
         if mountpoint -q "$part/$inner"; then umount "$part/$inner"; fi
     done
     rm -rf --one-file-system "$part"
+}
+
+# A disk with the root of trixie and a kernel. The file system it starts from holds no more than it takes to find that disk.
+make_disk() {
+    [ -d "$roots/trixie" ] || make_root trixie
+    part="$roots/.kernel.part"
+    log="$roots/kernel.log"
+    disk="$roots/.kernel.disk"
+    remove_part
+    rm -rf "$disk"
     : >"$log"
-    echo "engines.sh: making the $suite engine root, this takes some minutes (log: $log)"
+    echo "engines.sh: making a disk with Debian's kernel, this takes a minute (log: $log)"
+    cp -a "$roots/trixie" "$part"
+    mkdir -p "$part/etc/initramfs-tools/conf.d" "$disk"
+    echo MODULES=list >"$part/etc/initramfs-tools/conf.d/disk"
+    printf '%s\n' virtio_pci virtio_blk ext4 >"$part/etc/initramfs-tools/modules"
+    add linux-image-amd64 kmod zstd dnsmasq-base
+    mv "$part"/boot/vmlinuz-* "$disk/vmlinuz"
+    mv "$part"/boot/initrd.img-* "$disk/initrd.img"
+    # The first process: what is to be done stands on a second disk.
+    printf '%s\n' '#!/bin/sh' 'mkdir -p /work && mount /dev/vdb /work && exec /work/first' >"$part/sbin/work"
+    chmod 755 "$part/sbin/work"
+    # A test machine has no screen, no sound and no reader.
+    (cd "$part" && rm -rf boot var/lib/apt/lists var/cache/apt usr/share/doc usr/share/locale usr/share/man &&
+        rm -rf lib/modules/*/kernel/drivers/gpu lib/modules/*/kernel/drivers/media lib/modules/*/kernel/sound)
+    truncate -s $(($(du -sm "$part" | cut -f1) + 2048))M "$disk/disk.img"
+    quietly "$log" mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$part" "$disk/disk.img"
+    mkdir "$disk/etc"
+    cp "$part/etc/tombolo-test-engine" "$disk/etc/"
+    rm -rf --one-file-system "$part"
+    mv "$disk" "$roots/kernel"
+}
+
+make_root() {
+    wanted=$packages
+    # A machine to boot: its systemd also runs on a kernel that has the older control groups.
+    [ "$1" != bookworm ] || wanted=docker.io,iptables,nftables,iproute2,ca-certificates,systemd-sysv,dbus,procps
+    part="$roots/.$1.part"
+    log="$roots/$1.log"
+    remove_part
+    : >"$log"
+    echo "engines.sh: making the $1 engine root, this takes some minutes (log: $log)"
     # No index of a suite is too old or too new for a test machine, whose clock may be anywhere.
     mkdir -p "$part/etc/apt/apt.conf.d"
     printf 'Acquire::Check-Valid-Until "false";\nAcquire::Check-Date "false";\nAPT::Sandbox::User "root";\n' \
         >"$part/etc/apt/apt.conf.d/90tombolo-tests"
     # In namespaces of its own: package scripts start nothing that outlives the making, and mounts end with it.
     quietly "$log" unshare --mount --pid --fork --kill-child \
-        debootstrap --variant=minbase --include="$wanted" "$suite" "$part" "$mirror"
-    [ "$suite" != bookworm ] || add_firewalld
+        debootstrap --variant=minbase --include="$wanted" "$1" "$part" "$mirror"
+    [ "$1" != bookworm ] || add_firewalld
     rm -rf "$part/var/cache/apt/archives" "$part/var/lib/apt/lists"
     mkdir -p "$part/var/cache/apt/archives/partial" "$part/var/lib/apt/lists/partial"
     quietly "$log" chroot "$part" dockerd --version
     quietly "$log" chroot "$part" docker --version
     chroot "$part" dockerd --version >"$part/etc/tombolo-test-engine"
-    mv "$part" "$roots/$suite"
+    mv "$part" "$roots/$1"
 }
 
 [ "$(id -u)" = 0 ] || fail "must be run as root: it makes file systems with devices and foreign owners"
@@ -77,15 +122,20 @@ exec 9>"$roots/.lock"
 flock 9
 for suite in "$@"; do
     case $suite in
-    bookworm | trixie | sid) ;;
-    *) fail "no engine root is called '$suite': bookworm, trixie and sid are" ;;
+    bookworm | trixie | sid | kernel) ;;
+    *) fail "no engine root is called '$suite': bookworm, trixie, sid and kernel are" ;;
     esac
     # One that was made when fewer programs were wanted is made anew.
-    newest=usr/sbin/sysctl
-    [ "$suite" != bookworm ] || newest=usr/sbin/firewalld
+    case $suite in
+    bookworm) newest=usr/sbin/firewalld ;;
+    kernel) newest=disk.img ;;
+    *) newest=bin/busybox ;;
+    esac
     if [ -d "$roots/$suite" ] && [ ! -e "$roots/$suite/$newest" ]; then
         rm -rf --one-file-system "${roots:?}/$suite"
     fi
-    [ -d "$roots/$suite" ] || make_root "$suite"
+    if [ ! -d "$roots/$suite" ]; then
+        if [ "$suite" = kernel ]; then make_disk; else make_root "$suite"; fi
+    fi
     echo "$suite: $roots/$suite: $(cat "$roots/$suite/etc/tombolo-test-engine")"
 done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make build`, `plugin`, `deb`, `check`, `test`, `test-engines`, `units`, `conformance`, `bench`, `soak`, `oracle`, `demo` and `clean` do: named steps, and the first that fails ends it.
+# What `make build`, `plugin`, `deb`, `check`, `test`, `test-engines`, `test-vm`, `units`, `conformance`, `bench`, `soak`, `oracle`, `demo` and `clean` do: named steps, and the first that fails ends it.
 set -euo pipefail
 # shellcheck source=plugin-config/common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../plugin-config/common.sh"
@@ -104,7 +104,9 @@ everything() {
     step "kernel, store and command line" cargo test --locked -p tombolo --test '*'
     release_build
     # The oracle's script is a short one here; `make oracle` has the long one.
-    step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-8}" cargo test --locked -p system-tests --lib --bins --tests
+    # They wait more than they compute.
+    step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-8}" "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}" \
+        cargo test --locked -p system-tests --lib --bins --tests
     say "" && say "All tests passed."
 }
 
@@ -125,6 +127,40 @@ engines() {
         env TOMBOLO_TEST_ENGINE=sid \
         cargo test --locked -p system-tests --test multihost matrix::
     say "" && say "All engines passed."
+}
+
+# built_test PACKAGE TEST: builds a test and copies it, without what only a debugger reads, to $VM_FILES.
+built_test() {
+    local file
+    file=$(cargo test --locked --no-run -p "$1" --test "$2" 2>&1 | sed -nE 's/^ *Executable .*\((.*)\)$/\1/p')
+    [ -x "$file" ] || die "the test $2 of $1 could not be built" "cargo test --no-run -p $1 --test $2 says why."
+    strip -o "$VM_FILES/$2" "$file"
+}
+
+# What this machine's kernel may lack, on one that has it.
+vm() {
+    need_root test-vm
+    need_cargo
+    install_test_programs
+    install_missing qemu-system-x86_64:qemu-system-x86 strip:binutils
+    release_build
+    VM_FILES=target/vm
+    mkdir -p "$VM_FILES"
+    strip -o "$VM_FILES/tombolo" target/release/tombolo
+    say "Building the tests ..."
+    built_test system-tests underlay
+    built_test tombolo kernel_suite
+    # A test on a kernel without these would only see them refused.
+    local tests=${TESTS:-vlan:: isolated:: ipvlan:: refusals::a_parent}
+    step "on a kernel with 802.1Q, ipvlan and dummy" tests/vm.sh "$VM_FILES"/* -- "
+        set -e
+        modprobe --all --dry-run 8021q ipvlan dummy
+        # What the test hosts have from their machine.
+        modprobe --all br_netfilter overlay
+        # The second loads what our rules need, which takes this machine longer than Docker waits for a network.
+        ./kernel_suite uplinks:: real::a_step_may_be_repeated
+        TOMBOLO_TEST_BINARY=/work/tombolo ./underlay --test-threads 2 $tests"
+    say "" && say "All that needs a full kernel passed."
 }
 
 # Not among the tests of `make test`: the first time it makes a Debian to boot, which takes minutes.
@@ -212,6 +248,7 @@ check) check ;;
 test) everything ;;
 engines) engines ;;
 cluster) cluster ;;
+vm) vm ;;
 units) units ;;
 conformance) conformance ;;
 bench) bench "${@:2}" ;;
@@ -220,5 +257,5 @@ oracle) oracle ;;
 demo) demo "${@:2}" ;;
 demo-shell) demo_shell "${@:2}" ;;
 clean) need_cargo && cargo clean ;;
-*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|cluster|units|conformance|bench|soak|oracle|demo|demo-shell|clean" ;;
+*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|cluster|vm|units|conformance|bench|soak|oracle|demo|demo-shell|clean" ;;
 esac

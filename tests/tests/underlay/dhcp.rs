@@ -199,7 +199,9 @@ fn by_advertisement(container: &Container) -> Option<(String, String)> {
     let way = ways
         .iter()
         .find(|way| way.starts_with("default via fe80::") && way.contains("proto ra"))?;
-    Some((json::text(made, "/local").to_owned(), way.clone()))
+    // How long it is good for isn't compared.
+    let way = way.split(" expires ").next().unwrap_or(way);
+    Some((json::text(made, "/local").to_owned(), way.to_owned()))
 }
 
 #[test]
