@@ -19,6 +19,7 @@ LAB_PROGRAMS=(
 TEST_PROGRAMS=(
     "${LAB_PROGRAMS[@]}" docker-compose:docker-compose sysctl:procps unshare:util-linux setsid:util-linux
     debootstrap:debootstrap mkfs.ext4:e2fsprogs shellcheck:shellcheck etcd:etcd-server dnsmasq:dnsmasq-base
+    dhclient:isc-dhcp-client
 )
 
 install_test_programs() { install_lab_programs "${TEST_PROGRAMS[@]}"; }
@@ -101,11 +102,19 @@ everything() {
     step "scripts" scripts
     step "core is pure" core_is_pure
     unit_tests
+    # Compiled beside tests that mostly wait; what it says comes with the build that follows, which then has nothing left to do.
+    cargo test --locked --no-run -p tombolo --test '*'
+    nice cargo build --locked --release -p tombolo </dev/null >/dev/null 2>&1 &
+    BESIDE=$!
+    trap 'kill "$BESIDE" 2>/dev/null || true' EXIT
     step "kernel, store and command line" cargo test --locked -p tombolo --test '*'
+    wait "$BESIDE" || true
+    trap - EXIT
     release_build
     # The oracle's script is a short one here; `make oracle` has the long one.
-    # They wait more than they compute.
-    step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-8}" "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}" \
+    # They wait more than they compute. What begins anew again and again does so less often than where it is asked for by name.
+    step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-8}" "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
+        "TOMBOLO_TEST_CYCLES=${TOMBOLO_TEST_CYCLES:-100}" "UNDERLAY_CYCLES=${UNDERLAY_CYCLES:-20}" \
         cargo test --locked -p system-tests --lib --bins --tests
     say "" && say "All tests passed."
 }
@@ -118,8 +127,8 @@ engines() {
     # What differs little from release to release is tried with the newest; that of trixie is in the mixed clusters below, and
     # `make conformance` asks its part everywhere.
     step "Docker engine of Debian sid" \
-        env TOMBOLO_TEST_ENGINE=sid \
-        cargo test --locked -p system-tests --test everyday --test plugin
+        env TOMBOLO_TEST_ENGINE=sid "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
+        cargo test --locked -p system-tests --test everyday
     step "hosts with Docker of three releases in one cluster" \
         env TOMBOLO_TEST_ENGINE=sid \
         cargo test --locked -p system-tests --test sites
@@ -196,7 +205,8 @@ conformance() {
     done
     # What `make test-engines` has no time for.
     step "more with Docker of sid" \
-        env TOMBOLO_TEST_ENGINE=sid cargo test --locked -p system-tests --test bridge --test doctor --test upgrade
+        env TOMBOLO_TEST_ENGINE=sid cargo test --locked -p system-tests --test bridge --test doctor --test plugin --test underlay \
+        --test upgrade
 }
 
 soak() {

@@ -14,6 +14,9 @@ use crate::{command, engine};
 /// The first and the last address that it gives to whoever asks.
 pub const RANGE: [&str; 2] = ["192.0.2.100", "192.0.2.149"];
 
+/// The same of IPv6.
+pub const RANGE6: [&str; 2] = ["2001:db8:1::1000", "2001:db8:1::10ff"];
+
 /// Its log on its machine: every packet that it gets or sends.
 const LOG: &str = "/var/log/dnsmasq.log";
 
@@ -59,6 +62,16 @@ impl Dhcp {
     pub fn start_advertising(lan: &Lan, renew: u32, rebind: u32) -> Self {
         let prefix = lan::NET6.trim_end_matches("/64");
         let more = ["--enable-ra".to_owned(), format!("--dhcp-range={prefix},ra-only")];
+        Self::start_with(lan, renew, rebind, more.into())
+    }
+
+    /// Such a server that is a router of IPv6 and gives addresses of that as well (DHCPv6, RFC 8415).
+    pub fn start_of_ipv6(lan: &Lan, renew: u32, rebind: u32) -> Self {
+        let [first, last] = RANGE6;
+        let more = [
+            "--enable-ra".to_owned(),
+            format!("--dhcp-range={first},{last},64,2m"),
+        ];
         Self::start_with(lan, renew, rebind, more.into())
     }
 
@@ -149,7 +162,7 @@ impl Dhcp {
         self.machine.log(LOG)
     }
 
-    /// Its leases.
+    /// Its leases of IPv4.
     #[track_caller]
     pub fn leases(&self) -> Vec<Lease> {
         let text = self.machine.log(LEASES);
@@ -166,7 +179,9 @@ impl Dhcp {
                 client: client.to_owned(),
             }
         };
-        text.lines().map(lease).collect()
+        // Those of IPv6 follow, after a line with the server's own identifier.
+        let v4 = text.lines().take_while(|line| !line.starts_with("duid "));
+        v4.map(lease).collect()
     }
 
     /// The lease of an address.

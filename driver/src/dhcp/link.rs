@@ -129,12 +129,18 @@ impl Frames {
     /// When nothing can be received any more: the link is down or gone.
     pub async fn next(&self, buffer: &mut [u8]) -> Result<usize, Fault> {
         loop {
+            // So that a flood doesn't keep all else of this thread from its turn. No frame is in hand here.
+            tokio::task::consume_budget().await;
             self.socket.readable().await?;
             let read = || Ok(recvfrom::<LinkAddr>(self.socket.as_raw_fd(), buffer)?);
             match self.socket.try_io(Interest::READABLE, read) {
-                Ok((length, Some(from))) if from.ifindex() == self.index => return Ok(length),
-                // So that a flood doesn't keep all else of this thread from its turn.
-                Ok(_) => tokio::task::consume_budget().await,
+                // What goes out by the link is from this host: no server's word, though a container may say so.
+                Ok((length, Some(from)))
+                    if from.ifindex() == self.index && from.pkttype() != libc::PACKET_OUTGOING =>
+                {
+                    return Ok(length);
+                }
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
             }

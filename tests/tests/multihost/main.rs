@@ -1,6 +1,7 @@
 //! Containers on different hosts talk: overlay and host-gateway networks of real engines on several hosts.
 
 mod absent;
+mod cuts;
 mod echo;
 mod groups;
 mod matrix;
@@ -8,4 +9,3 @@ mod moves;
 mod probes;
 mod same;
 mod underlay;
-mod ways;

@@ -236,6 +236,44 @@ fn addresses_of_ipv6_come_by_the_routers_advertisements() {
 }
 
 #[test]
+fn a_container_may_ask_a_server_of_ipv6_itself() {
+    let sites = hosts(1);
+    let server = Dhcp::start_of_ipv6(sites.lan(), RENEW, REBIND);
+    let own = ["--ipv6", "--subnet", NET6, "--ip-range", "2001:db8:1::1:0/112"];
+    make(&sites[0], "lan", &[&ARGS[..], &own].concat());
+    let one = sites[0].container("one", "lan", &[]);
+    lease(&server, &one);
+    // A client of the container's, which sets nothing: what it was given stands in its file. It is ended each time, and tried again
+    // as its own address on the link takes a moment to be good.
+    let files = tempfile::tempdir().expect("a directory");
+    let file = |name: &str| files.path().join(name).to_str().expect("a plain path").to_owned();
+    let (leases, pid) = (file("leases"), file("pid"));
+    let client = [
+        "3",
+        "dhclient",
+        "-6",
+        "-d",
+        "-sf",
+        "/bin/true",
+        "-lf",
+        &leases,
+        "-pf",
+        &pid,
+        LINK,
+    ];
+    until("the client has an address", || {
+        one.spaces().try_run("timeout", &client);
+        let given = std::fs::read_to_string(&leases).ok()?;
+        given.contains("iaaddr 2001:db8:1::10").then_some(())
+    });
+    assert!(
+        server.log().contains("DHCPREPLY(eth0) 2001:db8:1::10"),
+        "{}",
+        server.log()
+    );
+}
+
+#[test]
 fn without_a_server_a_container_is_refused_soon_and_told_why() {
     let sites = hosts(1);
     make(&sites[0], "lan", &ARGS);
