@@ -67,7 +67,7 @@ struct Inner {
 pub struct Moving {
     lent: Lent,
     id: LeaseId,
-    kept: bool,
+    kept: Option<Lease>,
 }
 
 impl Drop for Moving {
@@ -75,7 +75,7 @@ impl Drop for Moving {
         let over = |lent: &Lent, id: &LeaseId| {
             locked(&lent.0.moving).remove(id);
         };
-        if self.kept {
+        if self.kept.is_some() {
             // Whose it is, or that it is nobody's, is in the records.
             return over(&self.lent, &self.id);
         }
@@ -86,8 +86,9 @@ impl Drop for Moving {
         };
         runtime.spawn(async move {
             lent.give_back(&id).await;
-            locked(&lent.0.macs).remove(&id.mac);
             over(&lent, &id);
+            // From here on somebody else may have it.
+            locked(&lent.0.macs).remove(&id.mac);
         });
     }
 }
@@ -161,7 +162,7 @@ impl Lent {
         let mut moving = Moving {
             lent: self.clone(),
             id,
-            kept: false,
+            kept: None,
         };
         let address = self.obtain_for(pool, &mut moving, name, wanted, deadline).await?;
         Ok((address, moving))
@@ -213,19 +214,23 @@ impl Lent {
         {
             tracing::warn!(%address, %router, %server, "a DHCP server names a router that is none on this network: it is passed over");
         }
-        self.ask(|answer| Ask::Lent(lease, answer)).await?;
-        moving.kept = true;
+        self.ask(|answer| Ask::Lent(lease.clone(), answer)).await?;
+        moving.kept = Some(lease);
         Ok(address)
     }
 
     /// Tells the server of an address that was obtained, and that nobody has yet, that somebody else uses it. It is given up.
-    pub async fn decline(&self, moving: Moving) {
+    pub async fn decline(&self, mut moving: Moving) {
+        // Whoever found a record that nobody has would give back what is declined.
+        if let Some(lease) = moving.kept.take()
+            && let Err(error) = self.ask(|answer| Ask::Unlent(lease.clone(), answer)).await
+        {
+            tracing::warn!(address = %lease.address.addr(), error, "that a lease is declined could not be noted");
+            moving.kept = Some(lease);
+        }
         if let Err(error) = self.0.leases.decline(&moving.id).await {
             tracing::info!(%error, "a DHCP server can't be told that somebody else uses an address");
         }
-        drop(moving);
-        // The record is nobody's any more.
-        self.tend().await;
     }
 
     /// Whether an address is lent to this host.
