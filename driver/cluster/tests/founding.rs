@@ -58,7 +58,7 @@ fn found_and_lease(mut world: World) {
 
 #[test]
 fn hosts_that_find_a_pool_founded_before_its_founder_knows_wait_for_the_founder() {
-    for seed in 0..200 {
+    for seed in 0..1_000 {
         println!("seed {seed}");
         found_and_lease(World::new(seed, HOSTS, Alone::Lease).with_store());
         found_and_lease(World::new(seed, HOSTS, Alone::Lease));

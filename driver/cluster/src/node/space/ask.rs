@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use tombolo_ipam::HostId;
 use tombolo_ipam::share::{Ask, Deal, Share, resolve};
 
-use super::{ASK, Asking, FOUNDING, REST};
+use super::{AGAIN, ASK, Asking, REST};
 use crate::node::{Fill, Node, Wish};
 use crate::wire::Frame;
 
@@ -60,10 +60,11 @@ impl Node {
                 self.react(pool, from);
                 let claiming = self.space.claiming(&pool);
                 let dealing = self.space.dealing.values().any(|(of, _)| *of == pool);
-                if let Some(asking) = asking.filter(|_| !claiming && !dealing) {
+                if let Some(mut asking) = asking.filter(|_| !claiming && !dealing) {
                     // A gift of before, which has arrived already: nothing follows from it.
                     self.settle_wishes(pool);
                     if asking.urgent && self.wants_space(&pool) {
+                        asking.behind = true;
                         self.space.asks.insert(pool, asking);
                         self.ask_next(pool);
                     } else {
@@ -129,6 +130,7 @@ impl Node {
             to: self.me,
             until: self.now,
             tried: BTreeSet::new(),
+            behind: false,
             urgent,
         };
         self.space.asks.insert(pool, asking);
@@ -193,8 +195,12 @@ impl Node {
                 self.space.asks.insert(pool, asking);
                 self.send(to, frame);
             }
-            None if asking.urgent && self.wants_space(&pool) && self.is_founding(&pool) => {
+            None if asking.urgent
+                && self.wants_space(&pool)
+                && (asking.behind || self.is_founding(&pool)) =>
+            {
                 asking.tried.clear();
+                asking.behind = false;
                 self.space.asks.insert(pool, asking);
                 self.ask_later(pool);
             }
@@ -234,7 +240,7 @@ impl Node {
 
     /// Has a question be asked again in a moment; answers to the one before don't count any more.
     pub(super) fn ask_later(&mut self, pool: IpNet) {
-        let (me, until) = (self.me, self.now + FOUNDING);
+        let (me, until) = (self.me, self.now + AGAIN);
         if let Some(asking) = self.space.asks.get_mut(&pool) {
             asking.to = me;
             asking.until = until;
@@ -325,12 +331,17 @@ impl Node {
         size / (2 * hosts.max(1))
     }
 
-    /// How many addresses to ask for: as many again as are in use, and at first a part of the pool for each host.
+    /// How many addresses to ask for: as many again as are in use, and until this host has its part of the pool what it
+    /// lacks of that.
     pub(super) fn fair(&self, pool: &IpNet, fill: Fill) -> u64 {
-        match fill.leased {
-            0 => self.part(pool).clamp(1, 1 << 16),
-            leased => leased.clamp(4, 1 << 16),
-        }
+        let lacks = self
+            .part(pool)
+            .saturating_sub(fill.leased.saturating_add(fill.free));
+        let again = match fill.leased {
+            0 => 1,
+            leased => leased.max(4),
+        };
+        lacks.max(again).min(1 << 16)
     }
 
     pub(in crate::node) fn wish_space(&mut self, ticket: u64, pool: IpNet, within: IpNet) {
@@ -393,6 +404,7 @@ impl Node {
             to,
             until: self.now + ASK,
             tried: BTreeSet::from([to]),
+            behind: false,
             urgent: true,
         };
         self.space.asks.insert(pool, asking);

@@ -175,8 +175,8 @@ impl Node {
                 match serde_json::from_slice::<Fill>(body) {
                     Ok(fill) => {
                         let before = self.space.others.insert((pool, row.origin), fill);
-                        // Who said no may say yes now.
                         self.space.said_no.remove(&(pool, row.origin));
+                        self.space.ask_anew(pool, row.origin);
                         if before.is_none_or(|before| before.free < fill.free) {
                             self.space.rest.remove(&pool);
                         }
@@ -213,6 +213,7 @@ impl Node {
             }
             self.space.barren.retain(|(of, _)| *of != pool);
             self.space.known.insert((pool, host), share);
+            self.space.ask_anew(pool, host);
             self.react(pool, host);
         }
     }

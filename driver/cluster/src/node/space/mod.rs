@@ -41,8 +41,9 @@ const FILL_KEY: &str = "fill/";
 /// How long an answer to a question is waited for until the next host is asked.
 const ASK: Duration = Duration::from_millis(300);
 
-/// How long until hosts are asked again that refused while the founder of the pool had not told of its share yet.
-const FOUNDING: Duration = Duration::from_millis(50);
+/// How long until hosts are asked again that gave nothing while one of them had yet to hear what it could give: the founder
+/// that it is, or a giver that its last gift has arrived.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// How long nothing is asked for in the background after everybody has said no.
 const REST: Duration = Duration::from_secs(3);
@@ -75,6 +76,8 @@ struct Asking {
     to: HostId,
     until: Tick,
     tried: BTreeSet<HostId>,
+    /// One of them has answered with a gift that has arrived already: once it has heard of that it may give another.
+    behind: bool,
     /// Somebody waits for it.
     urgent: bool,
 }
@@ -299,6 +302,13 @@ impl State {
         match self.said_no.contains(&(*pool, *host)) {
             true => Some(Fill { free: 0, ..fill }),
             false => Some(fill),
+        }
+    }
+
+    /// A host has told something new of what it has: who said no may say yes now, to whoever still waits.
+    fn ask_anew(&mut self, pool: IpNet, host: HostId) {
+        if let Some(asking) = self.asks.get_mut(&pool).filter(|asking| asking.urgent) {
+            asking.tried.remove(&host);
         }
     }
 
