@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::dns::Zone;
+
 pub use cluster::{Advertise, Alone, Join, KeyFile, PLACES, Place, Store};
 pub use fault::{Fault, Faults, Origin};
 pub use parse::{DockerHost, LogFormat, MetricsAddr};
@@ -65,6 +67,8 @@ pub enum Setting {
     VxlanPort,
     /// What decides for a cluster.
     Store,
+    /// What the names of containers end with.
+    DnsZone,
     /// Which log lines are wanted.
     Log,
     /// What log lines look like.
@@ -73,7 +77,7 @@ pub enum Setting {
 
 impl Setting {
     /// All settings, in the order in which they are listed.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::PluginSocket,
         Self::ControlSocket,
         Self::StateDir,
@@ -88,6 +92,7 @@ impl Setting {
         Self::ClusterAlone,
         Self::VxlanPort,
         Self::Store,
+        Self::DnsZone,
         Self::Log,
         Self::LogFormat,
     ];
@@ -109,6 +114,7 @@ impl Setting {
             Self::ClusterAlone => "cluster_alone",
             Self::VxlanPort => "vxlan_port",
             Self::Store => "store",
+            Self::DnsZone => "dns_zone",
             Self::Log => "log",
             Self::LogFormat => "log_format",
         }
@@ -139,6 +145,7 @@ impl Setting {
             Self::ClusterAlone => "lease",
             Self::VxlanPort => "4789",
             Self::Store => "own",
+            Self::DnsZone => crate::dns::ZONE,
             Self::Log => "info",
             Self::LogFormat => "human",
         }
@@ -166,6 +173,7 @@ impl Setting {
             Self::Store => {
                 "own, or etcd:// and HOST or HOST:PORT of the members of one etcd, separated by commas; the same on all hosts"
             }
+            Self::DnsZone => "the name of a domain, such as tombolo.internal; the same on all hosts",
             Self::Log => {
                 "a level (off, error, warn, info, debug, trace) and TARGET=LEVEL pairs, such as info,tombolo=debug"
             }
@@ -226,6 +234,8 @@ pub struct Config {
     pub vxlan_port: u16,
     /// What decides for a cluster: a majority of its own hosts, or a store outside of it.
     pub store: Store,
+    /// What the names of containers end with.
+    pub dns_zone: Zone,
     /// Which log lines are wanted: a filter that [`tracing_subscriber::EnvFilter`] takes.
     pub log: String,
     /// What log lines look like.
@@ -294,6 +304,7 @@ impl Config {
             Setting::ClusterAlone => self.cluster_alone.to_string(),
             Setting::VxlanPort => self.vxlan_port.to_string(),
             Setting::Store => self.store.to_string(),
+            Setting::DnsZone => self.dns_zone.to_string(),
             Setting::Log => self.log.clone(),
             Setting::LogFormat => self.log_format.to_string(),
         }
@@ -350,6 +361,7 @@ impl Reader {
         let cluster_alone = self.take(Setting::ClusterAlone, cluster::alone);
         let vxlan_port = self.take(Setting::VxlanPort, cluster::port);
         let store = self.take(Setting::Store, cluster::store);
+        let dns_zone = self.take(Setting::DnsZone, cluster::zone);
         let log = self.take(Setting::Log, parse::filter);
         let log_format = self.take(Setting::LogFormat, parse::log_format);
         let origins = self
@@ -372,6 +384,7 @@ impl Reader {
             cluster_alone: cluster_alone?,
             vxlan_port: vxlan_port?,
             store: store?,
+            dns_zone: dns_zone?,
             log: log?,
             log_format: log_format?,
             ignored: std::mem::take(&mut self.ignored),

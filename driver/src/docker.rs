@@ -7,12 +7,14 @@
 //! As a managed plug-in we bear whatever name we were given (`acme/net:2`), and our networks have that for their driver.
 //! The engine knows it, by the plug-in's id, which is the name of the folder that our socket is in.
 
+mod events;
+mod names;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
@@ -22,10 +24,14 @@ use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tombolo_core::model::{EndpointId, IfName, Mac, NetworkId};
 use tombolo_core::wire::way_out_name;
 use tombolo_core::world::Family;
 
+use self::events::EventStream;
+use self::names::Inspections;
+pub use self::names::Named;
 use crate::engine::Ask;
 use crate::engine::reconcile::is_driver;
 
@@ -126,6 +132,8 @@ pub struct SubnetView {
 pub struct EndpointView {
     /// Its identifier.
     pub id: EndpointId,
+    /// The container's identifier; empty where the engine tells none.
+    pub container: String,
     /// The container's name.
     pub name: String,
     /// Its addresses.
@@ -264,25 +272,37 @@ pub async fn follow(socket: PathBuf, driver: String, asks: mpsc::Sender<Ask>, ca
 /// Ends well only when our engine has ended.
 async fn follow_once(socket: &Path, driver: &str, asks: &mpsc::Sender<Ask>) -> Result<(), Error> {
     // The events first, so that nothing slips in between them and the first look.
-    let mut events = get(socket, &format!("/events?filters={FILTERS}")).await?;
+    let mut events = EventStream::new(get(socket, &format!("/events?filters={FILTERS}")).await?);
     let info: Info = get_json(socket, "/info").await?;
     let plugin = own_plugin(socket).await?;
+    let ours =
+        |name: &str| is_driver(name, driver) || plugin.as_ref().is_some_and(|plugin| plugin.name == name);
+    let mut inspections = Inspections::new(socket.to_owned());
     loop {
         let view = look(socket, driver, plugin.as_ref(), &info).await?;
+        let networks = view.networks.iter().filter(|n| is_driver(&n.driver, driver));
+        let endpoints = networks.flat_map(|n| &n.endpoints);
+        inspections.look(endpoints.map(|e| (e.container.as_str(), e.id.clone(), e.name.as_str())));
         if asks.send(Ask::Docker(Ok(view))).await.is_err() {
             return Ok(());
         }
-        tokio::select! {
-            event = events.frame() => {
-                if !matches!(event, Some(Ok(_))) {
-                    let why = "the stream has ended: the engine is going down".to_owned();
-                    return Err(Error::Answer { call: "/events".to_owned(), why });
+        let mut due = Instant::now() + QUIET;
+        loop {
+            tokio::select! {
+                event = events.next() => {
+                    // One look serves all events that come until then.
+                    due = due.min(Instant::now() + SETTLE);
+                    if let Some(container) = event?.renamed(ours, |container| inspections.knows(container)) {
+                        inspections.inspect(&container);
+                    }
                 }
-                tokio::time::sleep(SETTLE).await;
-                // One look serves all events that have come meanwhile.
-                while let Some(Some(Ok(_))) = events.frame().now_or_never() {}
+                named = inspections.found() => {
+                    if !named.is_empty() && asks.send(Ask::Called(named)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                () = tokio::time::sleep_until(due) => break,
             }
-            () = tokio::time::sleep(QUIET) => {}
         }
     }
 }
@@ -342,13 +362,14 @@ fn network_view(json: NetworkJson) -> Option<NetworkView> {
             way_out: way_out.and_then(|text| address(text)),
         })
     };
-    let endpoint = |c: &ContainerJson| {
+    let endpoint = |container: &str, c: &ContainerJson| {
         let addresses = [&c.ipv4_address, &c.ipv6_address]
             .into_iter()
             .filter_map(|text| text.parse().ok());
         let (addresses, mac) = (addresses.collect(), c.mac_address.parse().ok());
         Some(EndpointView {
             id: c.endpoint_id.parse().ok()?,
+            container: container.to_owned(),
             name: c.name.clone(),
             addresses,
             mac,
@@ -367,7 +388,7 @@ fn network_view(json: NetworkJson) -> Option<NetworkView> {
             .containers
             .iter()
             .flatten()
-            .filter_map(|(_, c)| endpoint(c))
+            .filter_map(|(container, c)| endpoint(container, c))
             .collect(),
     })
 }

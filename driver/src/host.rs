@@ -1,7 +1,7 @@
 //! Facts about this host, looked up at the edge and handed in to decisions: the time, what addresses it uses, which ports
 //! are free.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -204,6 +204,23 @@ pub fn name_servers() -> Vec<IpNet> {
         servers.extend(name_servers_in(&text));
     }
     servers
+}
+
+/// Who resolves names for this host, in the order in which its own resolver asks them (resolv.conf(5)).
+pub fn resolvers() -> Vec<SocketAddr> {
+    const PORT: u16 = 53;
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let words = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let server = |word: &str| match word.trim().split_once('%') {
+        None => Some(SocketAddr::new(word.trim().parse().ok()?, PORT)),
+        Some((address, link)) => {
+            let scope = nix::net::if_::if_nametoindex(link).ok()?;
+            Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into())
+        }
+    };
+    words.filter_map(server).collect()
 }
 
 fn name_servers_in(resolv_conf: &str) -> impl Iterator<Item = IpNet> + '_ {

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod dhcp;
+pub mod dns;
 pub mod docker;
 pub mod door;
 pub mod engine;

@@ -53,7 +53,7 @@ use crate::records::{self, Records};
 use crate::segment::Segments;
 use crate::sockets::{self, Found, Name, Socket, Sockets};
 use crate::store::{self, Opened, Put, Row, Store};
-use crate::{claim, control, docker, host, http, lent, listen, metrics, wires};
+use crate::{claim, control, dns, docker, host, http, lent, listen, metrics, wires};
 
 /// The version of the records' form.
 pub use crate::records::SCHEMA;
@@ -327,6 +327,7 @@ async fn serve_once(
     }
     // Before the cluster hears of this host: it would be told that nobody here hears anything.
     let (membership, heard) = listen::first_heard(&asks).await;
+    let names = Arc::new(dns::Names::default());
     let around = Around {
         asks: asks.clone(),
         events: events.clone(),
@@ -340,6 +341,7 @@ async fn serve_once(
         advertised: config.advertise.clone(),
         vxlan_port: config.vxlan_port,
         store: cluster::store::Store::of(&config.store),
+        names: names.clone(),
         alone: match config.cluster_alone {
             crate::config::Alone::Lease => tombolo_cluster::node::Alone::Lease,
             crate::config::Alone::Wait => tombolo_cluster::node::Alone::Wait,
@@ -400,6 +402,7 @@ async fn serve_once(
     others.spawn(listen::listen(membership, heard, asks.clone()));
     others.spawn(heartbeat(asks.clone()));
     others.spawn(tunnels);
+    others.spawn(dns::serve(names, config.dns_zone.clone()));
     others.spawn(wires::look_after(asks.clone(), segments, ahead));
     others.spawn(lent::look_after(lent, changes, told_events));
     let scraped = match metrics_socket {

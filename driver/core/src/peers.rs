@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Endpoint, Group, Mac, NetName, Network, fnv1a};
+use crate::model::{Endpoint, Group, Mac, NetName, Network, Proto, fnv1a};
 use crate::state::{Heard, Remote};
 
 /// What the keys of these rows begin with; the endpoint's identifier follows.
@@ -107,6 +107,18 @@ pub struct EndpointRow {
     /// Whether the container is there: its endpoint has joined a sandbox.
     #[serde(default)]
     pub joined: bool,
+    /// Its ports that are published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortRow>,
+}
+
+/// A published port of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortRow {
+    /// The protocol.
+    pub proto: Proto,
+    /// The endpoint's port, not the host's.
+    pub port: u16,
 }
 
 impl EndpointRow {
@@ -121,7 +133,16 @@ impl EndpointRow {
     }
 
     /// The row of an endpoint on a network.
-    pub fn of(network: &Network, endpoint: &Endpoint, name: Option<&str>) -> Self {
+    pub fn of(network: &Network, endpoint: &Endpoint, name: Option<&str>, aliases: &[String]) -> Self {
+        // One a family and address of the host, of the same port.
+        let ports: BTreeSet<PortRow> = endpoint
+            .published
+            .iter()
+            .map(|published| PortRow {
+                proto: published.proto,
+                port: published.port,
+            })
+            .collect();
         Self {
             net: network.spec.net().cloned(),
             pools: network.subnets.iter().map(|subnet| subnet.pool).collect(),
@@ -132,8 +153,9 @@ impl EndpointRow {
             mac: endpoint.mac,
             via: None,
             name: name.map(str::to_owned),
-            aliases: Vec::new(),
+            aliases: aliases.to_vec(),
             joined: endpoint.sandbox.is_some(),
+            ports: ports.into_iter().collect(),
         }
     }
 }

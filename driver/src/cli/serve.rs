@@ -71,6 +71,9 @@ pub struct Flags {
     /// [default: own]
     #[arg(long, value_name = "own|URL", verbatim_doc_comment)]
     store: Option<String>,
+    /// Name of the domain that the names of containers are in; the same on all hosts [default: tombolo.internal]
+    #[arg(long, value_name = "DOMAIN")]
+    dns_zone: Option<String>,
     /// Log lines to write: a level, or TARGET=LEVEL pairs separated by commas [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -110,6 +113,7 @@ impl Flags {
             (Setting::ClusterAlone, &self.cluster_alone),
             (Setting::VxlanPort, &self.vxlan_port),
             (Setting::Store, &self.store),
+            (Setting::DnsZone, &self.dns_zone),
             (Setting::Log, &self.log),
             (Setting::LogFormat, &self.log_format),
         ];

@@ -50,6 +50,7 @@ use super::sight::{Noted, Sight};
 use super::store::Store;
 use super::tunnels::{Answerer, Asker};
 use super::ways::Ways;
+use crate::dns::Names;
 use crate::engine::events::Events;
 use crate::engine::{Ask, Outside};
 use datagrams::Suspicion;
@@ -99,6 +100,8 @@ pub struct Around {
     pub vxlan_port: u16,
     /// What decides, if it isn't the cluster itself.
     pub store: Option<Store>,
+    /// Who has which name.
+    pub names: Arc<Names>,
 }
 
 /// What is asked of a part.

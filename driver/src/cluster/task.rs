@@ -273,6 +273,7 @@ impl Task {
         }
         self.around.outside.set(Some(OUTSIDE.to_owned()));
         self.around.shown.set(ShownNow::default());
+        self.around.names.clear();
         if let Some(mark) = mark {
             self.say_out(&mark);
         }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use tombolo_core::model::IfName;
 
 use super::parse::{Parsed, Wrong, directory};
+use crate::dns::Zone;
 
 /// A list of hosts to join: addresses, and ports where they aren't the usual one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -204,6 +205,11 @@ pub(super) fn port(text: &str) -> Parsed<u16> {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(vec![Wrong::new(text, "it is no port from 1 to 65535")]),
     }
+}
+
+/// The name of a domain.
+pub(super) fn zone(text: &str) -> Parsed<Zone> {
+    text.parse().map_err(|why: String| vec![Wrong::new(text, why)])
 }
 
 /// `lease` or `wait`.

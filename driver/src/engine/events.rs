@@ -451,8 +451,13 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             let name = self.docker.network_name(&network.id);
             name.is_some() && name != before.networks.get(&network.id).map(String::as_str)
         };
+        let mut named = false;
         for network in self.state.networks().filter(news) {
             self.tell_network("named", &network.id);
+            named = true;
+        }
+        if named {
+            self.touched.network_named();
         }
         let news = |endpoint: &&Endpoint| {
             let name = self.docker.container_name(&endpoint.id);

@@ -45,7 +45,7 @@ use tombolo_ipam::Carve;
 
 use self::events::Problem;
 use crate::dhcp::Lease;
-use crate::docker::View;
+use crate::docker::{Named, View};
 use crate::kernel::groups::Groups;
 use crate::kernel::notice::Noticed;
 use crate::kernel::sandbox::Inside;
@@ -181,6 +181,8 @@ pub enum Ask {
     },
     /// What the Docker engine has just said of itself, or why it can't be asked.
     Docker(Result<View, String>),
+    /// What containers are called, as the Docker engine has just said.
+    Called(Vec<Named>),
     /// Say what the cluster is to know: what has changed since it was asked last, or everything.
     Cluster {
         /// Everything.
@@ -424,6 +426,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     answer.send(compared).ok();
                 }
                 Ask::Docker(view) => self.heard_from_docker(view, Instant::now()).await,
+                Ask::Called(named) => self.heard_names(named),
                 Ask::Cluster { everything, answer } => drop(answer.send(self.told_cluster(everything))),
                 Ask::Heard(groups) => self.listen(groups),
                 Ask::Peers(news) => self.hear(news).await,

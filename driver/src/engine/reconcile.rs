@@ -28,7 +28,7 @@ use tombolo_ipam::{PoolId, Slot, Space, Use};
 
 use super::events::{Problem, What};
 use super::{Engine, Journal, Looked};
-use crate::docker::{EndpointView, NetworkView, SubnetView, View};
+use crate::docker::{EndpointView, Named, NetworkView, SubnetView, View};
 use crate::kernel::Kernel;
 use crate::records;
 
@@ -68,6 +68,7 @@ pub struct Docker {
     error: Option<String>,
     networks: BTreeMap<NetworkId, String>,
     containers: BTreeMap<EndpointId, String>,
+    aliases: BTreeMap<EndpointId, Vec<String>>,
     pools: BTreeMap<IpNet, String>,
     holders: BTreeMap<IpAddr, String>,
     suspects: BTreeMap<Suspect, Instant>,
@@ -98,6 +99,11 @@ impl Docker {
     /// The name of an endpoint's container, once the engine has told it.
     pub fn container_name(&self, id: &EndpointId) -> Option<&str> {
         self.containers.get(id).map(String::as_str)
+    }
+
+    /// The other names of an endpoint on its network, as far as the engine has told them.
+    pub fn aliases(&self, id: &EndpointId) -> &[String] {
+        self.aliases.get(id).map_or(&[], Vec::as_slice)
     }
 
     /// The name of the container that has an address of our IPAM, on whichever driver's network.
@@ -132,8 +138,9 @@ impl Docker {
         })
     }
 
-    /// Takes a view in; gives the names that were known before it.
-    fn note(&mut self, view: &View, driver: &str) -> Names {
+    /// Takes a view in; gives the names that were known before it. What is told of an endpoint that `there` knows stays,
+    /// where the view was begun before that endpoint came about.
+    fn note(&mut self, view: &View, driver: &str, there: impl Fn(&EndpointId) -> bool) -> Names {
         let before = Names {
             networks: std::mem::take(&mut self.networks),
             containers: std::mem::take(&mut self.containers),
@@ -147,8 +154,12 @@ impl Docker {
             .iter()
             .map(|n| (n.id.clone(), n.name.clone()))
             .collect();
+        let told = before.containers.iter().filter(|(id, _)| there(id));
+        let told = told.map(|(id, name)| (id.clone(), name.clone()));
         let named = view.networks.iter().flat_map(|n| &n.endpoints);
-        self.containers = named.map(|e| (e.id.clone(), e.name.clone())).collect();
+        let named = named.map(|e| (e.id.clone(), e.name.clone()));
+        self.containers = told.chain(named).collect();
+        self.aliases.retain(|id, _| self.containers.contains_key(id));
         let pools = view
             .networks
             .iter()
@@ -194,7 +205,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
         };
         let driver = self.setup.driver.clone();
-        let before = self.docker.note(&view, &driver);
+        let there = |id: &EndpointId| self.state.endpoint(id).is_some();
+        let before = self.docker.note(&view, &driver, there);
         self.tell_names(&before);
         self.note_foreign(&view).await;
         if !self.serves_us(&view) {
@@ -214,6 +226,24 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     }
                 }
                 forgotten => self.free(forgotten).await,
+            }
+        }
+    }
+
+    /// Takes in what containers are called.
+    pub fn heard_names(&mut self, named: Vec<Named>) {
+        for Named { id, name, aliases } in named {
+            let Some(endpoint) = self.state.endpoint(&id) else {
+                continue;
+            };
+            let docker = &mut self.docker;
+            let renamed = docker.containers.insert(id.clone(), name.clone()) != Some(name);
+            let before = docker.aliases.insert(id.clone(), aliases);
+            if renamed || before.as_deref() != Some(docker.aliases(&id)) {
+                self.touched.named(&id);
+            }
+            if renamed {
+                self.tell_endpoint("named", endpoint);
             }
         }
     }

@@ -12,12 +12,14 @@ use tokio::sync::Notify;
 use tombolo_cluster::node::Fill;
 use tombolo_core::model::{EndpointId, Network};
 use tombolo_core::peers::EndpointRow;
-use tombolo_core::state::Edit;
+use tombolo_core::state::{Edit, Owner};
+use tombolo_core::world::{Key, World};
 use tombolo_ipam::share::Share;
 use tombolo_ipam::{PoolId, Space};
 
 use super::groups::Part;
 use super::{Engine, Journal};
+use crate::dns::Home;
 use crate::kernel::Kernel;
 
 /// What has changed.
@@ -26,6 +28,8 @@ pub(super) struct Touched {
     endpoints: BTreeSet<EndpointId>,
     /// Whether the cluster may have to be told otherwise which groups are heard.
     listeners: bool,
+    /// Whether networks may be others, or called otherwise.
+    networks: bool,
     wake: Arc<Notify>,
 }
 
@@ -44,13 +48,20 @@ impl Touched {
             self.endpoints.insert(id.clone());
         }
         // Whose a bridge is may be another one now.
-        self.listeners |= matches!(edit, Edit::Network(..));
+        let network = matches!(edit, Edit::Network(..));
+        (self.listeners, self.networks) = (self.listeners | network, self.networks | network);
         self.wake.notify_one();
     }
 
     /// Notes that other groups are heard.
     pub fn listeners(&mut self) {
         self.listeners = true;
+        self.wake.notify_one();
+    }
+
+    /// Notes that a network has a name now.
+    pub fn network_named(&mut self) {
+        self.networks = true;
         self.wake.notify_one();
     }
 
@@ -70,6 +81,10 @@ pub struct Told {
     pub shares: BTreeMap<IpNet, Share>,
     /// Endpoints that were touched: what they are now, or that they are gone.
     pub endpoints: Vec<(EndpointId, Option<EndpointRow>)>,
+    /// The sandboxes of those of them that have joined one.
+    pub sandboxes: BTreeMap<EndpointId, String>,
+    /// The networks of the cluster that this host has, by the pools that identify them, where these may have changed.
+    pub homes: Option<BTreeMap<IpNet, Home>>,
     /// Groups that are heard, by pool and part, where that has changed; none where a part has none any more.
     pub groups: BTreeMap<Part, Vec<IpAddr>>,
 }
@@ -82,6 +97,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             true => self.told_groups(everything),
             false => BTreeMap::new(),
         };
+        let homes = (std::mem::take(&mut self.touched.networks) || everything).then(|| self.homes());
         let ids: BTreeSet<EndpointId> = match everything {
             true => self
                 .state
@@ -96,8 +112,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 .state
                 .network(&endpoint.network)
                 .filter(|network| is_shared(network))?;
-            Some(EndpointRow::of(network, endpoint, self.docker.container_name(id)))
+            let (name, aliases) = (self.docker.container_name(id), self.docker.aliases(id));
+            Some(EndpointRow::of(network, endpoint, name, aliases))
         };
+        let sandbox = |id: &EndpointId| Some((id.clone(), self.state.endpoint(id)?.sandbox.clone()?));
         let ipam = self.state.ipam();
         let fill = |(pool, _): (&IpNet, &Share)| {
             let sums = ipam.summary(*pool).unwrap_or_default();
@@ -113,8 +131,36 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             fills: ipam.shares().iter().map(fill).collect(),
             shares: ipam.shares().clone(),
             groups,
+            homes,
+            sandboxes: ids.iter().filter_map(sandbox).collect(),
             endpoints: ids.iter().map(|id| (id.clone(), row(id))).collect(),
         }
+    }
+}
+
+impl<K: Kernel, J: Journal> Engine<K, J> {
+    /// The networks of the cluster that this host has: what they are called, and its own addresses there.
+    fn homes(&self) -> BTreeMap<IpNet, Home> {
+        let shared = self.state.networks().filter(|network| is_shared(network));
+        let home = |network: &Network| {
+            let mut facts = World::new();
+            self.state.facts(&Owner::Network(network.id.clone()), &mut facts);
+            let own = facts.keys().filter_map(|key| match key {
+                Key::Address(_, address) => Some(address.addr()),
+                _ => None,
+            });
+            let name = self.docker.network_name(&network.id).map(str::to_ascii_lowercase);
+            let net = network.spec.net().map(ToString::to_string);
+            let mut labels: Vec<String> = name.into_iter().chain(net).collect();
+            labels.dedup();
+            let home = Home {
+                pools: network.subnets.iter().map(|subnet| subnet.pool).collect(),
+                labels,
+                gateways: own.collect(),
+            };
+            Some((network.pool()?, home))
+        };
+        shared.filter_map(home).collect()
     }
 }
 

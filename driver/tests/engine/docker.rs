@@ -16,6 +16,7 @@ use crate::scene::{Scene, network};
 
 fn net(n: u8, endpoints: &[(&str, &str)]) -> NetworkView {
     let endpoint = |(id, address): &(&str, &str)| EndpointView {
+        container: String::new(),
         id: id.parse().unwrap(),
         name: format!("container-{id}"),
         addresses: vec![address.parse().unwrap()],

@@ -12,11 +12,12 @@ use tombolo_cluster::node::SHARE;
 use tombolo_cluster::table::{Seen, Standing};
 use tombolo_core::kinds::{Agreed, Reach, Underlay, host_gateway};
 use tombolo_core::peers::{ENDPOINT, EndpointRow, GROUPS, GroupsRow, HOST, HostRow, PARTS, is_a_hosts};
-use tombolo_core::state::{Heard, News, Remote};
+use tombolo_core::state::{Heard, News};
 use tombolo_core::world::Hop;
 
 use super::Part;
 use super::hidden::{Hidden, is_hidden};
+use crate::dns::{self, Entry};
 use crate::engine::Ask;
 use crate::kernel::routes;
 
@@ -24,6 +25,7 @@ use crate::kernel::routes;
 #[derive(Debug, Default)]
 pub(super) struct Told {
     news: News,
+    names: dns::News,
     pieces: BTreeMap<IpNet, BTreeMap<IpNet, HostId>>,
     reach: BTreeMap<HostId, Reach>,
     pub(super) hidden: Hidden,
@@ -104,6 +106,10 @@ impl Part {
                 everything: true,
                 ..News::default()
             },
+            names: dns::News {
+                everything: true,
+                ..dns::News::default()
+            },
             pieces_due: true,
             reach_due: true,
             ways_due: true,
@@ -148,8 +154,12 @@ impl Part {
         } else if key.starts_with(SHARE) {
             self.told.pieces_due = true;
         } else if let Some(endpoint) = key.strip_prefix(ENDPOINT) {
-            let remote = body.and_then(|body| self.remote(host, key, body));
+            let row = body.and_then(|body| self.endpoint_row(host, key, body));
+            let remote = row.as_ref().and_then(EndpointRow::remote);
+            let entry = row.and_then(|row| Entry::of(&row, None));
             self.told.news.endpoints.push((host, endpoint.to_owned(), remote));
+            let names = &mut self.told.names.entries;
+            names.push(((host, endpoint.to_owned()), entry));
         } else if key.starts_with(GROUPS) {
             let heard = body.and_then(|body| self.heard(host, key, body));
             self.told.news.heard.push((host, key.to_owned(), heard));
@@ -157,14 +167,10 @@ impl Part {
     }
 
     /// What a row tells. One that can't be read is counted, and tells that there is nothing.
-    fn remote(&mut self, host: HostId, key: &str, body: &[u8]) -> Option<Remote> {
-        match serde_json::from_slice::<EndpointRow>(body) {
-            Ok(row) => row.remote(),
-            Err(error) => {
-                self.unreadable(host, key, &error.to_string());
-                None
-            }
-        }
+    fn endpoint_row(&mut self, host: HostId, key: &str, body: &[u8]) -> Option<EndpointRow> {
+        let row = serde_json::from_slice(body);
+        row.inspect_err(|error| self.unreadable(host, key, &error.to_string()))
+            .ok()
     }
 
     /// The same for one about groups.
@@ -215,6 +221,7 @@ impl Part {
                 underlay: self.told.news.underlay,
                 ..News::default()
             };
+            self.told.names = dns::News::default();
             return self.send_news().await;
         }
         self.note_hidden();
@@ -246,6 +253,10 @@ impl Part {
     }
 
     async fn send_news(&mut self) {
+        let names = std::mem::take(&mut self.told.names);
+        if names != dns::News::default() {
+            self.around.names.hear(names, self.me);
+        }
         let news = std::mem::take(&mut self.told.news);
         if news != News::default() {
             // An engine that has ended needs no news.

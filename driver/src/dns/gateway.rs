@@ -1,0 +1,135 @@
+//! The resolver at the addresses that this host has on its networks: where a container's way out is, questions are answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_server::Server;
+use ipnet::IpNet;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::task::JoinSet;
+
+use super::answer::Zone;
+use super::names::{Home, Names, View};
+use super::resolver::{Asker, Resolver};
+use super::upstream::{PORT, Upstream};
+
+/// How long a connection may say nothing.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// How many answers wait for a connection that doesn't take them.
+const WAITING: usize = 32;
+
+/// Between two attempts at an address that can't be listened on.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Where somebody listens: the network that it is for, and the address.
+type Place = (IpNet, IpAddr);
+
+/// Whoever asks at a gateway.
+struct AtGateway(IpNet);
+
+impl Asker for AtGateway {
+    fn view(&self, names: &Names, source: IpAddr) -> Option<View> {
+        let view = names.view_at(self.0, source.to_canonical());
+        (view != View::default()).then_some(view)
+    }
+}
+
+/// Listens wherever this host has an address on a network of the cluster. It never ends.
+pub async fn serve(names: Arc<Names>, zone: Zone) {
+    let mut homes = names.homes();
+    let mut servers: BTreeMap<Place, tokio::task::AbortHandle> = BTreeMap::new();
+    let mut running = JoinSet::new();
+    loop {
+        let wanted = places(&homes.borrow_and_update());
+        servers.retain(|place, server| {
+            let stays = wanted.contains(place);
+            if !stays {
+                server.abort();
+            }
+            stays
+        });
+        for place in wanted {
+            servers
+                .entry(place)
+                .or_insert_with(|| running.spawn(serve_at(place, names.clone(), zone.clone())));
+        }
+        tokio::select! {
+            changed = homes.changed() => if changed.is_err() { return },
+            // They end only when they are told to.
+            Some(_) = running.join_next() => {}
+        }
+    }
+}
+
+fn places(homes: &BTreeMap<IpNet, Home>) -> BTreeSet<Place> {
+    let all = homes.iter();
+    all.flat_map(|(network, home)| home.gateways.iter().map(|gateway| (*network, *gateway)))
+        .collect()
+}
+
+async fn serve_at((network, address): Place, names: Arc<Names>, zone: Zone) {
+    let mut told = String::new();
+    loop {
+        let ended = match sockets(SocketAddr::new(address, PORT)) {
+            Ok((udp, tcp)) => {
+                let own = names.homes();
+                let upstream = Upstream::of_host(move |server| {
+                    own.borrow().values().any(|home| home.gateways.contains(server))
+                });
+                let mut server = Server::new(Resolver {
+                    names: names.clone(),
+                    zone: zone.clone(),
+                    asker: AtGateway(network),
+                    upstream,
+                });
+                server.register_socket(udp);
+                server.register_listener(tcp, IDLE, WAITING);
+                told.clear();
+                server
+                    .block_until_done()
+                    .await
+                    .err()
+                    .map(|error| error.to_string())
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        let why = ended.unwrap_or_default();
+        if told != why {
+            tracing::warn!(%address, port = PORT, error = why, "names can't be answered at a gateway; tried again every few seconds");
+            told = why;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn sockets(place: SocketAddr) -> io::Result<(tokio::net::UdpSocket, tokio::net::TcpListener)> {
+    let udp = socket(place, Type::DGRAM, Protocol::UDP)?;
+    let tcp = socket(place, Type::STREAM, Protocol::TCP)?;
+    tcp.listen(128)?;
+    Ok((
+        tokio::net::UdpSocket::from_std(udp.into())?,
+        tokio::net::TcpListener::from_std(tcp.into())?,
+    ))
+}
+
+/// A socket at an address that may come about only later, or go and come again.
+fn socket(place: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(place), kind, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    match place {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&place.into())?;
+    Ok(socket)
+}

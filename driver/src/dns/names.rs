@@ -1,0 +1,500 @@
+//! Who has which name on which network: a table that changes row by row, and is asked by everybody at once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use ipnet::IpNet;
+use tokio::sync::watch;
+use tombolo_cluster::HostId;
+use tombolo_core::model::Proto;
+use tombolo_core::peers::EndpointRow;
+
+/// The longest name that is taken in: what a question can have (RFC 1035, section 2.3.4), written out.
+const NAME_MAX: usize = 253;
+
+/// The longest part of one between two dots.
+const LABEL_MAX: usize = 63;
+
+/// An endpoint: its host and its identifier.
+pub type Of = (HostId, String);
+
+/// A port that an endpoint's service is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Service {
+    /// The protocol.
+    pub proto: Proto,
+    /// The endpoint's port.
+    pub port: u16,
+}
+
+/// What is known of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The pool that is its network's identity.
+    pub pool: IpNet,
+    /// Its names in small letters, the container's own one first.
+    pub names: Vec<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The ports that are published for it.
+    pub services: Vec<Service>,
+    /// The network namespace of its container, where that is on this host.
+    pub sandbox: Option<String>,
+}
+
+impl Entry {
+    /// What a row tells; none while the container isn't there, or where the row doesn't tell enough.
+    pub fn of(row: &EndpointRow, sandbox: Option<String>) -> Option<Self> {
+        let pool = *row.pools.first().filter(|_| row.joined)?;
+        let mut seen = BTreeSet::new();
+        let told = row.name.iter().chain(&row.aliases).filter_map(|name| plain(name));
+        let names = told.filter(|name| seen.insert(name.clone())).collect();
+        let within = |address: &IpAddr| row.pools.iter().any(|pool| pool.contains(address));
+        let ports = row.ports.iter().filter(|port| port.port > 0);
+        let services: BTreeSet<Service> = ports
+            .map(|port| Service {
+                proto: port.proto,
+                port: port.port,
+            })
+            .collect();
+        Some(Self {
+            pool,
+            names,
+            addresses: row.ipv4.into_iter().chain(row.ipv6).filter(within).collect(),
+            services: services.into_iter().collect(),
+            sandbox,
+        })
+    }
+}
+
+/// A name as it is looked for; none if no question can ask for it.
+fn plain(name: &str) -> Option<String> {
+    let name = name.trim_end_matches('.');
+    let fits =
+        |label: &str| (1..=LABEL_MAX).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_graphic());
+    let can_be = name.len() <= NAME_MAX && name.split('.').all(fits);
+    can_be.then(|| name.to_ascii_lowercase())
+}
+
+/// A network of the cluster that this host has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Home {
+    /// Its pools, that which is its identity first.
+    pub pools: Vec<IpNet>,
+    /// What it is called: Docker's name for it, and that in the cluster.
+    pub labels: Vec<String>,
+    /// This host's own addresses on it.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// What is new.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct News {
+    /// Whether this is all there is of other hosts: what is not told again is gone.
+    pub everything: bool,
+    /// What endpoints are now, or that they are gone.
+    pub entries: Vec<(Of, Option<Entry>)>,
+    /// The networks that this host has, by what identifies them, where these have changed.
+    pub homes: Option<BTreeMap<IpNet, Home>>,
+}
+
+/// The networks whose names somebody is told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct View(Vec<IpNet>);
+
+#[derive(Debug, Default)]
+struct Net {
+    names: HashMap<String, Vec<Arc<Entry>>>,
+    addresses: HashMap<IpAddr, Vec<Arc<Entry>>>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    entries: HashMap<Of, Arc<Entry>>,
+    nets: HashMap<IpNet, Net>,
+    /// By network namespace: the networks that its container is on, as often as it is there.
+    sandboxes: HashMap<String, Vec<IpNet>>,
+    homes: BTreeMap<IpNet, Home>,
+}
+
+/// Who has which name.
+#[derive(Debug)]
+pub struct Names {
+    index: RwLock<Index>,
+    homes: watch::Sender<BTreeMap<IpNet, Home>>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            index: RwLock::default(),
+            homes: watch::Sender::new(BTreeMap::new()),
+        }
+    }
+}
+
+impl Index {
+    fn put(&mut self, of: Of, entry: Option<Entry>) {
+        if self.entries.get(&of).map(Arc::as_ref) == entry.as_ref() {
+            return;
+        }
+        if let Some(old) = self.entries.remove(&of) {
+            self.drop_entry(&old);
+        }
+        let Some(entry) = entry.map(Arc::new) else { return };
+        let net = self.nets.entry(entry.pool).or_default();
+        for name in &entry.names {
+            net.names.entry(name.clone()).or_default().push(entry.clone());
+        }
+        for address in &entry.addresses {
+            net.addresses.entry(*address).or_default().push(entry.clone());
+        }
+        if let Some(sandbox) = &entry.sandbox {
+            self.sandboxes
+                .entry(sandbox.clone())
+                .or_default()
+                .push(entry.pool);
+        }
+        self.entries.insert(of, entry);
+    }
+
+    fn drop_entry(&mut self, old: &Arc<Entry>) {
+        if let Some(net) = self.nets.get_mut(&old.pool) {
+            for name in &old.names {
+                take_out(&mut net.names, name, |entry| Arc::ptr_eq(entry, old));
+            }
+            for address in &old.addresses {
+                take_out(&mut net.addresses, address, |entry| Arc::ptr_eq(entry, old));
+            }
+            if net.names.is_empty() && net.addresses.is_empty() {
+                self.nets.remove(&old.pool);
+            }
+        }
+        if let Some(sandbox) = &old.sandbox {
+            take_out(&mut self.sandboxes, sandbox, |pool| *pool == old.pool);
+        }
+    }
+}
+
+/// Takes one out of what a key has, and the key with the last one.
+fn take_out<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, Vec<V>>, key: &K, is_it: impl Fn(&V) -> bool) {
+    if let Some(all) = map.get_mut(key) {
+        if let Some(at) = all.iter().position(is_it) {
+            all.swap_remove(at);
+        }
+        if all.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+impl Names {
+    /// Takes in what is new.
+    pub fn hear(&self, news: News, me: HostId) {
+        let mut index = self.write();
+        if news.everything {
+            let told: BTreeSet<&Of> = news.entries.iter().map(|(of, _)| of).collect();
+            let others = index.entries.keys().filter(|of| of.0 != me && !told.contains(of));
+            for of in others.cloned().collect::<Vec<_>>() {
+                index.put(of, None);
+            }
+        }
+        for (of, entry) in news.entries {
+            index.put(of, entry);
+        }
+        if let Some(homes) = news.homes {
+            index.homes.clone_from(&homes);
+            drop(index);
+            self.homes.send_if_modified(|before| {
+                let changed = *before != homes;
+                *before = homes;
+                changed
+            });
+        }
+    }
+
+    /// Forgets all: this host is in no cluster.
+    pub fn clear(&self) {
+        *self.write() = Index::default();
+        self.homes.send_replace(BTreeMap::new());
+    }
+
+    /// The networks that this host has, and each change of them.
+    pub fn homes(&self) -> watch::Receiver<BTreeMap<IpNet, Home>> {
+        self.homes.subscribe()
+    }
+
+    /// What is told to whoever asks from an address on a network: of all networks that its container is on. Who is not known
+    /// yet is on that network only; none is told to who isn't on it.
+    pub fn view_at(&self, network: IpNet, source: IpAddr) -> View {
+        let index = self.read();
+        let home = index.homes.get(&network);
+        if !home.is_some_and(|home| home.pools.iter().any(|pool| pool.contains(&source))) {
+            return View::default();
+        }
+        let asker = index
+            .nets
+            .get(&network)
+            .and_then(|net| net.addresses.get(&source));
+        let sandbox = asker.and_then(|entries| entries.iter().find_map(|entry| entry.sandbox.as_ref()));
+        let nets = sandbox.and_then(|sandbox| index.sandboxes.get(sandbox));
+        View(nets.cloned().unwrap_or_else(|| vec![network]))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Index> {
+        // Nobody panics while it is held; and if somebody does, what is there is as good as it was.
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who has a name on a network of the view: a short one, or one with a network's name behind it. `name` is in small letters.
+    pub fn find(&self, view: &View, name: &str) -> Vec<Arc<Entry>> {
+        let index = self.read();
+        let nets = || view.0.iter().filter_map(|pool| index.nets.get(pool));
+        let short: Vec<Arc<Entry>> = nets()
+            .filter_map(|net| net.names.get(name))
+            .flatten()
+            .cloned()
+            .collect();
+        match short.is_empty() {
+            true => index.of_network(view, name),
+            false => short,
+        }
+    }
+
+    /// Who has a name with a network's name behind it.
+    pub fn find_full(&self, view: &View, name: &str) -> Vec<Arc<Entry>> {
+        self.read().of_network(view, name)
+    }
+
+    /// Whether that is the name of a network of the view.
+    pub fn is_network(&self, view: &View, name: &str) -> bool {
+        let index = self.read();
+        let mut labels = view.0.iter().flat_map(|pool| index.labels(pool));
+        labels.any(|label| label == name)
+    }
+
+    /// Who has an address of the view, with the network's name; none where no network of the view has it.
+    pub fn at(&self, view: &View, address: IpAddr) -> Option<Vec<(Arc<Entry>, String)>> {
+        let index = self.read();
+        let pools = |net: &IpNet| index.homes.get(net).map(|home| home.pools.as_slice());
+        let on = |net: &&IpNet| {
+            pools(net)
+                .into_iter()
+                .flatten()
+                .any(|pool| pool.contains(&address))
+        };
+        let net = view.0.iter().find(on)?;
+        let label = index.labels(net).next().unwrap_or_default();
+        let there = index.nets.get(net).and_then(|net| net.addresses.get(&address));
+        let there = there.into_iter().flatten();
+        Some(there.map(|entry| (entry.clone(), label.to_owned())).collect())
+    }
+
+    /// What the network of an endpoint is called here.
+    pub fn label(&self, entry: &Entry) -> Option<String> {
+        self.read().labels(&entry.pool).next().map(str::to_owned)
+    }
+}
+
+impl Index {
+    fn labels(&self, network: &IpNet) -> impl Iterator<Item = &str> {
+        let home = self.homes.get(network).into_iter();
+        home.flat_map(|home| home.labels.iter().map(String::as_str))
+    }
+
+    fn of_network(&self, view: &View, name: &str) -> Vec<Arc<Entry>> {
+        let named = |pool: &IpNet| {
+            let net = self.nets.get(pool)?;
+            let rest = self
+                .labels(pool)
+                .find_map(|label| name.strip_suffix(label)?.strip_suffix('.'))?;
+            net.names.get(rest)
+        };
+        view.0.iter().filter_map(named).flatten().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ME: u8 = 1;
+
+    fn host(n: u8) -> HostId {
+        HostId::from_bytes([n; 16])
+    }
+
+    fn net(n: u8) -> IpNet {
+        format!("10.{n}.0.0/24").parse().unwrap()
+    }
+
+    fn entry(of: u8, at: u8, names: &[&str], sandbox: Option<&str>) -> Entry {
+        Entry {
+            pool: net(of),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            addresses: vec![format!("10.{of}.0.{at}").parse().unwrap()],
+            services: Vec::new(),
+            sandbox: sandbox.map(str::to_owned),
+        }
+    }
+
+    fn home(of: u8, label: &str) -> (IpNet, Home) {
+        let home = Home {
+            pools: vec![net(of)],
+            labels: vec![label.to_owned()],
+            gateways: vec![],
+        };
+        (net(of), home)
+    }
+
+    /// Two networks on this host, with `web` on both of them, `db` on the second, and another host's `api` on the first.
+    fn names() -> Names {
+        let names = Names::default();
+        let entries = vec![
+            ((host(ME), "1".into()), Some(entry(1, 2, &["web"], Some("/a")))),
+            ((host(ME), "2".into()), Some(entry(2, 2, &["web"], Some("/a")))),
+            ((host(ME), "3".into()), Some(entry(2, 3, &["db"], Some("/b")))),
+            (
+                (host(2), "4".into()),
+                Some(entry(1, 9, &["api", "backend"], None)),
+            ),
+        ];
+        let homes = Some(BTreeMap::from([home(1, "front"), home(2, "back")]));
+        names.hear(
+            News {
+                everything: true,
+                entries,
+                homes,
+            },
+            host(ME),
+        );
+        names
+    }
+
+    fn at(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn who_asks_is_told_of_its_own_networks_only() {
+        let names = names();
+        let both = names.view_at(net(1), at("10.1.0.2"));
+        assert_eq!(names.find(&both, "db").len(), 1);
+        assert_eq!(names.find(&both, "api").len(), 1);
+        let back = names.view_at(net(2), at("10.2.0.3"));
+        assert_eq!(names.find(&back, "api").len(), 0);
+        assert_eq!(names.find(&back, "web").len(), 1, "of its own network");
+        assert_eq!(names.find(&back, "web.front").len(), 0);
+        assert_eq!(names.find(&back, "web.back").len(), 1);
+        // A newcomer is on the network that it asks from, and a stranger on none.
+        let newcomer = names.view_at(net(1), at("10.1.0.77"));
+        assert_eq!(
+            (
+                names.find(&newcomer, "api").len(),
+                names.find(&newcomer, "db").len()
+            ),
+            (1, 0)
+        );
+        for stranger in [
+            names.view_at(net(1), at("10.2.0.3")),
+            names.view_at(net(7), at("10.7.0.3")),
+        ] {
+            assert_eq!(stranger, View::default());
+            assert_eq!(names.find(&stranger, "web").len(), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_not_told_again_is_gone_but_not_of_this_host() {
+        let names = names();
+        let view = names.view_at(net(1), at("10.1.0.2"));
+        names.hear(
+            News {
+                everything: true,
+                ..News::default()
+            },
+            host(ME),
+        );
+        assert_eq!(names.find(&view, "api").len(), 0);
+        assert_eq!(names.find(&view, "web").len(), 2);
+    }
+
+    #[test]
+    fn an_address_has_who_is_there_or_nobody_and_is_not_ours_elsewhere() {
+        let names = names();
+        let view = names.view_at(net(1), at("10.1.0.2"));
+        let found = names.at(&view, at("10.1.0.9")).unwrap();
+        assert_eq!(
+            (found[0].0.names[0].as_str(), found[0].1.as_str()),
+            ("api", "front")
+        );
+        assert_eq!(names.at(&view, at("10.1.0.10")), Some(vec![]));
+        assert_eq!(names.at(&view, at("192.0.2.1")), None);
+    }
+
+    #[test]
+    fn a_row_gives_names_that_can_be_asked_for_and_addresses_of_its_pools() {
+        let text = r#"{"kind":"overlay","mac":"02:7b:0a:2a:00:02","pools":["10.1.0.0/24"],"ipv4":"10.1.0.2","ipv6":"fd00::2",
+            "name":"Web","aliases":["web","a..b","","api.v2.","spaced out"],"joined":true,
+            "ports":[{"proto":"tcp","port":80},{"proto":"tcp","port":80}]}"#;
+        let mut row: EndpointRow = serde_json::from_str(text).unwrap();
+        let entry = Entry::of(&row, None).unwrap();
+        assert_eq!(entry.names, ["web", "api.v2"]);
+        assert_eq!(entry.addresses, [at("10.1.0.2")]);
+        assert_eq!(entry.services.len(), 1);
+        row.joined = false;
+        assert_eq!(Entry::of(&row, None), None);
+    }
+
+    proptest! {
+        // Whatever came and went: the table is what is there now, and nothing of what was.
+        #[test]
+        fn it_is_what_it_would_be_made_at_once(
+            changes in prop::collection::vec((0_u8..3, 0_u8..6, 0_u8..3, 2_u8..6, 0_usize..4, any::<bool>()), 0..60),
+        ) {
+            const NAMES: [&[&str]; 4] = [&["web"], &["web", "api"], &["db"], &[]];
+            let names = Names::default();
+            let mut now: BTreeMap<Of, Entry> = BTreeMap::new();
+            for (of, id, pool, at, which, gone) in changes {
+                let key = (host(of), id.to_string());
+                let sandbox = (of == ME).then(|| format!("/{}", id % 2));
+                let new = (!gone).then(|| entry(pool, at, NAMES[which], sandbox.as_deref()));
+                match &new {
+                    Some(new) => drop(now.insert(key.clone(), new.clone())),
+                    None => drop(now.remove(&key)),
+                }
+                names.hear(News { entries: vec![(key, new)], ..News::default() }, host(ME));
+            }
+            let once = Names::default();
+            once.hear(News { entries: now.into_iter().map(|(of, e)| (of, Some(e))).collect(), ..News::default() }, host(ME));
+            let sorted = |names: &Names| {
+                let index = names.read();
+                let list = |all: &Vec<Arc<Entry>>| {
+                    let mut all: Vec<String> = all.iter().map(|entry| format!("{entry:?}")).collect();
+                    all.sort();
+                    all
+                };
+                let mut lines: Vec<String> = Vec::new();
+                for (pool, net) in &index.nets {
+                    lines.extend(net.names.iter().map(|(name, all)| format!("{pool} {name} {:?}", list(all))));
+                    lines.extend(net.addresses.iter().map(|(at, all)| format!("{pool} {at} {:?}", list(all))));
+                }
+                for (sandbox, pools) in &index.sandboxes {
+                    let mut pools = pools.clone();
+                    pools.sort();
+                    lines.push(format!("{sandbox} {pools:?}"));
+                }
+                lines.sort();
+                lines
+            };
+            prop_assert_eq!(sorted(&names), sorted(&once));
+        }
+    }
+}
