@@ -19,7 +19,7 @@ LAB_PROGRAMS=(
 TEST_PROGRAMS=(
     "${LAB_PROGRAMS[@]}" docker-compose:docker-compose sysctl:procps unshare:util-linux setsid:util-linux
     debootstrap:debootstrap mkfs.ext4:e2fsprogs shellcheck:shellcheck etcd:etcd-server dnsmasq:dnsmasq-base
-    dhclient:isc-dhcp-client
+    dhclient:isc-dhcp-client dig:bind9-dnsutils
 )
 
 install_test_programs() { install_lab_programs "${TEST_PROGRAMS[@]}"; }

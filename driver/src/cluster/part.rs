@@ -56,7 +56,7 @@ use crate::engine::{Ask, Outside};
 use datagrams::Suspicion;
 use door::{doors, serve, sockets, trust};
 use news::words;
-use own::{ask_engine, endpoint_rows, group_rows, host_row};
+use own::{ask_engine, endpoint_rows, group_rows, host_row, own_names};
 use secrets::Rotation;
 use tombolo_core::peers::HOST;
 
@@ -261,6 +261,7 @@ impl Part {
         let told = ask_engine(&around.asks, true)
             .await
             .ok_or_else(|| NoPart("the engine has ended".to_owned()))?;
+        around.names.hear(own_names(&told, me), me);
         let places = own::places(addresses).await;
         let seats = around.files.read_seats();
         let notes = Notes::new(around.files.clone(), seats.clone());

@@ -279,7 +279,7 @@ mod tests {
 
     use tombolo_cluster::HostId;
 
-    use super::super::names::{Home, News};
+    use super::super::names::{Home, News, Place};
     use super::*;
 
     /// A network `shop_front` with `web` of this host and two of `api`, one of them on another host and with both families;
@@ -299,7 +299,10 @@ mod tests {
                     port: *port,
                 })
                 .collect(),
-            sandbox: sandbox.map(str::to_owned),
+            place: sandbox.map(|sandbox| Place {
+                sandbox: sandbox.to_owned(),
+                hook: true,
+            }),
         };
         let home = |pool, extra: &[&str], label: &str| Home {
             pools: std::iter::once(pool)

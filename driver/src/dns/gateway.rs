@@ -17,10 +17,10 @@ use super::resolver::{Asker, Resolver};
 use super::upstream::{PORT, Upstream};
 
 /// How long a connection may say nothing.
-const IDLE: Duration = Duration::from_secs(5);
+pub(super) const IDLE: Duration = Duration::from_secs(5);
 
 /// How many answers wait for a connection that doesn't take them.
-const WAITING: usize = 32;
+pub(super) const WAITING: usize = 32;
 
 /// Between two attempts at an address that can't be listened on.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -77,7 +77,7 @@ async fn serve_at((network, address): Place, names: Arc<Names>, zone: Zone) {
         let ended = match sockets(SocketAddr::new(address, PORT)) {
             Ok((udp, tcp)) => {
                 let own = names.homes();
-                let upstream = Upstream::of_host(move |server| {
+                let upstream = Upstream::of_host(move |server: &IpAddr| {
                     own.borrow().values().any(|home| home.gateways.contains(server))
                 });
                 let mut server = Server::new(Resolver {

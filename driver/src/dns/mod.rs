@@ -7,17 +7,27 @@
 //!                                                             └── what is not ours ──> the host's name servers
 //! ```
 //!
+//! The same answers are had within a container from Docker's own resolver's address: [`sandbox`].
+//!
 //! Who may ask decides the answer: a container is told of the networks that it is on, and of no others.
 
 mod answer;
 mod gateway;
 mod names;
 mod resolver;
+mod sandbox;
 mod upstream;
 
 pub use answer::Zone;
-pub use gateway::serve;
-pub use names::{Entry, Home, Names, News, Service, View};
+pub use names::{Entry, Home, Names, News, Place, Service, View};
+
+/// Answers at gateways and in containers. It never ends.
+pub async fn serve(names: std::sync::Arc<Names>, zone: Zone) {
+    tokio::join!(
+        gateway::serve(names.clone(), zone.clone()),
+        sandbox::serve(names, zone)
+    );
+}
 
 /// The zone that all names are in, beside the short ones.
 pub const ZONE: &str = "tombolo.internal";

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tombolo_cluster::HostId;
+use tombolo_core::kinds::bridge;
 use tombolo_core::model::Proto;
 use tombolo_core::peers::EndpointRow;
 
@@ -39,14 +40,25 @@ pub struct Entry {
     pub addresses: Vec<IpAddr>,
     /// The ports that are published for it.
     pub services: Vec<Service>,
-    /// The network namespace of its container, where that is on this host.
-    pub sandbox: Option<String>,
+    /// Where its container is, on this host, if names are answered to it.
+    pub place: Option<Place>,
+}
+
+/// A container of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its network namespace, as Docker names it.
+    pub sandbox: String,
+    /// Whether it is to be answered within that.
+    pub hook: bool,
 }
 
 impl Entry {
     /// What a row tells; none while the container isn't there, or where the row doesn't tell enough.
-    pub fn of(row: &EndpointRow, sandbox: Option<String>) -> Option<Self> {
-        let pool = *row.pools.first().filter(|_| row.joined)?;
+    /// None either of a kind whose containers aren't reached from other hosts.
+    pub fn of(row: &EndpointRow, place: Option<Place>) -> Option<Self> {
+        let apart = row.kind == bridge::NAME;
+        let pool = *row.pools.first().filter(|_| row.joined && !apart)?;
         let mut seen = BTreeSet::new();
         let told = row.name.iter().chain(&row.aliases).filter_map(|name| plain(name));
         let names = told.filter(|name| seen.insert(name.clone())).collect();
@@ -63,7 +75,7 @@ impl Entry {
             names,
             addresses: row.ipv4.into_iter().chain(row.ipv6).filter(within).collect(),
             services: services.into_iter().collect(),
-            sandbox,
+            place,
         })
     }
 }
@@ -115,7 +127,11 @@ struct Index {
     nets: HashMap<IpNet, Net>,
     /// By network namespace: the networks that its container is on, as often as it is there.
     sandboxes: HashMap<String, Vec<IpNet>>,
+    /// Those in which there is to be a hook, as often as networks of theirs want that.
+    hooks: HashMap<String, Vec<IpNet>>,
     homes: BTreeMap<IpNet, Home>,
+    /// Namespaces that have come or gone since that was told last.
+    moved: BTreeSet<String>,
 }
 
 /// Who has which name.
@@ -123,6 +139,7 @@ struct Index {
 pub struct Names {
     index: RwLock<Index>,
     homes: watch::Sender<BTreeMap<IpNet, Home>>,
+    sandboxes: Mutex<Option<mpsc::UnboundedSender<(String, bool)>>>,
 }
 
 impl Default for Names {
@@ -130,6 +147,7 @@ impl Default for Names {
         Self {
             index: RwLock::default(),
             homes: watch::Sender::new(BTreeMap::new()),
+            sandboxes: Mutex::default(),
         }
     }
 }
@@ -150,11 +168,14 @@ impl Index {
         for address in &entry.addresses {
             net.addresses.entry(*address).or_default().push(entry.clone());
         }
-        if let Some(sandbox) = &entry.sandbox {
-            self.sandboxes
-                .entry(sandbox.clone())
-                .or_default()
-                .push(entry.pool);
+        if let Some(Place { sandbox, hook }) = &entry.place {
+            let on = self.sandboxes.entry(sandbox.clone()).or_default();
+            on.push(entry.pool);
+            if *hook {
+                let on = self.hooks.entry(sandbox.clone()).or_default();
+                on.push(entry.pool);
+                self.moved.insert(sandbox.clone());
+            }
         }
         self.entries.insert(of, entry);
     }
@@ -171,8 +192,12 @@ impl Index {
                 self.nets.remove(&old.pool);
             }
         }
-        if let Some(sandbox) = &old.sandbox {
+        if let Some(Place { sandbox, hook }) = &old.place {
             take_out(&mut self.sandboxes, sandbox, |pool| *pool == old.pool);
+            if *hook {
+                take_out(&mut self.hooks, sandbox, |pool| *pool == old.pool);
+                self.moved.insert(sandbox.clone());
+            }
         }
     }
 }
@@ -203,6 +228,7 @@ impl Names {
         for (of, entry) in news.entries {
             index.put(of, entry);
         }
+        self.tell_moved(&mut index);
         if let Some(homes) = news.homes {
             index.homes.clone_from(&homes);
             drop(index);
@@ -216,8 +242,43 @@ impl Names {
 
     /// Forgets all: this host is in no cluster.
     pub fn clear(&self) {
-        *self.write() = Index::default();
+        let mut index = self.write();
+        let moved = index.hooks.keys().cloned().collect();
+        *index = Index {
+            moved,
+            ..Index::default()
+        };
+        self.tell_moved(&mut index);
+        drop(index);
         self.homes.send_replace(BTreeMap::new());
+    }
+
+    /// Tells which namespaces have come or gone.
+    fn tell_moved(&self, index: &mut Index) {
+        let listener = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        for sandbox in std::mem::take(&mut index.moved) {
+            let there = index.hooks.contains_key(&sandbox);
+            if let Some(listener) = listener.as_ref() {
+                // Who has ended needs no news.
+                listener.send((sandbox, there)).ok();
+            }
+        }
+    }
+
+    /// The network namespaces in which there is to be a hook: those that are there, and from then on each that has come or gone. There is one listener at a time.
+    pub fn sandboxes(&self) -> mpsc::UnboundedReceiver<(String, bool)> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let index = self.read();
+        for sandbox in index.hooks.keys() {
+            sender.send((sandbox.clone(), true)).ok();
+        }
+        *self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    /// What is told within a network namespace.
+    pub fn view_in(&self, sandbox: &str) -> View {
+        View(self.read().sandboxes.get(sandbox).cloned().unwrap_or_default())
     }
 
     /// The networks that this host has, and each change of them.
@@ -237,7 +298,11 @@ impl Names {
             .nets
             .get(&network)
             .and_then(|net| net.addresses.get(&source));
-        let sandbox = asker.and_then(|entries| entries.iter().find_map(|entry| entry.sandbox.as_ref()));
+        let sandbox = asker.and_then(|entries| {
+            entries
+                .iter()
+                .find_map(|entry| Some(&entry.place.as_ref()?.sandbox))
+        });
         let nets = sandbox.and_then(|sandbox| index.sandboxes.get(sandbox));
         View(nets.cloned().unwrap_or_else(|| vec![network]))
     }
@@ -341,7 +406,10 @@ mod tests {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             addresses: vec![format!("10.{of}.0.{at}").parse().unwrap()],
             services: Vec::new(),
-            sandbox: sandbox.map(str::to_owned),
+            place: sandbox.map(|sandbox| Place {
+                sandbox: sandbox.to_owned(),
+                hook: true,
+            }),
         }
     }
 

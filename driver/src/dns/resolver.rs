@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hickory_server::net::runtime::Time;
+use hickory_server::net::runtime::{RuntimeProvider, Time};
 use hickory_server::proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_server::proto::rr::{DNSClass, Record};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
@@ -23,7 +23,7 @@ pub trait Asker: Send + Sync + Unpin + 'static {
 }
 
 /// Answers questions that come in by one socket.
-pub struct Resolver<A> {
+pub struct Resolver<A, P> {
     /// The table.
     pub names: Arc<Names>,
     /// Where names end.
@@ -31,7 +31,7 @@ pub struct Resolver<A> {
     /// Who asks.
     pub asker: A,
     /// Who is asked for what isn't ours.
-    pub upstream: Upstream,
+    pub upstream: Upstream<P>,
 }
 
 /// What is sent back.
@@ -67,7 +67,7 @@ impl Reply {
     }
 }
 
-impl<A: Asker> Resolver<A> {
+impl<A: Asker, P: RuntimeProvider> Resolver<A, P> {
     async fn reply(&self, request: &Request) -> Reply {
         if request.metadata.message_type != MessageType::Query || request.metadata.op_code != OpCode::Query {
             return Reply::refusal(ResponseCode::NotImp);
@@ -125,7 +125,7 @@ impl<A: Asker> Resolver<A> {
 }
 
 #[async_trait::async_trait]
-impl<A: Asker> RequestHandler for Resolver<A> {
+impl<A: Asker, P: RuntimeProvider> RequestHandler for Resolver<A, P> {
     async fn handle_request<R: ResponseHandler, T: Time>(
         &self,
         request: &Request,
@@ -161,5 +161,209 @@ impl<A: Asker> RequestHandler for Resolver<A> {
                 .into()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use hickory_server::net::NetError;
+    use hickory_server::net::runtime::{TokioRuntimeProvider, TokioTime};
+    use hickory_server::net::xfer::Protocol;
+    use hickory_server::proto::op::Query;
+    use hickory_server::proto::rr::{Name, RecordType};
+    use hickory_server::proto::serialize::binary::BinEncoder;
+    use hickory_server::zone_handler::MessageResponse;
+    use ipnet::IpNet;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+    use tombolo_cluster::HostId;
+
+    use super::super::names::{Entry, Home, News};
+    use super::*;
+
+    struct Anybody(IpNet);
+
+    impl Asker for Anybody {
+        fn view(&self, names: &Names, source: IpAddr) -> Option<View> {
+            let view = names.view_at(self.0, source);
+            (view != View::default()).then_some(view)
+        }
+    }
+
+    /// What would be sent, instead of sending it.
+    #[derive(Clone, Default)]
+    struct Sent(Arc<Mutex<Vec<Vec<u8>>>>);
+
+    #[async_trait::async_trait]
+    impl ResponseHandler for Sent {
+        async fn send_response<'a>(
+            &mut self,
+            response: MessageResponse<
+                '_,
+                'a,
+                impl Iterator<Item = &'a Record> + Send + 'a,
+                impl Iterator<Item = &'a Record> + Send + 'a,
+                impl Iterator<Item = &'a Record> + Send + 'a,
+                impl Iterator<Item = &'a Record> + Send + 'a,
+            >,
+        ) -> Result<ResponseInfo, NetError> {
+            let mut bytes = Vec::new();
+            let info = response.destructive_emit(&mut BinEncoder::new(&mut bytes))?;
+            self.0.lock().unwrap().push(bytes);
+            Ok(info)
+        }
+    }
+
+    /// A network with three containers, and no name servers outside.
+    fn resolver() -> Resolver<Anybody, TokioRuntimeProvider> {
+        let pool: IpNet = "10.1.0.0/24".parse().unwrap();
+        let me = HostId::from_bytes([1; 16]);
+        let entry = |n: u8| Entry {
+            pool,
+            names: vec![format!("web-{n}"), "web".to_owned()],
+            addresses: vec![
+                format!("10.1.0.{n}").parse().unwrap(),
+                format!("fd01::{n}").parse().unwrap(),
+            ],
+            services: Vec::new(),
+            place: None,
+        };
+        let home = Home {
+            pools: vec![pool, "fd01::/64".parse().unwrap()],
+            labels: vec!["app".to_owned()],
+            gateways: vec![],
+        };
+        let names = Names::default();
+        names.hear(
+            News {
+                everything: true,
+                entries: (2..5).map(|n| ((me, n.to_string()), Some(entry(n)))).collect(),
+                homes: Some(BTreeMap::from([(pool, home)])),
+            },
+            me,
+        );
+        Resolver {
+            names: Arc::new(names),
+            zone: super::super::ZONE.parse().unwrap(),
+            asker: Anybody(pool),
+            upstream: Upstream::new(Vec::new, TokioRuntimeProvider::new()),
+        }
+    }
+
+    /// What a question is answered, if it is one at all.
+    async fn ask(
+        resolver: &Resolver<Anybody, TokioRuntimeProvider>,
+        bytes: Vec<u8>,
+        from: &str,
+    ) -> Option<Vec<u8>> {
+        let source = format!("{from}:4000").parse().unwrap();
+        let request = Request::from_bytes(bytes, source, Protocol::Tcp).ok()?;
+        let sent = Sent::default();
+        resolver
+            .handle_request::<_, TokioTime>(&request, sent.clone())
+            .await;
+        let mut sent = sent.0.lock().unwrap();
+        assert_eq!(sent.len(), 1, "one answer");
+        sent.pop()
+    }
+
+    fn question(name: &str, asked: RecordType) -> Message {
+        let mut message = Message::query();
+        message.metadata.id = 77;
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), asked));
+        message
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_answered_is_refused_in_the_right_words() {
+        let resolver = resolver();
+        let code = async |message: &Message, from: &str| {
+            let answer = ask(&resolver, message.to_vec().unwrap(), from).await.unwrap();
+            let answer = Message::from_vec(&answer).unwrap();
+            assert_eq!(answer.metadata.id, 77);
+            answer.metadata.response_code
+        };
+        let known = question("web.", RecordType::A);
+        assert_eq!(code(&known, "10.1.0.2").await, ResponseCode::NoError);
+        assert_eq!(
+            code(&known, "10.9.0.2").await,
+            ResponseCode::Refused,
+            "a stranger"
+        );
+        let unknown = question("example.org.", RecordType::A);
+        assert_eq!(
+            code(&unknown, "10.1.0.2").await,
+            ResponseCode::ServFail,
+            "nobody to ask"
+        );
+        let mut two = known.clone();
+        two.add_query(Query::query(Name::from_ascii("web.").unwrap(), RecordType::AAAA));
+        assert_eq!(code(&two, "10.1.0.2").await, ResponseCode::FormErr);
+        let mut notify = known.clone();
+        notify.metadata.op_code = OpCode::Notify;
+        assert_eq!(code(&notify, "10.1.0.2").await, ResponseCode::NotImp);
+        let mut later = known.clone();
+        let mut edns = Edns::new();
+        edns.set_version(1);
+        later.set_edns(edns);
+        // 16 is BADVERS here, and BADSIG where a message is signed (RFC 6895, section 2.3).
+        assert_eq!(u16::from(code(&later, "10.1.0.2").await), 16);
+    }
+
+    /// Questions that nobody would ask, `HOSTILE_QUERIES` of them.
+    #[tokio::test]
+    async fn whatever_is_asked_is_answered_with_a_message_or_not_at_all() {
+        let count = std::env::var("HOSTILE_QUERIES").map_or(20_000, |text| text.parse().expect("a number"));
+        let resolver = resolver();
+        let mut rng = StdRng::seed_from_u64(7);
+        let names = [
+            "web.",
+            "web-2.app.",
+            "web.app.tombolo.internal.",
+            "app.tombolo.internal.",
+            "tombolo.internal.",
+            "2.0.1.10.in-addr.arpa.",
+            "_80._tcp.web.",
+            "example.org.",
+            ".",
+        ];
+        let types = [
+            RecordType::A,
+            RecordType::AAAA,
+            RecordType::PTR,
+            RecordType::SRV,
+            RecordType::ANY,
+            RecordType::AXFR,
+        ];
+        let mut answered = 0;
+        for _ in 0..count {
+            let name = names[rng.random_range(0..names.len())];
+            let mut message = question(name, types[rng.random_range(0..types.len())]);
+            if rng.random() {
+                message.set_edns(Edns::new());
+            }
+            let mut bytes = message.to_vec().unwrap();
+            for _ in 0..rng.random_range(0..4) {
+                let at = rng.random_range(0..bytes.len());
+                match rng.random_range(0..4) {
+                    0 => bytes[at] ^= 1 << rng.random_range(0..8),
+                    1 => bytes[at] = rng.random(),
+                    2 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, rng.random()),
+                }
+            }
+            let id = bytes.get(..2).map(<[u8]>::to_vec);
+            if let Some(answer) = ask(&resolver, bytes, "10.1.0.2").await {
+                let read = Message::from_vec(&answer).expect("an answer that can be read");
+                assert_eq!(read.metadata.message_type, MessageType::Response);
+                assert_eq!(id.as_deref(), answer.get(..2), "its number");
+                answered += 1;
+            }
+        }
+        assert!(answered > count / 4, "{answered}");
     }
 }

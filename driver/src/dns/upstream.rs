@@ -31,13 +31,13 @@ pub const PORT: u16 = 53;
 
 /// Who is asked, and how.
 #[derive(Clone)]
-pub struct Upstream {
+pub struct Upstream<P> {
     servers: Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>,
-    provider: TokioRuntimeProvider,
+    provider: P,
     permits: Arc<Semaphore>,
 }
 
-impl Upstream {
+impl Upstream<TokioRuntimeProvider> {
     /// The name servers of this host, as they are when a question comes. `not` are addresses of our own, where we would ask
     /// ourselves.
     pub fn of_host(not: impl Fn(&IpAddr) -> bool + Send + Sync + 'static) -> Self {
@@ -46,9 +46,16 @@ impl Upstream {
             let servers = servers.filter(|server| !not(&server.ip()));
             servers.take(SERVERS).collect()
         };
+        Self::new(servers, TokioRuntimeProvider::new())
+    }
+}
+
+impl<P: RuntimeProvider> Upstream<P> {
+    /// Servers that are asked by sockets of a certain sort.
+    pub fn new(servers: impl Fn() -> Vec<SocketAddr> + Send + Sync + 'static, provider: P) -> Self {
         Self {
             servers: Arc::new(servers),
-            provider: TokioRuntimeProvider::new(),
+            provider,
             permits: Arc::new(Semaphore::new(AT_ONCE)),
         }
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tokio::sync::Notify;
 use tombolo_cluster::node::Fill;
+use tombolo_core::kinds::Dns;
 use tombolo_core::model::{EndpointId, Network};
 use tombolo_core::peers::EndpointRow;
 use tombolo_core::state::{Edit, Owner};
@@ -19,7 +20,7 @@ use tombolo_ipam::{PoolId, Space};
 
 use super::groups::Part;
 use super::{Engine, Journal};
-use crate::dns::Home;
+use crate::dns::{Home, Place};
 use crate::kernel::Kernel;
 
 /// What has changed.
@@ -81,8 +82,8 @@ pub struct Told {
     pub shares: BTreeMap<IpNet, Share>,
     /// Endpoints that were touched: what they are now, or that they are gone.
     pub endpoints: Vec<(EndpointId, Option<EndpointRow>)>,
-    /// The sandboxes of those of them that have joined one.
-    pub sandboxes: BTreeMap<EndpointId, String>,
+    /// The sandboxes of those of them that have joined one, where names are answered to them.
+    pub sandboxes: BTreeMap<EndpointId, Place>,
     /// The networks of the cluster that this host has, by the pools that identify them, where these may have changed.
     pub homes: Option<BTreeMap<IpNet, Home>>,
     /// Groups that are heard, by pool and part, where that has changed; none where a part has none any more.
@@ -115,7 +116,13 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             let (name, aliases) = (self.docker.container_name(id), self.docker.aliases(id));
             Some(EndpointRow::of(network, endpoint, name, aliases))
         };
-        let sandbox = |id: &EndpointId| Some((id.clone(), self.state.endpoint(id)?.sandbox.clone()?));
+        let sandbox = |id: &EndpointId| {
+            let endpoint = self.state.endpoint(id)?;
+            let dns = self.state.network(&endpoint.network)?.spec.dns();
+            let sandbox = endpoint.sandbox.clone().filter(|_| dns != Dns::Off)?;
+            let hook = dns == Dns::Auto;
+            Some((id.clone(), Place { sandbox, hook }))
+        };
         let ipam = self.state.ipam();
         let fill = |(pool, _): (&IpNet, &Share)| {
             let sums = ipam.summary(*pool).unwrap_or_default();
@@ -141,7 +148,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 impl<K: Kernel, J: Journal> Engine<K, J> {
     /// The networks of the cluster that this host has: what they are called, and its own addresses there.
     fn homes(&self) -> BTreeMap<IpNet, Home> {
-        let shared = self.state.networks().filter(|network| is_shared(network));
+        let named = self
+            .state
+            .networks()
+            .filter(|network| network.spec.dns() != Dns::Off);
         let home = |network: &Network| {
             let mut facts = World::new();
             self.state.facts(&Owner::Network(network.id.clone()), &mut facts);
@@ -160,7 +170,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             };
             Some((network.pool()?, home))
         };
-        shared.filter_map(home).collect()
+        named.filter_map(home).collect()
     }
 }
 

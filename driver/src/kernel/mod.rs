@@ -48,6 +48,7 @@ pub mod fake;
 pub(crate) mod frame;
 pub mod groups;
 pub(crate) mod here;
+pub mod hook;
 mod link;
 pub mod look;
 mod loopback;

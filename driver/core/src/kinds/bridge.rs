@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::options::{self, FromText, Names, Options, Prefixes};
-use super::{Found, Joined, Kind, Publishing, Underlay};
+use super::{Dns, Found, Joined, Kind, Publishing, Underlay};
 use crate::model::{Endpoint, IfName, Mac, NetName, Network, NetworkId};
 use crate::world::{Family, Key, Setting, Value, World};
 
@@ -66,11 +66,17 @@ pub struct Bridge {
     /// The name that it goes by in the cluster, where it shares its addresses with the networks of that name elsewhere.
     #[serde(default)]
     pub net: Option<NetName>,
+    /// How its containers come by names, where it is one of the cluster's.
+    #[serde(default)]
+    pub dns: Dns,
 }
 
 fn yes() -> bool {
     true
 }
+
+/// What the kind is called.
+pub const NAME: &str = "bridge";
 
 /// How a family's packets go out of a network and in (Docker's `gateway_mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -206,6 +212,7 @@ impl Bridge {
             trusted: trusted.map(|Names(list)| list).unwrap_or_default(),
             ports: options.take(&["ports"])?.unwrap_or_default(),
             net: options.take(&["net"])?,
+            dns: options.take(&["dns"])?.unwrap_or_default(),
         })
     }
 
@@ -304,7 +311,7 @@ impl Bridge {
 
 impl Kind for Bridge {
     fn name(&self) -> &'static str {
-        "bridge"
+        NAME
     }
 
     fn links(&self, network: &NetworkId) -> Vec<IfName> {

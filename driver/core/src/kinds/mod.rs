@@ -201,6 +201,31 @@ pub enum Spec {
 }
 
 /// All kinds.
+/// How containers of a network of the cluster come by the names that are on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dns {
+    /// From Docker's resolver in the container, whose questions come to us first; and at the gateway.
+    #[default]
+    Auto,
+    /// At the gateway, for who asks there.
+    Gateway,
+    /// Not from us.
+    Off,
+}
+
+impl options::FromText for Dns {
+    const ALLOWED: &'static str = "auto, gateway or off";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "gateway" => Some(Self::Gateway),
+            "off" => Some(Self::Off),
+            _ => None,
+        }
+    }
+}
+
 const KINDS: [&str; 5] = ["bridge", "host-gateway", "ipvlan", "macvlan", "overlay"];
 
 /// All addresses of an address's family.
@@ -376,6 +401,19 @@ impl Spec {
         match self.uplink() {
             Some(uplink) => uplink.net.as_ref(),
             None => self.bridge()?.net.as_ref(),
+        }
+    }
+
+    /// How its containers come by the names of those on other hosts; not at all where these aren't reached.
+    pub fn dns(&self) -> Dns {
+        let reaches = self.spans() || self.uplink().is_some();
+        let asked = match self.uplink() {
+            Some(uplink) => uplink.dns,
+            None => self.bridge().map_or(Dns::Off, |bridge| bridge.dns),
+        };
+        match self.is_shared() && reaches {
+            true => asked,
+            false => Dns::Off,
         }
     }
 

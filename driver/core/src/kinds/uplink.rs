@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::options::{self, FromText, Options, Switch};
-use super::{Found, Joined, Kind, Publishing, Underlay, bridge};
+use super::{Dns, Found, Joined, Kind, Publishing, Underlay, bridge};
 use crate::model::{Endpoint, IfName, Mac, Network, NetworkId};
 use crate::world::{Key, Setting, Value, World};
 
@@ -50,6 +50,9 @@ pub struct Uplink {
     pub host: Vec<IpAddr>,
     /// Whether the wire is asked who has an address before it is given.
     pub probe: bool,
+    /// How its containers come by names, where it is one of the cluster's.
+    #[serde(default)]
+    pub dns: Dns,
 }
 
 /// Addresses with commas in between.
@@ -105,6 +108,7 @@ impl Uplink {
             mtu,
             prefix,
             net: options.take(&["net"])?,
+            dns: options.take(&["dns"])?.unwrap_or_default(),
             host_access,
             host_addresses: host.map(|Addresses(list)| list).unwrap_or_default(),
             host: Vec::new(),

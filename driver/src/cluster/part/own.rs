@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
+use tombolo_cluster::HostId;
 use tombolo_cluster::node::Input;
 use tombolo_core::model::EndpointId;
 use tombolo_core::peers::{EndpointRow, GroupsRow, HOST, HostRow, WayRow};
@@ -26,23 +27,9 @@ impl Part {
         let via = self.node.seat().address.ip();
         let mut rows = endpoint_rows(&told, via);
         rows.extend(group_rows(&told, via));
-        self.around.names.hear(self.own_names(&told), self.me);
+        self.around.names.hear(own_names(&told, self.me), self.me);
         self.step(Input::Pools(told.fills)).await?;
         self.step(Input::Rows(rows)).await
-    }
-
-    /// What this host's endpoints are called.
-    fn own_names(&self, told: &Told) -> News {
-        let entry = |(id, row): &(EndpointId, Option<EndpointRow>)| {
-            let sandbox = told.sandboxes.get(id).cloned();
-            let entry = row.as_ref().and_then(|row| Entry::of(row, sandbox));
-            ((self.me, id.to_string()), entry)
-        };
-        News {
-            everything: false,
-            entries: told.endpoints.iter().map(entry).collect(),
-            homes: told.homes.clone(),
-        }
     }
 
     /// Looks at this host: its routes, and where it is reached.
@@ -180,6 +167,20 @@ pub(super) fn endpoint_rows(told: &Told, via: std::net::IpAddr) -> Vec<(String, 
         )
     })
     .collect()
+}
+
+/// What this host's endpoints are called.
+pub(super) fn own_names(told: &Told, me: HostId) -> News {
+    let entry = |(id, row): &(EndpointId, Option<EndpointRow>)| {
+        let place = told.sandboxes.get(id).cloned();
+        let entry = row.as_ref().and_then(|row| Entry::of(row, place));
+        ((me, id.to_string()), entry)
+    };
+    News {
+        everything: false,
+        entries: told.endpoints.iter().map(entry).collect(),
+        homes: told.homes.clone(),
+    }
 }
 
 /// The rows of groups that are heard here.

@@ -1,0 +1,49 @@
+//! Name servers that say nothing.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use system_tests::sites::{Kind, Plan};
+
+use super::dig::{DOCKER, Outside, comes, dig};
+
+/// Clients ask again after two seconds at the earliest.
+const BOUND: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_name_server_that_is_silent_holds_nobody_up() {
+    let sites = Plan::of(1).joined();
+    let outside = Outside::of(&sites);
+    sites.network("app", Kind::Overlay, &["--subnet", "10.42.0.0/16"]);
+    let web = sites[0].container("web", "app", &[]);
+    comes(
+        &web,
+        DOCKER,
+        &["web", "A"],
+        &[&web.ip("app")],
+        Duration::from_secs(5),
+    );
+    outside.signal(Signal::SIGSTOP);
+    for server in [DOCKER, "10.42.0.1"] {
+        let begun = Instant::now();
+        let reply = dig(&web, server, &["outside.example", "A"]);
+        assert_eq!(reply.status, "SERVFAIL", "{}", reply.text);
+        assert!(begun.elapsed() < BOUND, "{server}: {:?}", begun.elapsed());
+        // What is ours is answered all the same.
+        comes(
+            &web,
+            server,
+            &["web", "A"],
+            &[&web.ip("app")],
+            Duration::from_millis(500),
+        );
+    }
+    outside.signal(Signal::SIGCONT);
+    comes(
+        &web,
+        DOCKER,
+        &["outside.example", "A"],
+        &["192.0.2.7"],
+        Duration::from_secs(5),
+    );
+}
