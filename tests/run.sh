@@ -135,6 +135,9 @@ engines() {
     step "containers on hosts with Docker of three releases" \
         env TOMBOLO_TEST_ENGINE=sid \
         cargo test --locked -p system-tests --test multihost matrix::
+    step "names with Docker of Debian sid" \
+        env TOMBOLO_TEST_ENGINE=sid \
+        cargo test --locked -p system-tests --test names
     say "" && say "All engines passed."
 }
 

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -16,6 +17,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cluster::handle::Cluster;
+use crate::dns::Served;
 use crate::engine::events::{Events, What};
 use crate::engine::views::{Comparison, Difference, Show};
 use crate::engine::{Ask, Error};
@@ -47,6 +49,8 @@ pub struct Control {
     pub giver: Giver,
     /// The cluster.
     pub cluster: Cluster,
+    /// Where names are answered.
+    pub names: Arc<Served>,
     /// Has sockets made anew whose names were taken away.
     pub mends: mpsc::Sender<oneshot::Sender<Mended>>,
 }
@@ -91,6 +95,7 @@ pub fn control(control: Control) -> Router {
         .route("/v1/settle", post(settle))
         .route("/v1/cluster", get(cluster_status))
         .route("/v1/peers", get(peers))
+        .route("/v1/names", get(names))
         .route("/v1/cluster/{what}", post(cluster))
         .fallback(|| async {
             error(
@@ -146,6 +151,10 @@ async fn show(asks: mpsc::Sender<Ask>, what: Show) -> Response {
 
 async fn cluster_status(State(control): State<Control>) -> Response {
     crate::http::json(&control.cluster.status().await)
+}
+
+async fn names(State(control): State<Control>) -> Response {
+    crate::http::json(&control.names.document())
 }
 
 async fn peers(State(control): State<Control>) -> Response {

@@ -328,6 +328,7 @@ async fn serve_once(
     // Before the cluster hears of this host: it would be told that nobody here hears anything.
     let (membership, heard) = listen::first_heard(&asks).await;
     let names = Arc::new(dns::Names::default());
+    let served = Arc::new(dns::Served::default());
     let around = Around {
         asks: asks.clone(),
         events: events.clone(),
@@ -384,6 +385,7 @@ async fn serve_once(
         told: told.clone(),
         giver,
         cluster,
+        names: served.clone(),
         mends,
     });
     let door = |socket, path: &Path, app| {
@@ -402,7 +404,7 @@ async fn serve_once(
     others.spawn(listen::listen(membership, heard, asks.clone()));
     others.spawn(heartbeat(asks.clone()));
     others.spawn(tunnels);
-    others.spawn(dns::serve(names, config.dns_zone.clone()));
+    others.spawn(dns::serve(names, config.dns_zone.clone(), served.clone()));
     others.spawn(wires::look_after(asks.clone(), segments, ahead));
     others.spawn(lent::look_after(lent, changes, told_events));
     let scraped = match metrics_socket {

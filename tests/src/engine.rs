@@ -235,6 +235,18 @@ pub fn end(process: &Background, signal: Signal, limit: Duration) {
         kill(pid, signal).expect("signalling a process of ours");
     }
     if wait::within(limit, || child.try_wait().expect("waiting for a process of ours")).is_none() {
-        panic!("not ended within {limit:?} of {signal}");
+        panic!("not ended within {limit:?} of {signal}:\n{}", threads(pid));
     }
+}
+
+/// What the threads of a process are waiting for, as far as the kernel tells.
+fn threads(pid: Pid) -> String {
+    let read = |file: PathBuf| std::fs::read_to_string(file).unwrap_or_default();
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    let line = |task: std::fs::DirEntry| {
+        let of = |name| read(task.path().join(name)).trim().replace('\n', " ");
+        format!("{} {} {}\n", of("comm"), of("wchan"), of("stack"))
+    };
+    tasks.map(line).collect()
 }

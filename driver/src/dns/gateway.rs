@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_server::Server;
+use hickory_server::server::RequestHandler;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 use super::answer::Zone;
 use super::names::{Home, Names, View};
 use super::resolver::{Asker, Resolver};
+use super::served::Served;
 use super::upstream::{PORT, Upstream};
 
 /// How long a connection may say nothing.
@@ -39,7 +42,7 @@ impl Asker for AtGateway {
 }
 
 /// Listens wherever this host has an address on a network of the cluster. It never ends.
-pub async fn serve(names: Arc<Names>, zone: Zone) {
+pub async fn serve(names: Arc<Names>, zone: Zone, served: Arc<Served>) {
     let mut homes = names.homes();
     let mut servers: BTreeMap<Place, tokio::task::AbortHandle> = BTreeMap::new();
     let mut running = JoinSet::new();
@@ -49,13 +52,14 @@ pub async fn serve(names: Arc<Names>, zone: Zone) {
             let stays = wanted.contains(place);
             if !stays {
                 server.abort();
+                served.no_gateway(place.1);
             }
             stays
         });
         for place in wanted {
-            servers
-                .entry(place)
-                .or_insert_with(|| running.spawn(serve_at(place, names.clone(), zone.clone())));
+            servers.entry(place).or_insert_with(|| {
+                running.spawn(serve_at(place, names.clone(), zone.clone(), served.clone()))
+            });
         }
         tokio::select! {
             changed = homes.changed() => if changed.is_err() { return },
@@ -71,24 +75,14 @@ fn places(homes: &BTreeMap<IpNet, Home>) -> BTreeSet<Place> {
         .collect()
 }
 
-async fn serve_at((network, address): Place, names: Arc<Names>, zone: Zone) {
+async fn serve_at((network, address): Place, names: Arc<Names>, zone: Zone, served: Arc<Served>) {
     let mut told = String::new();
     loop {
         let ended = match sockets(SocketAddr::new(address, PORT)) {
             Ok((udp, tcp)) => {
-                let own = names.homes();
-                let upstream = Upstream::of_host(move |server: &IpAddr| {
-                    own.borrow().values().any(|home| home.gateways.contains(server))
-                });
-                let mut server = Server::new(Resolver {
-                    names: names.clone(),
-                    zone: zone.clone(),
-                    asker: AtGateway(network),
-                    upstream,
-                });
-                server.register_socket(udp);
-                server.register_listener(tcp, IDLE, WAITING);
+                let mut server = server(names.clone(), zone.clone(), network, udp, tcp);
                 told.clear();
+                served.gateway(address, None);
                 server
                     .block_until_done()
                     .await
@@ -98,6 +92,7 @@ async fn serve_at((network, address): Place, names: Arc<Names>, zone: Zone) {
             Err(error) => Some(error.to_string()),
         };
         let why = ended.unwrap_or_default();
+        served.gateway(address, Some(why.clone()));
         if told != why {
             tracing::warn!(%address, port = PORT, error = why, "names can't be answered at a gateway; tried again every few seconds");
             told = why;
@@ -106,13 +101,36 @@ async fn serve_at((network, address): Place, names: Arc<Names>, zone: Zone) {
     }
 }
 
-fn sockets(place: SocketAddr) -> io::Result<(tokio::net::UdpSocket, tokio::net::TcpListener)> {
+/// A server for those on a network, as long as it isn't dropped; within a runtime.
+pub fn server(
+    names: Arc<Names>,
+    zone: Zone,
+    network: IpNet,
+    udp: UdpSocket,
+    tcp: TcpListener,
+) -> Server<impl RequestHandler> {
+    let own = names.homes();
+    let upstream = Upstream::of_host(move |server: &IpAddr| {
+        own.borrow().values().any(|home| home.gateways.contains(server))
+    });
+    let mut server = Server::new(Resolver {
+        names,
+        zone,
+        asker: AtGateway(network),
+        upstream,
+    });
+    server.register_socket(udp);
+    server.register_listener(tcp, IDLE, WAITING);
+    server
+}
+
+fn sockets(place: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     let udp = socket(place, Type::DGRAM, Protocol::UDP)?;
     let tcp = socket(place, Type::STREAM, Protocol::TCP)?;
     tcp.listen(128)?;
     Ok((
-        tokio::net::UdpSocket::from_std(udp.into())?,
-        tokio::net::TcpListener::from_std(tcp.into())?,
+        UdpSocket::from_std(udp.into())?,
+        TcpListener::from_std(tcp.into())?,
     ))
 }
 

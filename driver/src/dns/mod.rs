@@ -11,21 +11,27 @@
 //!
 //! Who may ask decides the answer: a container is told of the networks that it is on, and of no others.
 
+use std::sync::Arc;
+
 mod answer;
 mod gateway;
 mod names;
 mod resolver;
 mod sandbox;
+mod served;
 mod upstream;
 
 pub use answer::Zone;
+pub use gateway::server;
 pub use names::{Entry, Home, Names, News, Place, Service, View};
 
+pub use served::Served;
+
 /// Answers at gateways and in containers. It never ends.
-pub async fn serve(names: std::sync::Arc<Names>, zone: Zone) {
+pub async fn serve(names: Arc<Names>, zone: Zone, served: Arc<Served>) {
     tokio::join!(
-        gateway::serve(names.clone(), zone.clone()),
-        sandbox::serve(names, zone)
+        gateway::serve(names.clone(), zone.clone(), served.clone()),
+        sandbox::serve(names, zone, served)
     );
 }
 

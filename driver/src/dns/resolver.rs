@@ -6,8 +6,9 @@ use std::sync::Arc;
 use hickory_server::net::runtime::{RuntimeProvider, Time};
 use hickory_server::proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_server::proto::rr::{DNSClass, Record};
+use hickory_server::proto::serialize::binary::BinDecoder;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
-use hickory_server::zone_handler::MessageResponseBuilder;
+use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
 
 use super::answer::{Answer, Zone, answer, text_of};
 use super::names::{Names, View};
@@ -15,6 +16,9 @@ use super::upstream::Upstream;
 
 /// The largest answer in one datagram: what passes everywhere unfragmented (RFC 9715, section 3.1).
 const PAYLOAD: u16 = 1232;
+
+/// What a message has before its question, in bytes (RFC 1035, section 4.1.1).
+const HEADER: usize = 12;
 
 /// Who asks, as far as a socket tells.
 pub trait Asker: Send + Sync + Unpin + 'static {
@@ -124,6 +128,18 @@ impl<A: Asker, P: RuntimeProvider> Resolver<A, P> {
     }
 }
 
+/// The question of a request, written anew; none where it doesn't have one. The library repeats it byte by byte, and in the
+/// answer a pointer there would lead elsewhere.
+fn asked(request: &Request) -> Option<Queries> {
+    let mut message = Message::query();
+    if let Ok(info) = request.request_info() {
+        message.add_query(info.query.original().clone());
+    }
+    let count = message.queries.len();
+    let bytes = message.to_vec().ok()?;
+    Queries::read(&mut BinDecoder::new(bytes.get(HEADER..)?), count).ok()
+}
+
 #[async_trait::async_trait]
 impl<A: Asker, P: RuntimeProvider> RequestHandler for Resolver<A, P> {
     async fn handle_request<R: ResponseHandler, T: Time>(
@@ -145,7 +161,9 @@ impl<A: Asker, P: RuntimeProvider> RequestHandler for Resolver<A, P> {
             edns.set_max_payload(asked.max_payload().clamp(512, PAYLOAD));
             edns
         });
-        let builder = MessageResponseBuilder::new(&request.queries, edns.as_ref());
+        let asked = asked(request);
+        let asked = asked.as_ref().unwrap_or(&request.queries);
+        let builder = MessageResponseBuilder::new(asked, edns.as_ref());
         let (answers, authorities) = (&reply.answers, &reply.authorities);
         let response = builder.build(metadata, answers, authorities, [], &reply.additionals);
         match handle.send_response(response).await {
@@ -357,8 +375,11 @@ mod tests {
                 }
             }
             let id = bytes.get(..2).map(<[u8]>::to_vec);
+            let asked = bytes.clone();
             if let Some(answer) = ask(&resolver, bytes, "10.1.0.2").await {
-                let read = Message::from_vec(&answer).expect("an answer that can be read");
+                let read = Message::from_vec(&answer);
+                let read =
+                    read.unwrap_or_else(|error| panic!("{error}: {asked:02x?} is answered {answer:02x?}"));
                 assert_eq!(read.metadata.message_type, MessageType::Response);
                 assert_eq!(id.as_deref(), answer.get(..2), "its number");
                 answered += 1;

@@ -24,6 +24,7 @@ use super::answer::Zone;
 use super::gateway::{IDLE, WAITING};
 use super::names::{Names, View};
 use super::resolver::{Asker, Resolver};
+use super::served::Served;
 use super::upstream::{PORT, Upstream};
 use crate::kernel::hook::{Ears, Hook, LIFE_S, Namespace, RESOLVER};
 
@@ -118,6 +119,7 @@ struct Waiting {
 struct Guests {
     names: Arc<Names>,
     zone: Zone,
+    told: Arc<Served>,
     served: BTreeMap<String, Guest>,
     waiting: BTreeMap<String, Waiting>,
     /// Those whose hooks are being set.
@@ -126,11 +128,12 @@ struct Guests {
 }
 
 /// Answers in each container that is on a network of the cluster. It never ends.
-pub async fn serve(names: Arc<Names>, zone: Zone) {
+pub async fn serve(names: Arc<Names>, zone: Zone, served: Arc<Served>) {
     let mut changes: mpsc::UnboundedReceiver<(String, bool)> = names.sandboxes();
     let mut guests = Guests {
         names,
         zone,
+        told: served,
         served: BTreeMap::new(),
         waiting: BTreeMap::new(),
         setting: JoinSet::new(),
@@ -185,6 +188,7 @@ impl Guests {
     /// A container is on none any more, or has ended.
     fn leave(&mut self, sandbox: &str) {
         self.waiting.remove(sandbox);
+        self.told.no_container(sandbox);
         if let Some(guest) = self.served.remove(sandbox) {
             guest.server.abort();
             // With the namespace the hook is gone as well.
@@ -243,11 +247,13 @@ impl Guests {
                 });
                 hook.renew();
                 tracing::debug!(sandbox, "names are answered in a container");
+                self.told.container(&sandbox, None);
                 self.served.insert(sandbox, Guest { hook, server });
             }
             Err(error) => {
                 waiting.next = tokio::time::Instant::now() + waiting.pause;
                 waiting.pause = (waiting.pause * 2).min(LATER);
+                self.told.container(&sandbox, Some(error.to_string()));
                 if waiting.pause == LATER && !std::mem::replace(&mut waiting.told, true) {
                     tracing::warn!(sandbox, %error, "names can't be answered in a container; Docker's resolver answers there, and the gateway's");
                 }

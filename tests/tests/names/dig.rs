@@ -9,6 +9,9 @@ use system_tests::{Container, Spaces};
 /// Docker's resolver, as containers know it.
 pub const DOCKER: &str = "127.0.0.11";
 
+/// An answer that is waited for longer than this is told of.
+const LATE: Duration = Duration::from_millis(500);
+
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
@@ -74,7 +77,14 @@ pub fn comes(from: &Container, server: &str, words: &[&str], expected: &[&str], 
             false => reply.answers.iter().map(String::as_str).collect(),
         };
         if got == expected {
-            return begun.elapsed();
+            let took = begun.elapsed();
+            if took > LATE {
+                system_tests::say(&format!(
+                    "{words:?} of {} at {server}: after {took:?}",
+                    from.name()
+                ));
+            }
+            return took;
         }
         assert!(
             begun.elapsed() < limit,

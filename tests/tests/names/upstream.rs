@@ -16,10 +16,11 @@ fn a_name_server_that_is_silent_holds_nobody_up() {
     let outside = Outside::of(&sites);
     sites.network("app", Kind::Overlay, &["--subnet", "10.42.0.0/16"]);
     let web = sites[0].container("web", "app", &[]);
+    // Docker doesn't know that name.
     comes(
         &web,
         DOCKER,
-        &["web", "A"],
+        &["web.app.tombolo.internal", "A"],
         &[&web.ip("app")],
         Duration::from_secs(5),
     );

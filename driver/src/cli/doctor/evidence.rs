@@ -60,6 +60,8 @@ pub(super) struct Daemon {
     pub status: Option<Result<Value, String>>,
     /// What it says of the cluster.
     pub cluster: Option<Result<Value, String>>,
+    /// Where it answers names.
+    pub names: Option<Result<Value, String>>,
     pub networks: Vec<Value>,
     pub endpoints: Vec<Value>,
     /// What came of probes in the tunnels; none was asked for where no network has one.

@@ -140,6 +140,7 @@ fn daemon(client: &Client, control_socket: &Path) -> Daemon {
     Daemon {
         status: Some(status),
         cluster: Some(client.get_json("/v1/cluster").map_err(|failure| failure.chain())),
+        names: Some(client.get_json("/v1/names").map_err(|failure| failure.chain())),
         networks,
         tunnels: tunnels.map(|tried| tried.map_err(|failure| failure.chain())),
         endpoints,

@@ -19,6 +19,7 @@ mod forwarding;
 mod gather;
 mod kernel;
 mod links;
+mod names;
 mod probes;
 mod render;
 mod storage;
@@ -139,7 +140,7 @@ const REPAIR: &str = "tombolo doctor --repair";
 type Check = fn(&Evidence) -> Vec<Finding>;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: [Check; 46] = [
+const CHECKS: [Check; 48] = [
     daemon::reachable,
     daemon::problems,
     daemon::facts,
@@ -182,6 +183,8 @@ const CHECKS: [Check; 46] = [
     probes::tunnels,
     tunnels::unanswered,
     tunnels::reach,
+    names::gateways,
+    names::containers,
     kernel::features,
     kernel::conntrack,
     storage::disk,
