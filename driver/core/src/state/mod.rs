@@ -649,9 +649,17 @@ impl State {
                     .collect()
             }
             Edit::Endpoint(id, endpoint) => {
-                let both = self.endpoints.get(id).into_iter().chain(endpoint);
-                let places = both.flat_map(|e| self.places_here(&e.network, &e.addresses, e.mac));
-                [Owner::Endpoint(id.clone())].into_iter().chain(places).collect()
+                let both = || self.endpoints.get(id).into_iter().chain(endpoint);
+                let places = both().flat_map(|e| self.places_here(&e.network, &e.addresses, e.mac));
+                // Others of its container may want what it wants.
+                let sandboxes = both().filter_map(|e| self.sandboxes.get(e.sandbox.as_ref()?));
+                let beside = sandboxes.flatten().filter(|other| *other != id);
+                let beside = beside.map(|other| Owner::Endpoint(other.clone()));
+                [Owner::Endpoint(id.clone())]
+                    .into_iter()
+                    .chain(places)
+                    .chain(beside)
+                    .collect()
             }
             Edit::Ipam(_) => Vec::new(),
         }
