@@ -18,7 +18,7 @@ use hickory_server::proto::op::{Message, Query};
 use hickory_server::proto::rr::{Name, RecordType};
 use ipnet::IpNet;
 use rand::RngExt;
-use tombolo::dns::{Entry, Home, Names, News, Zone, server};
+use tombolo::dns::{Entry, Home, Names, News, Zone, answer_at};
 use tombolo_cluster::HostId;
 
 /// How many clients there are.
@@ -152,9 +152,10 @@ fn run(plan: &Plan) -> Result<String, String> {
         let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let to = udp.local_addr()?;
-        Ok((server(names.clone(), zone, pool, udp, tcp), to))
+        tokio::spawn(answer_at(pool, names.clone(), zone, udp, tcp));
+        Ok(to)
     });
-    let (_server, to) = served.map_err(text)?;
+    let to: SocketAddr = served.map_err(text)?;
     let pace = Duration::from_secs(1) * CLIENTS / plan.rate;
     let (count, named) = (plan.rate / CLIENTS * plan.seconds, plan.names);
     let all: Result<Vec<_>, String> = std::thread::scope(|scope| {

@@ -49,6 +49,17 @@ pub fn spare_memory() {
 #[cfg(not(target_env = "gnu"))]
 pub fn spare_memory() {}
 
+/// Has this process be allowed as many open files as it may have: three sockets are open for each container that names are
+/// answered in, and the usual limit of 1,024 is for programs that use select(2).
+pub fn more_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "this process can't have more open files than it was started with");
+    }
+}
+
 /// What keeps a link of this host from carrying packets, in words; none if nothing does, or if it can't be told.
 pub fn dead_link(name: &IfName) -> Option<&'static str> {
     use nix::net::if_::InterfaceFlags;

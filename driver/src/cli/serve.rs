@@ -91,6 +91,7 @@ impl Flags {
         let config = common.settings(self.given())?;
         start_log(&config)?;
         crate::host::spare_memory();
+        crate::host::more_files();
         let taken = match self.take_over {
             true => take_over(&config)?,
             false => None,

@@ -6,8 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_server::Server;
-use hickory_server::server::RequestHandler;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
@@ -19,12 +17,6 @@ use super::resolver::{Asker, Resolver};
 use super::served::Served;
 use super::upstream::{PORT, Upstream};
 
-/// How long a connection may say nothing.
-pub(super) const IDLE: Duration = Duration::from_secs(5);
-
-/// How many answers wait for a connection that doesn't take them.
-pub(super) const WAITING: usize = 32;
-
 /// Between two attempts at an address that can't be listened on.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -32,6 +24,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 type Place = (IpNet, IpAddr);
 
 /// Whoever asks at a gateway.
+#[derive(Clone)]
 struct AtGateway(IpNet);
 
 impl Asker for AtGateway {
@@ -78,20 +71,14 @@ fn places(homes: &BTreeMap<IpNet, Home>) -> BTreeSet<Place> {
 async fn serve_at((network, address): Place, names: Arc<Names>, zone: Zone, served: Arc<Served>) {
     let mut told = String::new();
     loop {
-        let ended = match sockets(SocketAddr::new(address, PORT)) {
+        let why = match sockets(SocketAddr::new(address, PORT)) {
             Ok((udp, tcp)) => {
-                let mut server = server(names.clone(), zone.clone(), network, udp, tcp);
                 told.clear();
                 served.gateway(address, None);
-                server
-                    .block_until_done()
-                    .await
-                    .err()
-                    .map(|error| error.to_string())
+                answer_at(network, names.clone(), zone.clone(), udp, tcp).await
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) => error.to_string(),
         };
-        let why = ended.unwrap_or_default();
         served.gateway(address, Some(why.clone()));
         if told != why {
             tracing::warn!(%address, port = PORT, error = why, "names can't be answered at a gateway; tried again every few seconds");
@@ -101,27 +88,26 @@ async fn serve_at((network, address): Place, names: Arc<Names>, zone: Zone, serv
     }
 }
 
-/// A server for those on a network, as long as it isn't dropped; within a runtime.
-pub fn server(
+/// Answers those on a network by two sockets, for as long as these work; gives why they don't any more.
+pub async fn answer_at(
+    network: IpNet,
     names: Arc<Names>,
     zone: Zone,
-    network: IpNet,
     udp: UdpSocket,
     tcp: TcpListener,
-) -> Server<impl RequestHandler> {
+) -> String {
     let own = names.homes();
     let upstream = Upstream::of_host(move |server: &IpAddr| {
         own.borrow().values().any(|home| home.gateways.contains(server))
     });
-    let mut server = Server::new(Resolver {
+    let asker = AtGateway(network);
+    let resolver = Resolver {
         names,
         zone,
-        asker: AtGateway(network),
+        asker,
         upstream,
-    });
-    server.register_socket(udp);
-    server.register_listener(tcp, IDLE, WAITING);
-    server
+    };
+    resolver.serve(udp, tcp).await
 }
 
 fn sockets(place: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {

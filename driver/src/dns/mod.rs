@@ -19,10 +19,11 @@ mod names;
 mod resolver;
 mod sandbox;
 mod served;
+mod stream;
 mod upstream;
 
 pub use answer::Zone;
-pub use gateway::server;
+pub use gateway::answer_at;
 pub use names::{Entry, Home, Names, News, Place, Service, View};
 
 pub use served::Served;

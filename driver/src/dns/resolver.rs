@@ -3,15 +3,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hickory_server::Server;
 use hickory_server::net::runtime::{RuntimeProvider, Time};
 use hickory_server::proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_server::proto::rr::{DNSClass, Record};
 use hickory_server::proto::serialize::binary::BinDecoder;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
+use tokio::net::{TcpListener, UdpSocket};
 
 use super::answer::{Answer, Zone, answer, text_of};
 use super::names::{Names, View};
+use super::stream;
 use super::upstream::Upstream;
 
 /// The largest answer in one datagram: what passes everywhere unfragmented (RFC 9715, section 3.1).
@@ -21,12 +24,13 @@ const PAYLOAD: u16 = 1232;
 const HEADER: usize = 12;
 
 /// Who asks, as far as a socket tells.
-pub trait Asker: Send + Sync + Unpin + 'static {
+pub trait Asker: Clone + Send + Sync + Unpin + 'static {
     /// What is told to whoever asks from there; none is answered at all where there is no view.
     fn view(&self, names: &Names, source: IpAddr) -> Option<View>;
 }
 
-/// Answers questions that come in by one socket.
+/// Answers questions that come in at one place.
+#[derive(Clone)]
 pub struct Resolver<A, P> {
     /// The table.
     pub names: Arc<Names>,
@@ -128,6 +132,21 @@ impl<A: Asker, P: RuntimeProvider> Resolver<A, P> {
     }
 }
 
+impl<A: Asker, P: RuntimeProvider> Resolver<A, P> {
+    /// Answers what comes in by two sockets for as long as they work; gives why they don't any more.
+    pub async fn serve(self, udp: UdpSocket, tcp: TcpListener) -> String {
+        let mut datagrams = Server::new(self.clone());
+        datagrams.register_socket(udp);
+        tokio::select! {
+            ended = datagrams.block_until_done() => match ended {
+                Ok(()) => "its socket is closed".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            error = stream::serve(tcp, self) => error.to_string(),
+        }
+    }
+}
+
 /// The question of a request, written anew; none where it doesn't have one. The library repeats it byte by byte, and in the
 /// answer a pointer there would lead elsewhere.
 fn asked(request: &Request) -> Option<Queries> {
@@ -185,53 +204,27 @@ impl<A: Asker, P: RuntimeProvider> RequestHandler for Resolver<A, P> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Mutex;
 
-    use hickory_server::net::NetError;
     use hickory_server::net::runtime::{TokioRuntimeProvider, TokioTime};
     use hickory_server::net::xfer::Protocol;
     use hickory_server::proto::op::Query;
     use hickory_server::proto::rr::{Name, RecordType};
-    use hickory_server::proto::serialize::binary::BinEncoder;
-    use hickory_server::zone_handler::MessageResponse;
     use ipnet::IpNet;
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
     use tombolo_cluster::HostId;
 
     use super::super::names::{Entry, Home, News};
+    use super::super::stream::Written;
     use super::*;
 
+    #[derive(Clone)]
     struct Anybody(IpNet);
 
     impl Asker for Anybody {
         fn view(&self, names: &Names, source: IpAddr) -> Option<View> {
             let view = names.view_at(self.0, source);
             (view != View::default()).then_some(view)
-        }
-    }
-
-    /// What would be sent, instead of sending it.
-    #[derive(Clone, Default)]
-    struct Sent(Arc<Mutex<Vec<Vec<u8>>>>);
-
-    #[async_trait::async_trait]
-    impl ResponseHandler for Sent {
-        async fn send_response<'a>(
-            &mut self,
-            response: MessageResponse<
-                '_,
-                'a,
-                impl Iterator<Item = &'a Record> + Send + 'a,
-                impl Iterator<Item = &'a Record> + Send + 'a,
-                impl Iterator<Item = &'a Record> + Send + 'a,
-                impl Iterator<Item = &'a Record> + Send + 'a,
-            >,
-        ) -> Result<ResponseInfo, NetError> {
-            let mut bytes = Vec::new();
-            let info = response.destructive_emit(&mut BinEncoder::new(&mut bytes))?;
-            self.0.lock().unwrap().push(bytes);
-            Ok(info)
         }
     }
 
@@ -279,13 +272,11 @@ mod tests {
     ) -> Option<Vec<u8>> {
         let source = format!("{from}:4000").parse().unwrap();
         let request = Request::from_bytes(bytes, source, Protocol::Tcp).ok()?;
-        let sent = Sent::default();
+        let written = Written::default();
         resolver
-            .handle_request::<_, TokioTime>(&request, sent.clone())
+            .handle_request::<_, TokioTime>(&request, written.clone())
             .await;
-        let mut sent = sent.0.lock().unwrap();
-        assert_eq!(sent.len(), 1, "one answer");
-        sent.pop()
+        Some(written.take().expect("an answer"))
     }
 
     fn question(name: &str, asked: RecordType) -> Message {

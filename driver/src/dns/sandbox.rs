@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_server::Server;
 use hickory_server::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_server::net::runtime::{RuntimeProvider, TokioHandle, TokioTime};
 use socket2::{Protocol, Type};
@@ -21,7 +20,6 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::answer::Zone;
-use super::gateway::{IDLE, WAITING};
 use super::names::{Names, View};
 use super::resolver::{Asker, Resolver};
 use super::served::Served;
@@ -35,10 +33,14 @@ const BEAT: Duration = Duration::from_millis(LIFE_S as u64 * 1_000 / 3);
 const SOON: Duration = Duration::from_millis(100);
 const LATER: Duration = Duration::from_secs(10);
 
+/// How many hooks are set at once: a program runs for each, and after a start there may be a thousand to set.
+const AT_ONCE: usize = 4;
+
 /// How long a connection to Docker's resolver may take to come about.
 const CONNECT: Duration = Duration::from_secs(1);
 
 /// Whoever asks within a container.
+#[derive(Clone)]
 struct InSandbox(String);
 
 impl Asker for InSandbox {
@@ -142,7 +144,7 @@ pub async fn serve(names: Arc<Names>, zone: Zone, served: Arc<Served>) {
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let next = guests.waiting.values().map(|waiting| waiting.next).min();
+        let next = guests.next();
         let due = async {
             match next {
                 Some(next) => tokio::time::sleep_until(next).await,
@@ -196,10 +198,18 @@ impl Guests {
         }
     }
 
-    /// Sets the hooks that are due.
+    /// When the next hook is to be set, if one can be.
+    fn next(&self) -> Option<tokio::time::Instant> {
+        let waiting = self.waiting.values().map(|waiting| waiting.next);
+        waiting.min().filter(|_| self.setting.len() < AT_ONCE)
+    }
+
+    /// Sets the hooks that are due, as many as may be set at once.
     fn begin(&mut self) {
         let now = tokio::time::Instant::now();
-        for (sandbox, waiting) in self.waiting.iter_mut().filter(|(_, w)| w.next <= now) {
+        let room = AT_ONCE.saturating_sub(self.setting.len());
+        let due = self.waiting.iter_mut().filter(|(_, w)| w.next <= now);
+        for (sandbox, waiting) in due.take(room) {
             // Until that has ended.
             waiting.next = now + LATER;
             let sandbox = sandbox.clone();
@@ -231,18 +241,16 @@ impl Guests {
                     handle: TokioHandle::default(),
                 };
                 let docker = SocketAddr::from((RESOLVER, PORT));
-                let mut server = Server::new(Resolver {
+                let resolver = Resolver {
                     names: self.names.clone(),
                     zone: self.zone.clone(),
                     asker: InSandbox(sandbox.clone()),
                     upstream: Upstream::new(move || vec![docker], within),
-                });
-                server.register_socket(udp);
-                server.register_listener(tcp, IDLE, WAITING);
+                };
                 let ended = sandbox.clone();
                 let server = self.servers.spawn(async move {
-                    // Its sockets are broken, whatever it says of them.
-                    server.block_until_done().await.ok();
+                    let why = resolver.serve(udp, tcp).await;
+                    tracing::debug!(sandbox = ended, why, "a container's sockets are made anew");
                     ended
                 });
                 hook.renew();

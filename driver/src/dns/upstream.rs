@@ -20,8 +20,8 @@ const BOUND: Duration = Duration::from_millis(1_800);
 /// How long the first of several servers is waited for.
 const FIRST: Duration = Duration::from_millis(800);
 
-/// How many questions may be under way at once. More are answered with a failure at once.
-const AT_ONCE: usize = 1_024;
+/// How many questions of one place may be under way at once; each has a socket. More are answered with a failure at once.
+const AT_ONCE: usize = 256;
 
 /// How many servers of a host are used, as its own resolver does (resolv.conf(5), `MAXNS`).
 const SERVERS: usize = 3;

@@ -82,6 +82,7 @@ fn each_container_has_the_names_of_all_at_docker_s_resolver_and_at_the_gateway()
             is(&["_80._tcp.web", "SRV"], &[&format!("0 0 80 {full}.")]);
             is(&["outside.example", "A"], &["192.0.2.7"]);
             is(&["outside.example", "TXT"], &["\"first\" \"second\""]);
+            is(&["+tcp", "outside.example", "A"], &["192.0.2.7"]);
             is(&["web", "MX"], &["NOERROR"]);
             is(&["nobody.app.tombolo.internal", "A"], &["NXDOMAIN"]);
             is(&["nobody.example", "A"], &["NXDOMAIN"]);
