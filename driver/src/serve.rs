@@ -66,6 +66,8 @@ const LET_GO: Duration = Duration::from_secs(10);
 const FLOCK: Duration = Duration::from_millis(200);
 /// How long changes of links, neighbours and routes are gathered before they are compared with what should be.
 const TOGETHER: Duration = Duration::from_millis(50);
+/// How long the end waits for threads that are within a call of the system's, such as a program that sets rules in a container.
+const STRAY: Duration = Duration::from_secs(1);
 /// Between two plain copies of the records.
 const BACKUP: Duration = Duration::from_secs(300);
 /// Under what this host's IPv6 prefix is kept.
@@ -162,7 +164,10 @@ struct Open {
 pub fn run(config: Config, taken: Option<Taken>) -> Result<(), Error> {
     let system = |what| move |source| Error::System { what, source };
     let runtime = tokio::runtime::Runtime::new().map_err(system("starting the asynchronous runtime"))?;
-    runtime.block_on(serve(config, taken))
+    let ended = runtime.block_on(serve(config, taken));
+    // What still runs on a thread of its own changes nothing any more; nobody who stops this daemon is to wait for it.
+    runtime.shutdown_timeout(STRAY);
+    ended
 }
 
 async fn serve(config: Config, taken: Option<Taken>) -> Result<(), Error> {
