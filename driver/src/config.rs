@@ -28,7 +28,7 @@ use crate::dns::Zone;
 
 pub use cluster::{Advertise, Alone, Join, KeyFile, PLACES, Place, Store};
 pub use fault::{Fault, Faults, Origin};
-pub use parse::{DockerHost, LogFormat, MetricsAddr};
+pub use parse::{DockerHost, LogFormat, MetricsAddr, OnOff};
 pub use pools::AddressPool;
 
 /// Where the file of settings is looked for unless `--config` or `TOMBOLO_CONFIG` says otherwise.
@@ -67,6 +67,8 @@ pub enum Setting {
     VxlanPort,
     /// What decides for a cluster.
     Store,
+    /// Whether networks are made and removed with those of other hosts.
+    Replicate,
     /// What the names of containers end with.
     DnsZone,
     /// Which log lines are wanted.
@@ -77,7 +79,7 @@ pub enum Setting {
 
 impl Setting {
     /// All settings, in the order in which they are listed.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::PluginSocket,
         Self::ControlSocket,
         Self::StateDir,
@@ -92,6 +94,7 @@ impl Setting {
         Self::ClusterAlone,
         Self::VxlanPort,
         Self::Store,
+        Self::Replicate,
         Self::DnsZone,
         Self::Log,
         Self::LogFormat,
@@ -114,6 +117,7 @@ impl Setting {
             Self::ClusterAlone => "cluster_alone",
             Self::VxlanPort => "vxlan_port",
             Self::Store => "store",
+            Self::Replicate => "replicate",
             Self::DnsZone => "dns_zone",
             Self::Log => "log",
             Self::LogFormat => "log_format",
@@ -145,6 +149,7 @@ impl Setting {
             Self::ClusterAlone => "lease",
             Self::VxlanPort => "4789",
             Self::Store => "own",
+            Self::Replicate => "on",
             Self::DnsZone => crate::dns::ZONE,
             Self::Log => "info",
             Self::LogFormat => "human",
@@ -173,6 +178,7 @@ impl Setting {
             Self::Store => {
                 "own, or etcd:// and HOST or HOST:PORT of the members of one etcd, separated by commas; the same on all hosts"
             }
+            Self::Replicate => "on or off",
             Self::DnsZone => "the name of a domain, such as tombolo.internal; the same on all hosts",
             Self::Log => {
                 "a level (off, error, warn, info, debug, trace) and TARGET=LEVEL pairs, such as info,tombolo=debug"
@@ -234,6 +240,8 @@ pub struct Config {
     pub vxlan_port: u16,
     /// What decides for a cluster: a majority of its own hosts, or a store outside of it.
     pub store: Store,
+    /// Whether networks are made and removed with those of other hosts.
+    pub replicate: OnOff,
     /// What the names of containers end with.
     pub dns_zone: Zone,
     /// Which log lines are wanted: a filter that [`tracing_subscriber::EnvFilter`] takes.
@@ -304,6 +312,7 @@ impl Config {
             Setting::ClusterAlone => self.cluster_alone.to_string(),
             Setting::VxlanPort => self.vxlan_port.to_string(),
             Setting::Store => self.store.to_string(),
+            Setting::Replicate => self.replicate.to_string(),
             Setting::DnsZone => self.dns_zone.to_string(),
             Setting::Log => self.log.clone(),
             Setting::LogFormat => self.log_format.to_string(),
@@ -361,6 +370,7 @@ impl Reader {
         let cluster_alone = self.take(Setting::ClusterAlone, cluster::alone);
         let vxlan_port = self.take(Setting::VxlanPort, cluster::port);
         let store = self.take(Setting::Store, cluster::store);
+        let replicate = self.take(Setting::Replicate, parse::on_off);
         let dns_zone = self.take(Setting::DnsZone, cluster::zone);
         let log = self.take(Setting::Log, parse::filter);
         let log_format = self.take(Setting::LogFormat, parse::log_format);
@@ -384,6 +394,7 @@ impl Reader {
             cluster_alone: cluster_alone?,
             vxlan_port: vxlan_port?,
             store: store?,
+            replicate: replicate?,
             dns_zone: dns_zone?,
             log: log?,
             log_format: log_format?,

@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cluster::handle::Cluster;
@@ -24,6 +24,7 @@ use crate::engine::{Ask, Error};
 use crate::hand_over::{Giver, PROTOCOL, Told, Wish};
 use crate::http::chain;
 use crate::records::Records;
+use crate::replicas::Replicas;
 
 /// The largest import that is read: some hundred thousand records.
 const IMPORT_MAX: usize = 256 << 20;
@@ -51,6 +52,8 @@ pub struct Control {
     pub cluster: Cluster,
     /// Where names are answered.
     pub names: Arc<Served>,
+    /// Networks that are the same on all hosts.
+    pub replicas: Arc<Replicas>,
     /// Has sockets made anew whose names were taken away.
     pub mends: mpsc::Sender<oneshot::Sender<Mended>>,
 }
@@ -68,11 +71,8 @@ impl FromRef<Control> for mpsc::Sender<Ask> {
 pub fn control(control: Control) -> Router {
     let giver = control.giver.clone();
     Router::new()
-        .route("/v1/status", get(|State(asks): Asks| show(asks, Show::Status)))
-        .route(
-            "/v1/networks",
-            get(|State(asks): Asks| show(asks, Show::Networks)),
-        )
+        .route("/v1/status", get(status))
+        .route("/v1/networks", get(networks))
         .route(
             "/v1/endpoints",
             get(|State(asks): Asks| show(asks, Show::Endpoints)),
@@ -140,13 +140,37 @@ fn daemon(action: &'static str) -> String {
     What::Daemon { action, version }.line()
 }
 
-async fn show(asks: mpsc::Sender<Ask>, what: Show) -> Response {
+async fn document(asks: mpsc::Sender<Ask>, what: Show) -> Option<Value> {
     let (answer, answered) = oneshot::channel();
-    let sent = asks.send(Ask::Show(what, answer)).await;
-    match (sent, answered.await) {
-        (Ok(()), Ok(document)) => crate::http::json(&document),
-        _ => error(StatusCode::SERVICE_UNAVAILABLE, &chain(&Error::Gone)),
+    asks.send(Ask::Show(what, answer)).await.ok()?;
+    answered.await.ok()
+}
+
+fn shown(document: Option<Value>) -> Response {
+    match document {
+        Some(document) => crate::http::json(&document),
+        None => error(StatusCode::SERVICE_UNAVAILABLE, &chain(&Error::Gone)),
     }
+}
+
+async fn show(asks: mpsc::Sender<Ask>, what: Show) -> Response {
+    shown(document(asks, what).await)
+}
+
+async fn status(State(control): State<Control>) -> Response {
+    let mut document = document(control.asks, Show::Status).await;
+    document
+        .iter_mut()
+        .for_each(|document| control.replicas.note_problems(document));
+    shown(document)
+}
+
+async fn networks(State(control): State<Control>) -> Response {
+    let mut document = document(control.asks, Show::Networks).await;
+    document
+        .iter_mut()
+        .for_each(|document| control.replicas.note_networks(document));
+    shown(document)
 }
 
 async fn cluster_status(State(control): State<Control>) -> Response {

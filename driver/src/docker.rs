@@ -9,13 +9,15 @@
 
 mod events;
 mod names;
+pub mod networks;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
+use hyper::Method;
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
@@ -34,6 +36,7 @@ use self::names::Inspections;
 pub use self::names::Named;
 use crate::engine::Ask;
 use crate::engine::reconcile::is_driver;
+use crate::replicas::{self, Replicas, Us};
 
 /// How long the engine may take for one answer. It is in no hurry, and neither are we.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,11 +67,21 @@ pub enum Error {
         error: std::io::Error,
     },
     /// It didn't answer as it should.
-    #[error("GET {call}: {why}")]
+    #[error("{call}: {why}")]
     Answer {
         /// What was asked.
         call: String,
         /// What is wrong with the answer.
+        why: String,
+    },
+    /// It refused.
+    #[error("{call}: {why}")]
+    Refused {
+        /// What was asked.
+        call: String,
+        /// The status of its answer.
+        status: u16,
+        /// Why, as it says it.
         why: String,
     },
 }
@@ -248,10 +261,18 @@ fn plugin_id(mounts: &str) -> Option<&str> {
 /// Follows the engine for ever: a look at the start, after events, and now and then. One that is not there is looked for
 /// every [`RETRY`], and as soon as `called` tells that it has called us: its socket is there before it calls anybody, so
 /// our question waits there, and is answered the moment it serves.
-pub async fn follow(socket: PathBuf, driver: String, asks: mpsc::Sender<Ask>, called: Arc<Notify>) {
+pub async fn follow(
+    socket: PathBuf,
+    driver: String,
+    asks: mpsc::Sender<Ask>,
+    called: Arc<Notify>,
+    replicas: Arc<Replicas>,
+) {
     let mut told = String::new();
     loop {
-        let error = match follow_once(&socket, &driver, &asks).await {
+        let followed = follow_once(&socket, &driver, &asks, &replicas).await;
+        replicas.engine(None);
+        let error = match followed {
             Ok(()) => return,
             Err(error) => error.to_string(),
         };
@@ -270,13 +291,25 @@ pub async fn follow(socket: PathBuf, driver: String, asks: mpsc::Sender<Ask>, ca
 }
 
 /// Ends well only when our engine has ended.
-async fn follow_once(socket: &Path, driver: &str, asks: &mpsc::Sender<Ask>) -> Result<(), Error> {
+async fn follow_once(
+    socket: &Path,
+    driver: &str,
+    asks: &mpsc::Sender<Ask>,
+    replicas: &Replicas,
+) -> Result<(), Error> {
     // The events first, so that nothing slips in between them and the first look.
     let mut events = EventStream::new(get(socket, &format!("/events?filters={FILTERS}")).await?);
     let info: Info = get_json(socket, "/info").await?;
     let plugin = own_plugin(socket).await?;
     let ours =
         |name: &str| is_driver(name, driver) || plugin.as_ref().is_some_and(|plugin| plugin.name == name);
+    replicas.engine(Some(replicas::Engine {
+        id: info.id.clone(),
+        us: Us {
+            driver: driver.to_owned(),
+            plugin: plugin.as_ref().map(|plugin| plugin.name.clone()),
+        },
+    }));
     let mut inspections = Inspections::new(socket.to_owned());
     loop {
         let view = look(socket, driver, plugin.as_ref(), &info).await?;
@@ -292,7 +325,11 @@ async fn follow_once(socket: &Path, driver: &str, asks: &mpsc::Sender<Ask>) -> R
                 event = events.next() => {
                     // One look serves all events that come until then.
                     due = due.min(Instant::now() + SETTLE);
-                    if let Some(container) = event?.renamed(ours, |container| inspections.knows(container)) {
+                    let event = event?;
+                    if event.is_of_networks() {
+                        replicas.poke();
+                    }
+                    if let Some(container) = event.renamed(ours, |container| inspections.knows(container)) {
                         inspections.inspect(&container);
                     }
                 }
@@ -336,7 +373,7 @@ async fn look(socket: &Path, driver: &str, plugin: Option<&PluginJson>, info: &I
                 view.networks.extend(network_view(network));
             }
             // Removed since the list was made.
-            Err(Error::Answer { why, .. }) if why.contains("404") => {}
+            Err(Error::Refused { status: 404, .. }) => {}
             Err(error) => return Err(error),
         }
     }
@@ -407,53 +444,89 @@ pub async fn ask(socket: &Path, call: &str) -> Result<serde_json::Value, Error> 
 }
 
 async fn get_json<T: DeserializeOwned>(socket: &Path, call: &str) -> Result<T, Error> {
-    let answer = |why| Error::Answer {
+    let read = async { read(&format!("GET {call}"), get(socket, call).await?).await };
+    in_time(TIMEOUT, &format!("GET {call}"), read).await
+}
+
+/// Waits for an answer no longer than this.
+async fn in_time<T>(
+    time: Duration,
+    call: &str,
+    answer: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let late = |late: tokio::time::error::Elapsed| Error::Answer {
         call: call.to_owned(),
-        why,
+        why: late.to_string(),
     };
-    let read = async {
-        let body = get(socket, call).await?;
-        let body = http_body_util::Limited::new(body, ANSWER_MAX).collect().await;
-        let bytes = body.map_err(|error| answer(error.to_string()))?.to_bytes();
-        serde_json::from_slice(&bytes).map_err(|error| answer(error.to_string()))
-    };
-    tokio::time::timeout(TIMEOUT, read)
-        .await
-        .map_err(|late| answer(late.to_string()))?
+    tokio::time::timeout(time, answer).await.map_err(late)?
+}
+
+async fn bytes_of(call: &str, body: Incoming) -> Result<Bytes, Error> {
+    let body = http_body_util::Limited::new(body, ANSWER_MAX).collect().await;
+    let body = body.map_err(|error| Error::Answer {
+        call: call.to_owned(),
+        why: error.to_string(),
+    });
+    Ok(body?.to_bytes())
+}
+
+async fn read<T: DeserializeOwned>(call: &str, body: Incoming) -> Result<T, Error> {
+    let bytes = bytes_of(call, body).await?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::Answer {
+        call: call.to_owned(),
+        why: error.to_string(),
+    })
 }
 
 /// The body of an answer, of which only the beginning may have come.
 async fn get(socket: &Path, call: &str) -> Result<Incoming, Error> {
+    let asked = send(socket, Method::GET, call, Bytes::new());
+    in_time(TIMEOUT, &format!("GET {call}"), asked).await
+}
+
+/// What the engine says where it refuses.
+#[derive(Deserialize)]
+struct RefusalJson {
+    message: String,
+}
+
+/// Sends one request, and gives the body of the answer if it is a good one.
+async fn send(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Incoming, Error> {
+    let call = format!("{method} {path}");
     let answer = |why: String| Error::Answer {
-        call: call.to_owned(),
+        call: call.clone(),
         why,
     };
-    let ask = async {
-        let connect = |error| Error::Connect {
-            path: socket.to_owned(),
-            error,
-        };
-        let stream = UnixStream::connect(socket).await.map_err(connect)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| answer(e.to_string()))?;
-        tokio::spawn(connection);
-        let request = hyper::Request::get(call)
-            .header("Host", "docker")
-            .body(Empty::<Bytes>::new());
-        let request = request.map_err(|error| answer(error.to_string()))?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| answer(error.to_string()))?;
-        match response.status() {
-            hyper::StatusCode::OK => Ok(response.into_body()),
-            other => Err(answer(other.to_string())),
-        }
+    let connect = |error| Error::Connect {
+        path: socket.to_owned(),
+        error,
     };
-    tokio::time::timeout(TIMEOUT, ask)
+    let stream = UnixStream::connect(socket).await.map_err(connect)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|late| answer(late.to_string()))?
+        .map_err(|e| answer(e.to_string()))?;
+    tokio::spawn(connection);
+    let request = hyper::Request::builder().method(method).uri(path);
+    let request = request
+        .header("Host", "docker")
+        .header("Content-Type", "application/json")
+        .body(Full::new(body));
+    let request = request.map_err(|error| answer(error.to_string()))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| answer(error.to_string()))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response.into_body());
+    }
+    let text = bytes_of(&call, response.into_body()).await?;
+    let refusal: Option<RefusalJson> = serde_json::from_slice(&text).ok();
+    Err(Error::Refused {
+        call,
+        status: status.as_u16(),
+        why: refusal.map_or_else(|| status.to_string(), |refusal| refusal.message),
+    })
 }
 
 #[cfg(test)]

@@ -16,9 +16,13 @@ use tombolo_core::state::{Ephemeral, HostPort};
 
 /// Seconds of the wall clock, since 1970.
 pub fn now_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    now_ms() / 1000
+}
+
+/// Milliseconds of the wall clock, since 1970.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Has the allocator give memory back as it is freed. By itself glibc keeps an arena for each thread, and after the first large

@@ -19,6 +19,7 @@ pub mod lent;
 mod listen;
 pub mod metrics;
 pub mod records;
+pub mod replicas;
 pub mod segment;
 pub mod serve;
 pub mod sockets;

@@ -50,6 +50,7 @@ use crate::kernel::watch::{Own, Watch};
 use crate::lent::Lent;
 use crate::metrics::{Metrics, Timed};
 use crate::records::{self, Records};
+use crate::replicas::{self, Replicas};
 use crate::segment::Segments;
 use crate::sockets::{self, Found, Name, Socket, Sockets};
 use crate::store::{self, Opened, Put, Row, Store};
@@ -294,6 +295,7 @@ async fn serve_once(
         wake: Arc::default(),
     };
     let (outside, wake) = (setup.outside.clone(), setup.wake.clone());
+    let wake_cluster = wake.clone();
     let kept = loaded.cluster.clone();
 
     let driver = setup.driver.clone();
@@ -334,6 +336,7 @@ async fn serve_once(
     let (membership, heard) = listen::first_heard(&asks).await;
     let names = Arc::new(dns::Names::default());
     let served = Arc::new(dns::Served::default());
+    let replicas = Arc::new(Replicas::new(config.replicate.0));
     let around = Around {
         asks: asks.clone(),
         events: events.clone(),
@@ -348,6 +351,7 @@ async fn serve_once(
         vxlan_port: config.vxlan_port,
         store: cluster::store::Store::of(&config.store),
         names: names.clone(),
+        replicas: replicas.clone(),
         alone: match config.cluster_alone {
             crate::config::Alone::Lease => tombolo_cluster::node::Alone::Lease,
             crate::config::Alone::Wait => tombolo_cluster::node::Alone::Wait,
@@ -360,6 +364,7 @@ async fn serve_once(
     let scraped_cluster = cluster.clone();
     let tunnels = cluster::tunnels::watch(cluster.clone(), events.clone());
     let told_events = events.clone();
+    let replica_events = events.clone();
     let (mends, mut mend) = mpsc::channel::<oneshot::Sender<Mended>>(1);
     let called = Arc::new(Notify::new());
     let ahead = Arc::new(Notify::new());
@@ -391,6 +396,7 @@ async fn serve_once(
         giver,
         cluster,
         names: served.clone(),
+        replicas: replicas.clone(),
         mends,
     });
     let door = |socket, path: &Path, app| {
@@ -421,7 +427,19 @@ async fn serve_once(
         None => None,
     };
     let DockerHost::Unix(docker_socket) = &config.docker_host;
-    others.spawn(docker::follow(docker_socket.clone(), driver, asks, called));
+    let around = replicas::Around {
+        socket: docker_socket.clone(),
+        wake: wake_cluster,
+        events: replica_events,
+    };
+    others.spawn(replicas::look_after(replicas.clone(), around));
+    others.spawn(docker::follow(
+        docker_socket.clone(),
+        driver,
+        asks,
+        called,
+        replicas,
+    ));
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
     tracing::info!(plugin_socket = %config.plugin_socket.display(), state = %config.state_dir.display(), "serving");
 

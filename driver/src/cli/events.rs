@@ -33,6 +33,8 @@ With --output json each line is an object with `time` (UTC), `type`, `action`, a
   docker    reachable unreachable                  version or error
   record    freed                                  record, id; network, endpoint
   records   imported
+  replica   made removed                           network_name, host_name: of all hosts, made or removed here as elsewhere
+  replica   kept old refused settled               network_name, host_name, detail: how it stands on that host
   daemon    following ending                       version
   events    missed                                 count: how many this reader was too slow for
 `network` is network_id and network_name, `endpoint` is endpoint_id and container_name. What is not known is left out:
@@ -138,6 +140,12 @@ fn details(event: &Value) -> String {
             cell(&event["parent"]),
             cell(&event["because"])
         ),
+        Some("replica") => {
+            let why = Some(&event["detail"]).filter(|why| !why.is_null());
+            let why = why.map(|why| format!(": {}", cell(why)));
+            let (network, host) = (cell(&event["network_name"]), cell(&event["host_name"]));
+            format!("network {network} on {host}{}", why.unwrap_or_default())
+        }
         Some("problem") => format!(
             "{}{}: {}",
             cell(&event["about"]),

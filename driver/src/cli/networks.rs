@@ -14,7 +14,10 @@ Examples:
 
 LINK is the network's bridge, or the parent that its containers' links are on.
 
-STATE is `settled` where the kernel is as the network wants it, and otherwise says what is in the way.";
+STATE is `settled` where the kernel is as the network wants it, and otherwise says what is in the way. Of a network that is the \
+same on all hosts of the cluster it also says where it isn't: `kept` where containers use it although it was removed on another \
+host, `old` where they use it although another one was made in its place, `refused` where it could not be made (see `tombolo \
+status`). One that is to be here and is not has no identifier.";
 
 /// The flags of `tombolo networks`.
 #[derive(Debug, Args)]
@@ -63,6 +66,24 @@ fn render(document: &Value) -> String {
 }
 
 fn state(network: &Value) -> String {
+    let replica = replica(&network["replica"]);
+    match network["network_id"].is_null() {
+        true => format!("not here{replica}"),
+        false => own_state(network) + &replica,
+    }
+}
+
+/// Where a network of all hosts isn't as it is on the others.
+fn replica(replica: &Value) -> String {
+    let hosts = replica["hosts"].as_object().into_iter().flatten();
+    let told = hosts.filter_map(|(host, standing)| {
+        let state = standing["state"].as_str()?;
+        matches!(state, "kept" | "old" | "refused" | "coming").then(|| format!(", {state} on {host}"))
+    });
+    told.collect()
+}
+
+fn own_state(network: &Value) -> String {
     let settled = match (network["settled"].as_bool(), &network["problem"]) {
         (Some(true), Value::Null) => "settled".to_owned(),
         (_, Value::Null) => "not settled yet".to_owned(),
@@ -96,6 +117,27 @@ NETWORK ID     NAME   KIND     LINK              IPV4            IPV6        MTU
 fff            -      bridge   br0               -               fd00::/64   -      0           internal, not settled: ip link add br0: exists
 ";
         assert_eq!(render(&document), expected);
+    }
+
+    #[test]
+    fn networks_of_all_hosts_say_where_they_are_not_as_elsewhere() {
+        let hosts = json!({"a": {"state": "here"}, "b": {"state": "kept"}, "c": {"state": "gone"},
+            "d": {"state": "refused", "why": "taken"}});
+        let document = json!([
+            {"network_id": "aaa", "name": "app", "kind": "overlay", "settled": true, "replica": {"hosts": hosts}},
+            {"network_id": null, "name": "back", "kind": "overlay", "ipv4": {"pool": "10.42.0.0/16"},
+             "replica": {"hosts": {"a": {"state": "refused", "why": "taken"}}}},
+        ]);
+        let shown = render(&document);
+        let states: Vec<&str> = shown
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split("  ").last())
+            .collect();
+        assert_eq!(
+            states.iter().map(|state| state.trim()).collect::<Vec<_>>(),
+            ["settled, kept on b, refused on d", "not here, refused on a"]
+        );
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub struct Flags {
     /// [default: own]
     #[arg(long, value_name = "own|URL", verbatim_doc_comment)]
     store: Option<String>,
+    /// Whether networks of the cluster are made and removed with those of its other hosts [default: on]
+    #[arg(long, value_name = "on|off")]
+    replicate: Option<String>,
     /// Name of the domain that the names of containers are in; the same on all hosts [default: tombolo.internal]
     #[arg(long, value_name = "DOMAIN")]
     dns_zone: Option<String>,
@@ -114,6 +117,7 @@ impl Flags {
             (Setting::ClusterAlone, &self.cluster_alone),
             (Setting::VxlanPort, &self.vxlan_port),
             (Setting::Store, &self.store),
+            (Setting::Replicate, &self.replicate),
             (Setting::DnsZone, &self.dns_zone),
             (Setting::Log, &self.log),
             (Setting::LogFormat, &self.log_format),

@@ -5,6 +5,7 @@ mod documents;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ use super::task::{Ask, Task};
 use super::token::Token;
 use super::tunnels::Asker;
 use crate::config::Config;
+use crate::dns::Names;
+use crate::replicas::Replicas;
 
 /// How long a token is good for that `init` makes, in seconds.
 const TOKEN_S: u64 = 24 * 3600;
@@ -34,7 +37,12 @@ pub struct Cluster {
     shown: Shown,
     outside: crate::engine::Outside,
     troubles: watch::Sender<usize>,
+    replicas: Arc<Replicas>,
+    names: Arc<Names>,
 }
+
+/// How long leaving waits for networks that are removed here because they are there for all hosts.
+const WITHDRAW: Duration = Duration::from_secs(30);
 
 /// Why this host may not lease while it is in no cluster.
 pub const OUTSIDE: &str = "this host is in no cluster; see 'tombolo cluster --help'";
@@ -51,6 +59,8 @@ impl Cluster {
             shown: around.shown.clone(),
             outside: around.outside.clone(),
             troubles: watch::Sender::new(0),
+            replicas: around.replicas.clone(),
+            names: around.names.clone(),
         };
         let task = Task {
             keeper: Keeper::new(around.asks.clone(), kept),
@@ -277,7 +287,14 @@ impl Cluster {
     /// # Errors
     /// Why not, in words.
     pub async fn leave(&self) -> Result<Value, String> {
-        self.ask(Ask::Leave).await
+        self.replicas
+            .withdraw(tokio::time::Instant::now() + WITHDRAW)
+            .await;
+        let left = self.ask(Ask::Leave).await;
+        if left.is_err() {
+            self.replicas.stay();
+        }
+        left
     }
 
     /// Forgets hosts that are gone for good.

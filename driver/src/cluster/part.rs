@@ -53,6 +53,7 @@ use super::ways::Ways;
 use crate::dns::Names;
 use crate::engine::events::Events;
 use crate::engine::{Ask, Outside};
+use crate::replicas::{NETWORK, Replicas};
 use datagrams::Suspicion;
 use door::{doors, serve, sockets, trust};
 use news::words;
@@ -102,6 +103,8 @@ pub struct Around {
     pub store: Option<Store>,
     /// Who has which name.
     pub names: Arc<Names>,
+    /// Networks that are the same on all hosts.
+    pub replicas: Arc<Replicas>,
 }
 
 /// What is asked of a part.
@@ -258,6 +261,8 @@ impl Part {
         let members: BTreeSet<HostId> = charter.hosts.keys().copied().collect();
         let last: BTreeMap<HostId, Last> = keeper.read("heard").unwrap_or_default();
         let opener = Opener::new(me, &secret, &members, &last);
+        let (forgotten, networks) = around.replicas.begin(me, keeper.below(NETWORK));
+        keeper.keep(forgotten).await.map_err(|e| NoPart(e.to_string()))?;
         let told = ask_engine(&around.asks, true)
             .await
             .ok_or_else(|| NoPart("the engine has ended".to_owned()))?;
@@ -278,6 +283,7 @@ impl Part {
             endpoint_rows(&told, address.ip())
                 .into_iter()
                 .chain(group_rows(&told, address.ip()))
+                .chain(networks)
                 .filter_map(|(key, row)| Some((key, row?))),
         );
         let setup = Setup {
@@ -360,6 +366,7 @@ impl Part {
         end: &mut oneshot::Receiver<()>,
     ) -> (End, Keeper) {
         let ended = self.take_part(&mut running, requests, end).await;
+        self.around.replicas.end();
         running.serving.abort();
         self.notes.settled().await;
         if !self.left {
@@ -472,6 +479,8 @@ impl Part {
         self.heard_at.retain(|host, _| members.contains(host));
         self.behind.retain(|host, _| members.contains(host));
         self.noted.keep(&members);
+        let named = members.iter().map(|host| (*host, self.node.name(host)));
+        self.around.replicas.members(named.collect());
         if charter.secret.number > self.secret.number() {
             let (number, check) = (charter.secret.number, charter.secret.check);
             match self

@@ -53,6 +53,25 @@ impl fmt::Display for DockerHost {
     }
 }
 
+/// A switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnOff(pub bool);
+
+impl fmt::Display for OnOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 { "on" } else { "off" })
+    }
+}
+
+/// A switch's text.
+pub fn on_off(text: &str) -> Parsed<OnOff> {
+    match text {
+        "on" => Ok(OnOff(true)),
+        "off" => Ok(OnOff(false)),
+        other => one(other, "it is neither on nor off"),
+    }
+}
+
 /// Where metrics are scraped; none for nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MetricsAddr(pub Option<SocketAddr>);

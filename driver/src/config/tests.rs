@@ -134,6 +134,7 @@ fn flag_beats_environment_beats_file_beats_default() {
         "cluster_alone: default",
         "vxlan_port: default",
         "store: default",
+        "replicate: default",
         "dns_zone: default",
         "log: environment TOMBOLO_LOG",
         "log_format: default",

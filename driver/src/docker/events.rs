@@ -33,6 +33,11 @@ struct ActorJson {
 }
 
 impl Event {
+    /// Whether there is a network more, or less.
+    pub(super) fn is_of_networks(&self) -> bool {
+        self.r#type == "network" && matches!(self.action.as_str(), "create" | "destroy" | "remove")
+    }
+
     /// The container that has another name now, on a network of ours.
     pub(super) fn renamed(self, ours: impl Fn(&str) -> bool, known: impl Fn(&str) -> bool) -> Option<String> {
         let mut attributes = self.actor.attributes;

@@ -170,6 +170,20 @@ pub enum What {
         #[serde(skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
     },
+    /// A network that is to be the same on all hosts: `made` or `removed` here because it was so on another host; `kept` (removed
+    /// elsewhere, and used by containers on that host), `old` (made anew elsewhere, and the old one is used there), `refused` (it
+    /// can't be made there), or `settled` after one of these.
+    Replica {
+        /// What became of it.
+        action: &'static str,
+        /// The network.
+        network_name: String,
+        /// The host.
+        host_name: String,
+        /// More about it, in words.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
     /// This daemon: `following` (the first event of each reader) or `ending` (the last one).
     Daemon {
         /// What became of it.

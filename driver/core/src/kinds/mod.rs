@@ -263,6 +263,8 @@ impl Spec {
                 ));
             }
         };
+        // It says what is made on other hosts, and nothing of this network.
+        options.take::<options::Switch>(&["replicate"])?;
         // The engine handles these two itself, for any driver (28 and later), after it has checked them.
         for engines in [
             "com.docker.network.advertise_addr_nmsgs",

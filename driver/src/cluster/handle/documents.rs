@@ -116,19 +116,22 @@ impl Cluster {
             return json!([]);
         };
         let name = |host: &HostId| sight.name(host);
+        let homes = self.names.homes().borrow().clone();
+        let label = |row: &EndpointRow| homes.get(row.pools.first()?)?.labels.first().cloned();
         let peer = |(host, key, body): &(HostId, String, Vec<u8>)| {
             key.strip_prefix(tombolo_core::peers::ENDPOINT)?;
             // A row that can't be read is counted where it is used.
             let row: EndpointRow = serde_json::from_slice(body).ok()?;
-            let network = match &row.net {
-                Some(net) => net.to_string(),
-                None => row
-                    .pools
+            let pools = || {
+                row.pools
                     .iter()
                     .map(ToString::to_string)
                     .collect::<Vec<_>>()
-                    .join(","),
+                    .join(",")
             };
+            // Without a name in the cluster it is called as on this host, which may not have it.
+            let network = row.net.as_ref().map(ToString::to_string).or_else(|| label(&row));
+            let network = network.unwrap_or_else(pools);
             Some(json!({
                 "host": host, "host_name": name(host), "network": network, "kind": row.kind, "ipv4": row.ipv4, "ipv6": row.ipv6,
                 "mac": row.mac, "name": row.name, "aliases": row.aliases, "vtep": row.via, "vni": row.vni, "joined": row.joined,

@@ -27,6 +27,10 @@ impl Part {
         let via = self.node.seat().address.ip();
         let mut rows = endpoint_rows(&told, via);
         rows.extend(group_rows(&told, via));
+        let (records, networks) = self.around.replicas.changes();
+        // What others hear of a network must be known here after a crash.
+        self.keeper.keep(records).await.map_err(|e| e.to_string())?;
+        rows.extend(networks);
         self.around.names.hear(own_names(&told, self.me), self.me);
         self.step(Input::Pools(told.fills)).await?;
         self.step(Input::Rows(rows)).await

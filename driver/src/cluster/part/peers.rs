@@ -20,6 +20,7 @@ use super::hidden::{Hidden, is_hidden};
 use crate::dns::{self, Entry};
 use crate::engine::Ask;
 use crate::kernel::routes;
+use crate::replicas::NETWORK;
 
 /// What the engine has been told, and what it has yet to be told.
 #[derive(Debug, Default)]
@@ -160,6 +161,12 @@ impl Part {
             self.told.news.endpoints.push((host, endpoint.to_owned(), remote));
             let names = &mut self.told.names.entries;
             names.push(((host, endpoint.to_owned()), entry));
+        } else if key.starts_with(NETWORK) {
+            // That a host is down says nothing of its networks.
+            let hidden = body.is_none() && is_hidden(self.node.table().standing(host));
+            if !hidden && let Err(error) = self.around.replicas.heard(host, key, body) {
+                self.unreadable(host, key, &error);
+            }
         } else if key.starts_with(GROUPS) {
             let heard = body.and_then(|body| self.heard(host, key, body));
             self.told.news.heard.push((host, key.to_owned(), heard));
