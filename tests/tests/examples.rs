@@ -1,19 +1,12 @@
-//! The walk-through of `examples/several-hosts`, as printed: each line at its host, each answer as it stands there.
+//! The walk-throughs of `examples/`, as printed: each line at its host, each answer as it stands there.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use system_tests::{Kind, Plan, Site, until};
+use system_tests::{Plan, Site, until};
 
-/// The folder of the example, here and on the hosts.
-const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/several-hosts");
-const THERE: &str = "/root/several-hosts";
-
-/// The compose files, with the kind of network of each.
-const FILES: [(&str, Kind); 2] = [
-    ("overlay/compose.yml", Kind::Overlay),
-    ("host-gateway/compose.yml", Kind::HostGateway),
-];
+/// The examples, here.
+const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 
 /// What is left out of a line because it differs each time.
 const LEFT_OUT: char = '…';
@@ -74,31 +67,33 @@ fn matches(printed: &str, line: &str) -> bool {
         && (rest.is_empty() || printed.ends_with(LEFT_OUT))
 }
 
-/// Puts the example on a host.
-fn lay(site: &Site) {
-    for (file, kind) in FILES {
-        let text = fs::read_to_string(Path::new(HERE).join(file)).expect("a compose file");
-        let printed = format!("type: {}", kind.name());
-        assert!(text.contains(&printed), "'{printed}' is not in {file}");
-        let text = text.replace(&printed, &kind.option(kind.name()).replace('=', ": "));
-        site.host.write(&format!("{THERE}/{file}"), &text);
+/// All files of a folder and those below it.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder of examples");
+    let paths = entries.map(|entry| entry.expect("an entry of it").path());
+    let all = paths.map(|path| if path.is_dir() { files(&path) } else { vec![path] });
+    all.collect::<Vec<_>>().concat()
+}
+
+/// Puts an example on a host.
+fn lay(site: &Site, example: &str) {
+    for file in files(&Path::new(HERE).join(example)) {
+        let text = fs::read_to_string(&file).expect("a file of the example");
+        let there = file.strip_prefix(HERE).expect("a path below the examples");
+        site.host.write(&format!("/root/{}", there.display()), &text);
     }
 }
 
-#[test]
-fn the_walk_through_for_several_hosts_works_as_printed() {
-    let text = fs::read_to_string(Path::new(HERE).join("README.md")).expect("the walk-through");
+/// Follows a walk-through line by line.
+fn walk_through(example: &str) {
+    let text = fs::read_to_string(Path::new(HERE).join(example).join("README.md")).expect("the walk-through");
     let entries = entries(&text);
     assert!(entries.len() > 10, "there is something to type");
-    let sites = Plan::of(3).started();
-    sites.iter().for_each(lay);
+    let sites = Plan::of(3).replicated().started();
+    sites.iter().for_each(|site| lay(site, example));
     let mut token: Option<String> = None;
     for entry in &entries {
         let site = &sites[entry.host];
-        let across = FILES.iter().find(|(file, _)| entry.line.contains(file));
-        if entry.line.contains("wget") && across.is_some_and(|(_, kind)| !kind.reaches()) {
-            continue;
-        }
         let mut line = entry.line.clone();
         if !site.engine.try_docker(&["compose", "version"]).ok {
             line = line.replace("docker compose", "docker-compose");
@@ -106,7 +101,7 @@ fn the_walk_through_for_several_hosts_works_as_printed() {
         if let (Some(printed), Some(token)) = (line.find("tombolo-join-"), &token) {
             line.replace_range(printed.., token);
         }
-        let script = format!("cd {THERE}; {line}");
+        let script = format!("cd /root/{example}; {line}");
         let run = || site.host.try_run("sh", &["-ec", &script]);
         let first = run();
         if entry.answer.is_empty() {
@@ -130,6 +125,16 @@ fn the_walk_through_for_several_hosts_works_as_printed() {
             None
         });
     }
+}
+
+#[test]
+fn the_walk_through_for_several_hosts_works_as_printed() {
+    walk_through("several-hosts");
+}
+
+#[test]
+fn the_walk_through_of_the_shop_works_as_printed() {
+    walk_through("shop");
 }
 
 #[test]

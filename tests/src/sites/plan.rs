@@ -17,6 +17,7 @@ pub struct Plan {
     wires: usize,
     ipv6: bool,
     lan: bool,
+    replicated: bool,
 }
 
 /// How one host is to be.
@@ -36,7 +37,14 @@ impl Plan {
             wires: 1,
             ipv6: false,
             lan: false,
+            replicated: false,
         }
+    }
+
+    /// Hosts that make a network when another one does. Without it a test makes each network on each host that is to have it.
+    pub fn replicated(mut self) -> Self {
+        self.replicated = true;
+        self
     }
 
     /// A host with the engine of another name: `native`, `trixie` or `sid`, as in [`engine::ENGINE`].
@@ -91,7 +99,10 @@ impl Plan {
     }
 
     /// Makes the hosts and lays the cables; nothing runs on them yet.
-    pub fn cabled(self) -> Cabled {
+    pub fn cabled(mut self) -> Cabled {
+        if !self.replicated {
+            self = self.settings("TOMBOLO_REPLICATE", "off");
+        }
         let wires: Vec<Wire> = (0..self.wires)
             .map(|number| Wire::new(number, self.mtu, self.ipv6))
             .collect();

@@ -22,7 +22,7 @@ pub fn keep(state: &State) -> ExitCode {
         Err(e) => return refuse(&format!("Cannot note where the demo is: {e}")),
     };
     let tour = Tour::begin();
-    let cabled = Plan::of(HOSTS).cabled();
+    let cabled = Plan::of(HOSTS).replicated().cabled();
     state
         .write_hosts(cabled.hosts())
         .expect("noting the demo's hosts");

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use system_tests::measure::{self, Cost, Way};
-use system_tests::wait::{PATIENCE, within};
+use system_tests::wait::{PATIENCE, until, within};
 use system_tests::{Kind, Site, Sites, Spaces};
 
 use crate::print;
@@ -52,9 +52,17 @@ impl Tour {
     /// Makes networks and containers, has them speak, and measures.
     pub fn show(&self, sites: &Sites) {
         for (name, kind, subnet) in NETWORKS {
-            sites.network(name, kind, &["--subnet", subnet]);
+            sites[0].network(name, kind, &["--subnet", subnet]);
+            for site in sites.iter() {
+                until(&format!("network {name} on host {}", site.name()), || {
+                    site.engine
+                        .try_docker(&["network", "inspect", name])
+                        .ok
+                        .then_some(())
+                });
+            }
             self.step(&format!(
-                "network {name}, with the same line on each host:\n          docker network create -d tombolo --ipam-driver \
+                "network {name} on all hosts, by one line on a:\n          docker network create -d tombolo --ipam-driver \
                  tombolo -o {} --subnet {subnet} {name}",
                 kind.option(name)
             ));
