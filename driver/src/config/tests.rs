@@ -99,6 +99,7 @@ fn the_names_of_flags_and_variables_are_those_of_the_contract() {
         "--cluster-alone TOMBOLO_CLUSTER_ALONE",
         "--vxlan-port TOMBOLO_VXLAN_PORT",
         "--store TOMBOLO_STORE",
+        "--replicate TOMBOLO_REPLICATE",
         "--dns-zone TOMBOLO_DNS_ZONE",
         "--log TOMBOLO_LOG",
         "--log-format TOMBOLO_LOG_FORMAT",
