@@ -26,7 +26,7 @@ use serde::Serialize;
 
 use crate::dns::Zone;
 
-pub use cluster::{Advertise, Alone, Join, KeyFile, PLACES, Place, Store};
+pub use cluster::{Advertise, Alone, DnsExport, Join, KeyFile, PLACES, Place, Store};
 pub use fault::{Fault, Faults, Origin};
 pub use parse::{DockerHost, LogFormat, MetricsAddr, OnOff};
 pub use pools::AddressPool;
@@ -71,6 +71,8 @@ pub enum Setting {
     Replicate,
     /// What the names of containers end with.
     DnsZone,
+    /// Whether names are told to the outside.
+    DnsExport,
     /// Which log lines are wanted.
     Log,
     /// What log lines look like.
@@ -79,7 +81,7 @@ pub enum Setting {
 
 impl Setting {
     /// All settings, in the order in which they are listed.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::PluginSocket,
         Self::ControlSocket,
         Self::StateDir,
@@ -96,6 +98,7 @@ impl Setting {
         Self::Store,
         Self::Replicate,
         Self::DnsZone,
+        Self::DnsExport,
         Self::Log,
         Self::LogFormat,
     ];
@@ -119,6 +122,7 @@ impl Setting {
             Self::Store => "store",
             Self::Replicate => "replicate",
             Self::DnsZone => "dns_zone",
+            Self::DnsExport => "dns_export",
             Self::Log => "log",
             Self::LogFormat => "log_format",
         }
@@ -143,7 +147,7 @@ impl Setting {
             Self::DockerHost => "unix:///var/run/docker.sock",
             Self::AddressPools => "10.208.0.0/12:24,198.18.0.0/15:24",
             Self::HostBinding => "0.0.0.0",
-            Self::MetricsAddr | Self::Join | Self::ClusterKeyFile => "off",
+            Self::MetricsAddr | Self::Join | Self::ClusterKeyFile | Self::DnsExport => "off",
             Self::Advertise => "auto",
             Self::ClusterPort => "7947",
             Self::ClusterAlone => "lease",
@@ -180,6 +184,9 @@ impl Setting {
             }
             Self::Replicate => "on or off",
             Self::DnsZone => "the name of a domain, such as tombolo.internal; the same on all hosts",
+            Self::DnsExport => {
+                "off, or zone, or zone and behind it, with commas, the addresses and prefixes that may have all of it at once"
+            }
             Self::Log => {
                 "a level (off, error, warn, info, debug, trace) and TARGET=LEVEL pairs, such as info,tombolo=debug"
             }
@@ -244,6 +251,8 @@ pub struct Config {
     pub replicate: OnOff,
     /// What the names of containers end with.
     pub dns_zone: Zone,
+    /// Whether names are told to the outside, and to whom all at once.
+    pub dns_export: DnsExport,
     /// Which log lines are wanted: a filter that [`tracing_subscriber::EnvFilter`] takes.
     pub log: String,
     /// What log lines look like.
@@ -314,6 +323,7 @@ impl Config {
             Setting::Store => self.store.to_string(),
             Setting::Replicate => self.replicate.to_string(),
             Setting::DnsZone => self.dns_zone.to_string(),
+            Setting::DnsExport => self.dns_export.to_string(),
             Setting::Log => self.log.clone(),
             Setting::LogFormat => self.log_format.to_string(),
         }
@@ -372,6 +382,7 @@ impl Reader {
         let store = self.take(Setting::Store, cluster::store);
         let replicate = self.take(Setting::Replicate, parse::on_off);
         let dns_zone = self.take(Setting::DnsZone, cluster::zone);
+        let dns_export = self.take(Setting::DnsExport, cluster::dns_export);
         let log = self.take(Setting::Log, parse::filter);
         let log_format = self.take(Setting::LogFormat, parse::log_format);
         let origins = self
@@ -396,6 +407,7 @@ impl Reader {
             store: store?,
             replicate: replicate?,
             dns_zone: dns_zone?,
+            dns_export: dns_export?,
             log: log?,
             log_format: log_format?,
             ignored: std::mem::take(&mut self.ignored),

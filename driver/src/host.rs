@@ -14,6 +14,8 @@ use nix::sys::socket::{
 use tombolo_core::model::{IfName, Proto};
 use tombolo_core::state::{Ephemeral, HostPort};
 
+use crate::dns::PORT;
+
 /// Seconds of the wall clock, since 1970.
 pub fn now_s() -> u64 {
     now_ms() / 1000
@@ -223,29 +225,27 @@ pub fn name_servers() -> Vec<IpNet> {
 
 /// Who resolves names for this host, in the order in which its own resolver asks them (resolv.conf(5)).
 pub fn resolvers() -> Vec<SocketAddr> {
-    const PORT: u16 = 53;
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let words = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver"));
-    let server = |word: &str| match word.trim().split_once('%') {
-        None => Some(SocketAddr::new(word.trim().parse().ok()?, PORT)),
+    let server = |word: &str| match word.split_once('%') {
+        None => Some(SocketAddr::new(word.parse().ok()?, PORT)),
         Some((address, link)) => {
             let scope = nix::net::if_::if_nametoindex(link).ok()?;
             Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into())
         }
     };
-    words.filter_map(server).collect()
+    servers_in(&text).filter_map(server).collect()
+}
+
+/// Who resolves names, word by word.
+fn servers_in(resolv_conf: &str) -> impl Iterator<Item = &str> {
+    let lines = resolv_conf.lines();
+    lines.filter_map(|line| Some(line.trim().strip_prefix("nameserver")?.trim()))
 }
 
 fn name_servers_in(resolv_conf: &str) -> impl Iterator<Item = IpNet> + '_ {
-    let words = resolv_conf
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver"));
     // A zone (fe80::1%eth0) names a link-local address, which no pool holds.
-    words
-        .filter_map(|word| word.trim().parse::<IpAddr>().ok())
-        .map(IpNet::from)
+    let addresses = servers_in(resolv_conf).filter_map(|word| word.parse::<IpAddr>().ok());
+    addresses.map(IpNet::from)
 }
 
 #[cfg(test)]

@@ -415,7 +415,12 @@ async fn serve_once(
     others.spawn(listen::listen(membership, heard, asks.clone()));
     others.spawn(heartbeat(asks.clone()));
     others.spawn(tunnels);
-    others.spawn(dns::serve(names, config.dns_zone.clone(), served.clone()));
+    others.spawn(dns::serve(
+        names,
+        config.dns_zone.clone(),
+        served.clone(),
+        export(config),
+    ));
     others.spawn(wires::look_after(asks.clone(), segments, ahead));
     others.spawn(lent::look_after(lent, changes, told_events));
     let scraped = match metrics_socket {
@@ -633,6 +638,23 @@ fn note_driver(config: &Config, store: &Store, loaded: &mut Loaded, driver: &str
         loaded.meta.insert(records::DRIVER.to_owned(), driver.to_owned());
     }
     Ok(())
+}
+
+/// How the zone of names is open to the outside, if it is.
+fn export(config: &Config) -> Option<dns::Export> {
+    let transfer = config.dns_export.0.clone()?;
+    let advertised = config.advertise.clone();
+    let addresses = move || match cluster::advertise::advertise(&advertised) {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            tracing::debug!(error, "where others reach this host can't be told");
+            Vec::new()
+        }
+    };
+    Some(dns::Export {
+        transfer,
+        addresses: Arc::new(addresses),
+    })
 }
 
 /// The driver's name is the file name of its socket: so Docker finds plug-ins.

@@ -77,6 +77,10 @@ pub struct Flags {
     /// Name of the domain that the names of containers are in; the same on all hosts [default: tombolo.internal]
     #[arg(long, value_name = "DOMAIN")]
     dns_zone: Option<String>,
+    /// Whether that domain is open to everybody who reaches this host, at port 53 of the addresses of --advertise; prefixes behind it
+    /// may transfer all of it [default: off]
+    #[arg(long, value_name = "off|zone[,PREFIX]...", verbatim_doc_comment)]
+    dns_export: Option<String>,
     /// Log lines to write: a level, or TARGET=LEVEL pairs separated by commas [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -119,6 +123,7 @@ impl Flags {
             (Setting::Store, &self.store),
             (Setting::Replicate, &self.replicate),
             (Setting::DnsZone, &self.dns_zone),
+            (Setting::DnsExport, &self.dns_export),
             (Setting::Log, &self.log),
             (Setting::LogFormat, &self.log_format),
         ];

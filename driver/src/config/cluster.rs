@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use tombolo_core::model::IfName;
 
 use super::parse::{Parsed, Wrong, directory};
@@ -204,6 +205,41 @@ pub(super) fn port(text: &str) -> Parsed<u16> {
     match text.parse::<u16>() {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(vec![Wrong::new(text, "it is no port from 1 to 65535")]),
+    }
+}
+
+/// Whether names are told to the outside: who may have all of them at once, if they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DnsExport(pub Option<Vec<IpNet>>);
+
+impl fmt::Display for DnsExport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(transfer) = &self.0 else {
+            return f.write_str("off");
+        };
+        f.write_str("zone")?;
+        transfer.iter().try_for_each(|net| write!(f, ",{net}"))
+    }
+}
+
+/// `off`, or `zone` and prefixes.
+pub(super) fn dns_export(text: &str) -> Parsed<DnsExport> {
+    let mut parts = text.split(',').map(str::trim);
+    match parts.next() {
+        Some("off") if parts.next().is_none() => return Ok(DnsExport(None)),
+        Some("zone") => {}
+        _ => return Err(vec![Wrong::new(text, "it is neither off nor zone")]),
+    }
+    let net = |part: &str| {
+        let address = part.parse::<IpAddr>().map(IpNet::from);
+        let net = address.or_else(|_| part.parse::<IpNet>());
+        net.map_err(|_| Wrong::new(part, "it is neither an address nor a prefix"))
+    };
+    let (good, wrong): (Vec<_>, Vec<_>) = parts.map(net).partition(Result::is_ok);
+    let wrong: Vec<Wrong> = wrong.into_iter().filter_map(Result::err).collect();
+    match wrong.is_empty() {
+        true => Ok(DnsExport(Some(good.into_iter().flatten().collect()))),
+        false => Err(wrong),
     }
 }
 

@@ -101,6 +101,7 @@ fn the_names_of_flags_and_variables_are_those_of_the_contract() {
         "--store TOMBOLO_STORE",
         "--replicate TOMBOLO_REPLICATE",
         "--dns-zone TOMBOLO_DNS_ZONE",
+        "--dns-export TOMBOLO_DNS_EXPORT",
         "--log TOMBOLO_LOG",
         "--log-format TOMBOLO_LOG_FORMAT",
     ];
@@ -137,6 +138,7 @@ fn flag_beats_environment_beats_file_beats_default() {
         "store: default",
         "replicate: default",
         "dns_zone: default",
+        "dns_export: default",
         "log: environment TOMBOLO_LOG",
         "log_format: default",
     ];

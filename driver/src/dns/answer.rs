@@ -9,11 +9,16 @@ use hickory_server::proto::rr::rdata::{A, AAAA, PTR, SOA, SRV};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use rand::seq::SliceRandom;
 use tombolo_core::model::Proto;
+use tombolo_core::peers::PortRow;
 
-use super::names::{Entry, Names, Service, View};
+use super::names::{Entry, Names, View};
+use super::services::known_port;
 
 /// How long an answer may be kept, in seconds. Whoever asks has us at hand, and containers move.
 pub const TTL: u32 = 1;
+
+/// The name in the zone that its own name server has.
+pub const SERVER: &str = "ns";
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +39,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    fn of(answers: Vec<Record>, additionals: Vec<Record>) -> Self {
+    pub(super) fn of(answers: Vec<Record>, additionals: Vec<Record>) -> Self {
         match answers.is_empty() {
             true => Self::Nothing,
             false => Self::Found { answers, additionals },
@@ -73,11 +78,33 @@ impl Zone {
     /// (RFC 2308, section 3).
     pub fn authority(&self) -> Record {
         let keep = TTL as i32;
-        let server = Name::from_ascii("ns")
-            .and_then(|name| name.append_domain(&self.name))
-            .unwrap_or_else(|_| self.name.clone());
-        let soa = SOA::new(server, self.name.clone(), 1, keep, keep, keep, TTL);
+        self.start_of_authority(1, [keep; 3])
+    }
+
+    /// The same with a serial number, and how long those who have a copy keep it: until they ask anew, until they do so after a
+    /// failure, and until they give up (RFC 1035, section 3.3.13), in seconds.
+    pub(super) fn start_of_authority(&self, serial: u32, [refresh, retry, expire]: [i32; 3]) -> Record {
+        let soa = SOA::new(
+            self.server(),
+            self.name.clone(),
+            serial,
+            refresh,
+            retry,
+            expire,
+            TTL,
+        );
         Record::from_rdata(self.name.clone(), TTL, RData::SOA(soa))
+    }
+
+    /// What the zone's own name server is called.
+    pub(super) fn server(&self) -> Name {
+        let name = Name::from_ascii(SERVER).and_then(|name| name.append_domain(&self.name));
+        name.unwrap_or_else(|_| self.name.clone())
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &Name {
+        &self.name
     }
 
     /// Whether a name, in small letters, is in the zone.
@@ -86,7 +113,7 @@ impl Zone {
     }
 
     /// What stands before the zone; nothing for the zone itself.
-    fn before<'a>(&self, name: &'a str) -> Option<&'a str> {
+    pub(super) fn before<'a>(&self, name: &'a str) -> Option<&'a str> {
         let rest = name.strip_suffix(&self.text)?;
         match rest {
             "" => Some(""),
@@ -147,11 +174,16 @@ pub fn answer(names: &Names, view: &View, zone: &Zone, name: &Name, asked: Recor
 }
 
 /// The addresses of those who have a name, in varying order: most clients take the first.
-fn addresses(name: &Name, found: &[Arc<Entry>], asked: RecordType) -> Vec<Record> {
+pub(super) fn addresses(name: &Name, found: &[Arc<Entry>], asked: RecordType) -> Vec<Record> {
     let mut all: Vec<IpAddr> = found.iter().flat_map(|entry| &entry.addresses).copied().collect();
     all.sort_unstable();
     all.dedup();
     all.shuffle(&mut rand::rng());
+    address_records(name, all, asked)
+}
+
+/// Addresses as records of a name, those of the type that is asked for.
+pub(super) fn address_records(name: &Name, all: Vec<IpAddr>, asked: RecordType) -> Vec<Record> {
     let data = all.into_iter().filter_map(|address| match address {
         IpAddr::V4(v4) if matches!(asked, RecordType::A | RecordType::ANY) => Some(RData::A(A(v4))),
         IpAddr::V6(v6) if matches!(asked, RecordType::AAAA | RecordType::ANY) => Some(RData::AAAA(AAAA(v6))),
@@ -166,7 +198,7 @@ fn full(names: &Names, zone: &Zone, entry: &Entry) -> Option<Name> {
     in_full(entry.names.first()?, &names.label(entry)?, zone)
 }
 
-fn in_full(name: &str, network: &str, zone: &Zone) -> Option<Name> {
+pub(super) fn in_full(name: &str, network: &str, zone: &Zone) -> Option<Name> {
     // What Docker allows as a name may be too long in full.
     Name::from_ascii(format!("{name}.{network}.{}.", zone.text)).ok()
 }
@@ -205,7 +237,7 @@ struct Asked {
     proto: Proto,
 }
 
-/// `_PORT._PROTO.name` (RFC 2782), or `_PROTO.name` with nothing before it; and the name.
+/// `_PORT._PROTO.name`, the port as a number or as the host knows the service (RFC 2782), or `_PROTO.name` with nothing before it; and the name.
 fn service(text: &str) -> Option<(Asked, &str)> {
     let proto = |label: &str| match label {
         "_tcp" => Some(Proto::Tcp),
@@ -217,9 +249,15 @@ fn service(text: &str) -> Option<(Asked, &str)> {
     if let Some(proto) = proto(first) {
         return Some((Asked { port: None, proto }, rest));
     }
-    let port = first.strip_prefix('_')?.parse().ok()?;
     let (second, rest) = rest.split_once('.')?;
     let proto = proto(second)?;
+    let named = first.strip_prefix('_')?;
+    // One that nobody has heard of is on no port: port 0.
+    let port = named
+        .parse()
+        .ok()
+        .or_else(|| known_port(named, proto))
+        .or_else(|| (!named.bytes().all(|b| b.is_ascii_digit())).then_some(0))?;
     Some((
         Asked {
             port: Some(port),
@@ -246,7 +284,7 @@ fn services(
             false => Answer::NoName,
         };
     };
-    let wanted = Service {
+    let wanted = PortRow {
         proto: service.proto,
         port,
     };
@@ -294,7 +332,7 @@ mod tests {
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             services: ports
                 .iter()
-                .map(|port| Service {
+                .map(|port| PortRow {
                     proto: Proto::Tcp,
                     port: *port,
                 })
@@ -444,6 +482,13 @@ mod tests {
             ("_8080._udp.api.", T::SRV, "NXDOMAIN"),
             ("_8080._tcp.nobody.", T::SRV, "-"),
             ("_99999._tcp.api.", T::SRV, "-"),
+            (
+                "_http._tcp.web.",
+                T::SRV,
+                "0 0 80 web.shop_front.tombolo.internal.",
+            ),
+            ("_http._tcp.api.", T::SRV, "NXDOMAIN"),
+            ("_no-such-service._tcp.web.", T::SRV, "NXDOMAIN"),
         ] {
             assert_eq!(ask(name, asked), expected, "{name} {asked}");
         }

@@ -69,19 +69,29 @@ fn places(homes: &BTreeMap<IpNet, Home>) -> BTreeSet<Place> {
 }
 
 async fn serve_at((network, address): Place, names: Arc<Names>, zone: Zone, served: Arc<Served>) {
+    let answer = |udp, tcp| answer_at(network, names.clone(), zone.clone(), udp, tcp);
+    listen_at(address, |why| served.gateway(address, why), answer).await;
+}
+
+/// Answers at an address, again and again where that can't be done or ends; says each time how it stands.
+pub(super) async fn listen_at<A: Future<Output = String>>(
+    address: IpAddr,
+    stands: impl Fn(Option<String>),
+    answer: impl Fn(UdpSocket, TcpListener) -> A,
+) {
     let mut told = String::new();
     loop {
         let why = match sockets(SocketAddr::new(address, PORT)) {
             Ok((udp, tcp)) => {
                 told.clear();
-                served.gateway(address, None);
-                answer_at(network, names.clone(), zone.clone(), udp, tcp).await
+                stands(None);
+                answer(udp, tcp).await
             }
             Err(error) => error.to_string(),
         };
-        served.gateway(address, Some(why.clone()));
+        stands(Some(why.clone()));
         if told != why {
-            tracing::warn!(%address, port = PORT, error = why, "names can't be answered at a gateway; tried again every few seconds");
+            tracing::warn!(%address, port = PORT, error = why, "names can't be answered there; tried again every few seconds");
             told = why;
         }
         tokio::time::sleep(AGAIN).await;

@@ -14,23 +14,28 @@
 use std::sync::Arc;
 
 mod answer;
+mod export;
 mod gateway;
 mod names;
 mod resolver;
 mod sandbox;
 mod served;
+mod services;
 mod stream;
 mod upstream;
 
 pub use answer::Zone;
+pub use export::Export;
 pub use gateway::answer_at;
-pub use names::{Entry, Home, Names, News, Place, Service, View};
+pub use names::{Entry, Home, Names, News, Place, View};
 
 pub use served::Served;
+pub use upstream::PORT;
 
-/// Answers at gateways and in containers. It never ends.
-pub async fn serve(names: Arc<Names>, zone: Zone, served: Arc<Served>) {
+/// Answers at gateways and in containers, and where it is wanted to the outside. It never ends.
+pub async fn serve(names: Arc<Names>, zone: Zone, served: Arc<Served>, export: Option<Export>) {
     tokio::join!(
+        export::serve(names.clone(), zone.clone(), served.clone(), export),
         gateway::serve(names.clone(), zone.clone(), served.clone()),
         sandbox::serve(names, zone, served)
     );

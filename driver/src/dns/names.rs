@@ -8,8 +8,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tombolo_cluster::HostId;
 use tombolo_core::kinds::bridge;
-use tombolo_core::model::Proto;
-use tombolo_core::peers::EndpointRow;
+use tombolo_core::peers::{EndpointRow, PortRow};
 
 /// The longest name that is taken in: what a question can have (RFC 1035, section 2.3.4), written out.
 const NAME_MAX: usize = 253;
@@ -19,15 +18,6 @@ const LABEL_MAX: usize = 63;
 
 /// An endpoint: its host and its identifier.
 pub type Of = (HostId, String);
-
-/// A port that an endpoint's service is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Service {
-    /// The protocol.
-    pub proto: Proto,
-    /// The endpoint's port.
-    pub port: u16,
-}
 
 /// What is known of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +29,7 @@ pub struct Entry {
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// The ports that are published for it.
-    pub services: Vec<Service>,
+    pub services: Vec<PortRow>,
     /// Where its container is, on this host, if names are answered to it.
     pub place: Option<Place>,
 }
@@ -63,13 +53,7 @@ impl Entry {
         let told = row.name.iter().chain(&row.aliases).filter_map(|name| plain(name));
         let names = told.filter(|name| seen.insert(name.clone())).collect();
         let within = |address: &IpAddr| row.pools.iter().any(|pool| pool.contains(address));
-        let ports = row.ports.iter().filter(|port| port.port > 0);
-        let services: BTreeSet<Service> = ports
-            .map(|port| Service {
-                proto: port.proto,
-                port: port.port,
-            })
-            .collect();
+        let services: BTreeSet<PortRow> = row.ports.iter().filter(|port| port.port > 0).copied().collect();
         Some(Self {
             pool,
             names,
@@ -132,6 +116,8 @@ struct Index {
     homes: BTreeMap<IpNet, Home>,
     /// Namespaces that have come or gone since that was told last.
     moved: BTreeSet<String>,
+    /// A number that rises with each change: seconds since 1970, or more (RFC 1982).
+    serial: u32,
 }
 
 /// Who has which name.
@@ -160,6 +146,7 @@ impl Index {
         if let Some(old) = self.entries.remove(&of) {
             self.drop_entry(&old);
         }
+        self.changed();
         let Some(entry) = entry.map(Arc::new) else { return };
         let net = self.nets.entry(entry.pool).or_default();
         for name in &entry.names {
@@ -230,7 +217,10 @@ impl Names {
         }
         self.tell_moved(&mut index);
         if let Some(homes) = news.homes {
-            index.homes.clone_from(&homes);
+            if index.homes != homes {
+                index.homes.clone_from(&homes);
+                index.changed();
+            }
             drop(index);
             self.homes.send_if_modified(|before| {
                 let changed = *before != homes;
@@ -246,8 +236,10 @@ impl Names {
         let moved = index.hooks.keys().cloned().collect();
         *index = Index {
             moved,
+            serial: index.serial,
             ..Index::default()
         };
+        index.changed();
         self.tell_moved(&mut index);
         drop(index);
         self.homes.send_replace(BTreeMap::new());
@@ -284,6 +276,26 @@ impl Names {
     /// The networks that this host has, and each change of them.
     pub fn homes(&self) -> watch::Receiver<BTreeMap<IpNet, Home>> {
         self.homes.subscribe()
+    }
+
+    /// What is told to whoever may know of all networks that this host has.
+    pub fn view_of_all(&self) -> View {
+        View(self.read().homes.keys().copied().collect())
+    }
+
+    /// All endpoints on networks that this host has, with what the network is called; and the serial number of that.
+    pub fn all(&self) -> (u32, Vec<(String, Arc<Entry>)>) {
+        let index = self.read();
+        let labelled = index.entries.values().flat_map(|entry| {
+            let labels = index.labels(&entry.pool);
+            labels.map(|label| (label.to_owned(), entry.clone()))
+        });
+        (index.serial, labelled.collect())
+    }
+
+    /// A number that rises with each change.
+    pub fn serial(&self) -> u32 {
+        self.read().serial
     }
 
     /// What is told to whoever asks from an address on a network: of all networks that its container is on. Who is not known
@@ -367,6 +379,12 @@ impl Names {
 }
 
 impl Index {
+    fn changed(&mut self) {
+        // Until 2106; then it begins anew, as serial numbers may.
+        let now = crate::host::now_s() as u32;
+        self.serial = now.max(self.serial.wrapping_add(1));
+    }
+
     fn labels(&self, network: &IpNet) -> impl Iterator<Item = &str> {
         let home = self.homes.get(network).into_iter();
         home.flat_map(|home| home.labels.iter().map(String::as_str))

@@ -4,21 +4,28 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_server::Server;
+use hickory_server::net::NetError;
 use hickory_server::net::runtime::{RuntimeProvider, Time};
+use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
-use hickory_server::proto::rr::{DNSClass, Record};
+use hickory_server::proto::rr::{DNSClass, Record, RecordType};
 use hickory_server::proto::serialize::binary::BinDecoder;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::SemaphorePermit;
 
 use super::answer::{Answer, Zone, answer, text_of};
+use super::export::Authority;
 use super::names::{Names, View};
 use super::stream;
 use super::upstream::Upstream;
 
 /// The largest answer in one datagram: what passes everywhere unfragmented (RFC 9715, section 3.1).
 const PAYLOAD: u16 = 1232;
+
+/// How many records of a whole zone go into one message: with names as long as they may be it stays below the 64 KiB of one.
+const IN_A_MESSAGE: usize = 100;
 
 /// What a message has before its question, in bytes (RFC 1035, section 4.1.1).
 const HEADER: usize = 12;
@@ -27,6 +34,10 @@ const HEADER: usize = 12;
 pub trait Asker: Clone + Send + Sync + Unpin + 'static {
     /// What is told to whoever asks from there; none is answered at all where there is no view.
     fn view(&self, names: &Names, source: IpAddr) -> Option<View>;
+    /// What is said of the zone itself, where it is open to those who ask; they are told of nothing else.
+    fn authority(&self) -> Option<&Authority> {
+        None
+    }
 }
 
 /// Answers questions that come in at one place.
@@ -91,19 +102,22 @@ impl<A: Asker, P: RuntimeProvider> Resolver<A, P> {
             return Reply::refusal(ResponseCode::Refused);
         };
         let question = info.query.original();
-        let found = match question.query_class() {
-            DNSClass::IN | DNSClass::ANY => answer(
-                &self.names,
-                &view,
-                &self.zone,
-                question.name(),
-                question.query_type(),
-            ),
+        let (name, asked) = (question.name(), question.query_type());
+        let outside = self.asker.authority();
+        let found = match (question.query_class(), outside) {
+            (DNSClass::IN | DNSClass::ANY, Some(authority)) => {
+                authority.answer(&self.names, &self.zone, name, asked)
+            }
+            (DNSClass::IN | DNSClass::ANY, None) => answer(&self.names, &view, &self.zone, name, asked),
             _ => Answer::NotOurs,
         };
-        let in_zone = || text_of(question.name()).is_some_and(|text| self.zone.has(&text));
+        let in_zone = || text_of(name).is_some_and(|text| self.zone.has(&text));
+        let start = || match outside {
+            Some(authority) => authority.start(&self.zone, &self.names),
+            None => self.zone.authority(),
+        };
         let authorities = || match in_zone() {
-            true => vec![self.zone.authority()],
+            true => vec![start()],
             false => Vec::new(),
         };
         match found {
@@ -124,6 +138,7 @@ impl<A: Asker, P: RuntimeProvider> Resolver<A, P> {
                 authorities: authorities(),
                 ..Reply::default()
             },
+            Answer::NotOurs if outside.is_some() => Reply::refusal(ResponseCode::Refused),
             Answer::NotOurs => match self.upstream.ask(request).await {
                 Some(message) => Reply::passed_on(message),
                 None => Reply::refusal(ResponseCode::ServFail),
@@ -147,6 +162,59 @@ impl<A: Asker, P: RuntimeProvider> Resolver<A, P> {
     }
 }
 
+impl<A: Asker, P: RuntimeProvider> Resolver<A, P> {
+    /// The whole zone, where that is asked for by who may have it: by a connection, and one at a time. A question for what has changed
+    /// is answered with all of it as well (RFC 1995, section 4).
+    fn whole_zone(&self, request: &Request) -> Option<(Vec<Record>, SemaphorePermit<'_>)> {
+        let authority = self.asker.authority()?;
+        let asked = request.request_info().ok()?;
+        let question = asked.query.original();
+        let is_transfer = matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR)
+            && request.metadata.message_type == MessageType::Query
+            && request.metadata.op_code == OpCode::Query
+            && question.name() == self.zone.name();
+        let may =
+            is_transfer && request.protocol() == Protocol::Tcp && authority.may_transfer(request.src().ip());
+        let turn = may.then(|| authority.turn())??;
+        Some((authority.whole(&self.names, &self.zone), turn))
+    }
+
+    /// Sends many records in as many messages as they take (RFC 5936, section 2.2).
+    async fn transfer<R: ResponseHandler>(
+        &self,
+        request: &Request,
+        whole: Vec<Record>,
+        mut handle: R,
+    ) -> ResponseInfo {
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.authoritative = true;
+        let asked = asked(request);
+        let asked = asked.as_ref().unwrap_or(&request.queries);
+        let mut sent = Err(NetError::from("nothing was sent"));
+        for records in whole.chunks(IN_A_MESSAGE) {
+            let response = MessageResponseBuilder::new(asked, None);
+            sent = handle
+                .send_response(response.build(metadata, records, [], [], []))
+                .await;
+            if sent.is_err() {
+                break;
+            }
+        }
+        sent.unwrap_or_else(|error| unsent(metadata, &error))
+    }
+}
+
+/// What is said of an answer that was not sent: whoever asked has gone, or asks again.
+fn unsent(mut metadata: Metadata, error: &NetError) -> ResponseInfo {
+    tracing::debug!(%error, "an answer was not sent");
+    metadata.response_code = ResponseCode::ServFail;
+    hickory_server::proto::op::Header {
+        metadata,
+        counts: Default::default(),
+    }
+    .into()
+}
+
 /// The question of a request, written anew; none where it doesn't have one. The library repeats it byte by byte, and in the
 /// answer a pointer there would lead elsewhere.
 fn asked(request: &Request) -> Option<Queries> {
@@ -166,11 +234,14 @@ impl<A: Asker, P: RuntimeProvider> RequestHandler for Resolver<A, P> {
         request: &Request,
         mut handle: R,
     ) -> ResponseInfo {
+        if let Some((whole, _turn)) = self.whole_zone(request) {
+            return self.transfer(request, whole, handle).await;
+        }
         let reply = self.reply(request).await;
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = reply.code.unwrap_or(ResponseCode::NoError);
         metadata.authoritative = reply.ours;
-        metadata.recursion_available = true;
+        metadata.recursion_available = self.asker.authority().is_none();
         metadata.truncation = reply.truncated;
         metadata.authentic_data = reply.authentic;
         let edns = request.edns.as_ref().map(|asked| {
@@ -185,19 +256,8 @@ impl<A: Asker, P: RuntimeProvider> RequestHandler for Resolver<A, P> {
         let builder = MessageResponseBuilder::new(asked, edns.as_ref());
         let (answers, authorities) = (&reply.answers, &reply.authorities);
         let response = builder.build(metadata, answers, authorities, [], &reply.additionals);
-        match handle.send_response(response).await {
-            Ok(info) => info,
-            Err(error) => {
-                // Whoever asked has gone, or asks again.
-                tracing::debug!(%error, "an answer was not sent");
-                metadata.response_code = ResponseCode::ServFail;
-                hickory_server::proto::op::Header {
-                    metadata,
-                    counts: Default::default(),
-                }
-                .into()
-            }
-        }
+        let sent = handle.send_response(response).await;
+        sent.unwrap_or_else(|error| unsent(metadata, &error))
     }
 }
 
@@ -230,6 +290,10 @@ mod tests {
 
     /// A network with three containers, and no name servers outside.
     fn resolver() -> Resolver<Anybody, TokioRuntimeProvider> {
+        resolver_for(Anybody("10.1.0.0/24".parse().unwrap()))
+    }
+
+    fn resolver_for<A: Asker>(asker: A) -> Resolver<A, TokioRuntimeProvider> {
         let pool: IpNet = "10.1.0.0/24".parse().unwrap();
         let me = HostId::from_bytes([1; 16]);
         let entry = |n: u8| Entry {
@@ -259,14 +323,14 @@ mod tests {
         Resolver {
             names: Arc::new(names),
             zone: super::super::ZONE.parse().unwrap(),
-            asker: Anybody(pool),
+            asker,
             upstream: Upstream::new(Vec::new, TokioRuntimeProvider::new()),
         }
     }
 
     /// What a question is answered, if it is one at all.
-    async fn ask(
-        resolver: &Resolver<Anybody, TokioRuntimeProvider>,
+    async fn ask<A: Asker>(
+        resolver: &Resolver<A, TokioRuntimeProvider>,
         bytes: Vec<u8>,
         from: &str,
     ) -> Option<Vec<u8>> {
@@ -276,7 +340,7 @@ mod tests {
         resolver
             .handle_request::<_, TokioTime>(&request, written.clone())
             .await;
-        Some(written.take().expect("an answer"))
+        Some(written.take().into_iter().next().expect("an answer"))
     }
 
     fn question(name: &str, asked: RecordType) -> Message {
@@ -327,7 +391,13 @@ mod tests {
     #[tokio::test]
     async fn whatever_is_asked_is_answered_with_a_message_or_not_at_all() {
         let count = std::env::var("HOSTILE_QUERIES").map_or(20_000, |text| text.parse().expect("a number"));
-        let resolver = resolver();
+        hostile(&resolver(), count).await;
+        // One who may have all of it, from outside.
+        let authority = Authority::new(vec!["10.1.0.0/24".parse().unwrap()]);
+        hostile(&resolver_for(authority), count).await;
+    }
+
+    async fn hostile<A: Asker>(resolver: &Resolver<A, TokioRuntimeProvider>, count: usize) {
         let mut rng = StdRng::seed_from_u64(7);
         let names = [
             "web.",
@@ -367,7 +437,7 @@ mod tests {
             }
             let id = bytes.get(..2).map(<[u8]>::to_vec);
             let asked = bytes.clone();
-            if let Some(answer) = ask(&resolver, bytes, "10.1.0.2").await {
+            if let Some(answer) = ask(resolver, bytes, "10.1.0.2").await {
                 let read = Message::from_vec(&answer);
                 let read =
                     read.unwrap_or_else(|error| panic!("{error}: {asked:02x?} is answered {answer:02x?}"));

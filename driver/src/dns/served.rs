@@ -14,6 +14,8 @@ pub struct Served(Mutex<Now>);
 struct Now {
     /// By this host's address: why not, if not.
     gateways: BTreeMap<IpAddr, Option<String>>,
+    /// By this host's address that others reach it at: the same for the zone that is open to the outside.
+    exports: BTreeMap<IpAddr, Option<String>>,
     /// By network namespace: the same.
     containers: BTreeMap<String, Option<String>>,
 }
@@ -32,6 +34,14 @@ impl Served {
         self.now().gateways.remove(&address);
     }
 
+    pub(super) fn export(&self, address: IpAddr, why_not: Option<String>) {
+        self.now().exports.insert(address, why_not);
+    }
+
+    pub(super) fn no_export(&self, address: IpAddr) {
+        self.now().exports.remove(&address);
+    }
+
     pub(super) fn container(&self, sandbox: &str, why_not: Option<String>) {
         self.now().containers.insert(sandbox.to_owned(), why_not);
     }
@@ -43,15 +53,20 @@ impl Served {
     /// The document behind `/v1/names`.
     pub fn document(&self) -> Value {
         let now = self.now();
-        let gateways = now.gateways.iter();
-        let gateways = gateways.map(|(address, error)| json!({ "address": address, "error": error }));
+        let places = |places: &BTreeMap<IpAddr, Option<String>>| -> Vec<Value> {
+            let places = places.iter();
+            places
+                .map(|(address, error)| json!({ "address": address, "error": error }))
+                .collect()
+        };
         let failed = now.containers.iter().filter_map(|(sandbox, error)| {
             let error = error.as_ref()?;
             Some(json!({ "sandbox": sandbox, "error": error }))
         });
         let answered = now.containers.values().filter(|error| error.is_none()).count();
         json!({
-            "gateways": gateways.collect::<Vec<_>>(),
+            "gateways": places(&now.gateways),
+            "exports": places(&now.exports),
             "containers": answered,
             "failed": failed.collect::<Vec<_>>(),
         })

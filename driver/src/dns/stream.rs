@@ -26,14 +26,14 @@ const AT_ONCE: usize = 64;
 /// How long a connection may say nothing, or not take an answer.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// An answer that is written to memory.
+/// An answer that is written to memory: a message, or several.
 #[derive(Clone, Default)]
-pub(super) struct Written(Arc<Mutex<Option<Vec<u8>>>>);
+pub(super) struct Written(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Written {
-    /// The answer, if there was one.
-    pub(super) fn take(&self) -> Option<Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The messages.
+    pub(super) fn take(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -52,7 +52,8 @@ impl ResponseHandler for Written {
     ) -> Result<ResponseInfo, NetError> {
         let mut bytes = Vec::new();
         let info = response.destructive_emit(&mut BinEncoder::new(&mut bytes))?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+        let mut messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.push(bytes);
         Ok(info)
     }
 }
@@ -95,11 +96,14 @@ async fn converse<H: RequestHandler>(
         handler
             .handle_request::<_, TokioTime>(&request, written.clone())
             .await;
-        let answer = written
-            .take()
-            .ok_or_else(|| io::Error::other("there is no answer"))?;
-        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-        let message = [&length.to_be_bytes()[..], &answer].concat();
-        timeout(IDLE, stream.write_all(&message)).await??;
+        let answers = written.take();
+        if answers.is_empty() {
+            return Err(io::Error::other("there is no answer"));
+        }
+        for answer in answers {
+            let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+            let message = [&length.to_be_bytes()[..], &answer].concat();
+            timeout(IDLE, stream.write_all(&message)).await??;
+        }
     }
 }

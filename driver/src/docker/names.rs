@@ -143,6 +143,8 @@ impl Inspections {
     /// Has those inspected whose names are not known yet: containers, their endpoints, and what they are called.
     pub(super) fn look<'a>(&mut self, there: impl Iterator<Item = (&'a str, EndpointId, &'a str)>) {
         let mut kept = BTreeMap::new();
+        // What stands for an endpoint without a container, as the engine lists it, can't be inspected.
+        let there = there.filter(|(container, ..)| container.bytes().all(|b| b.is_ascii_hexdigit()));
         for (container, endpoint, name) in there {
             match self.known.remove_entry(&endpoint) {
                 Some((endpoint, known)) if known.1 == name => drop(kept.insert(endpoint, known)),

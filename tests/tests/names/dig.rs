@@ -30,9 +30,15 @@ pub struct Reply {
 /// Asks once from a container, and waits for up to five seconds.
 #[track_caller]
 pub fn dig(from: &Container, server: &str, words: &[&str]) -> Reply {
+    dig_in(&from.spaces(), server, words)
+}
+
+/// The same from anywhere.
+#[track_caller]
+pub fn dig_in(spaces: &Spaces, server: &str, words: &[&str]) -> Reply {
     let at = format!("@{server}");
     let always = [at.as_str(), "+tries=1", "+time=5", "+norecurse", "+recurse"];
-    let output = from.spaces().try_run("dig", &[&always, words].concat());
+    let output = spaces.try_run("dig", &[&always, words].concat());
     read(&output.stdout)
 }
 
@@ -109,27 +115,30 @@ impl Outside {
             site.host
                 .write("/etc/resolv.conf", &format!("nameserver {address}\n"));
         }
-        let place: Spaces = sites[0].network_spaces();
+        Self::at(
+            &sites[0].network_spaces(),
+            &[
+                "--domain-needed",
+                "--local=/#/",
+                &format!("--listen-address={address}"),
+                "--host-record=outside.example,192.0.2.7",
+                "--txt-record=outside.example,first,second",
+            ],
+        )
+    }
+
+    /// Starts one anywhere, with more arguments.
+    #[track_caller]
+    pub fn at(place: &Spaces, args: &[&str]) -> Self {
         let mut command = Command::new("dnsmasq");
         command
             .args([
                 "--conf-file=/dev/null",
                 "--keep-in-foreground",
                 "--bind-interfaces",
-                "--no-resolv",
             ])
-            .args([
-                "--no-hosts",
-                "--user=root",
-                "--pid-file=",
-                "--domain-needed",
-                "--local=/#/",
-            ])
-            .args([
-                &format!("--listen-address={address}"),
-                "--host-record=outside.example,192.0.2.7",
-            ])
-            .args(["--txt-record=outside.example,first,second"])
+            .args(["--no-resolv", "--no-hosts", "--user=root", "--pid-file="])
+            .args(args)
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let child = place.enter(move || command.spawn());

@@ -2,5 +2,6 @@
 
 mod dig;
 mod everywhere;
+mod export;
 mod open;
 mod upstream;

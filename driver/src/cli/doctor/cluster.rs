@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::evidence::Evidence;
-use super::{Finding, texts};
+use super::{Finding, rows, texts};
 use crate::cli::output::duration;
 
 /// What was dropped or called within these many milliseconds is going on.
@@ -26,10 +26,6 @@ fn cluster<'a>(evidence: &'a Evidence, check: &'static str) -> Result<&'a Value,
         Some(Err(why)) => Err(vec![Finding::none(check, why.clone())]),
         None => none("the daemon does not answer"),
     }
-}
-
-fn rows(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {

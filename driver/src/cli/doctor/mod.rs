@@ -231,6 +231,11 @@ impl Flags {
     }
 }
 
+/// The rows of a list in a document; none where it is no list.
+fn rows(value: &Value) -> impl Iterator<Item = &Value> {
+    super::output::items(value).iter()
+}
+
 /// The texts of an array.
 fn texts(value: &Value) -> Vec<&str> {
     value

@@ -2,12 +2,8 @@
 
 use serde_json::Value;
 
-use super::Finding;
 use super::evidence::Evidence;
-
-fn rows(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
+use super::{Finding, rows};
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or("-")
@@ -22,15 +18,15 @@ fn told<'a>(check: &'static str, evidence: &'a Evidence) -> Result<&'a Value, Fi
     }
 }
 
-/// Whether names are answered at each gateway of this host.
+/// Whether names are answered at each gateway of this host, and where its zone is open to the outside.
 pub(super) fn gateways(evidence: &Evidence) -> Vec<Finding> {
     const CHECK: &str = "names.gateways";
     let names = match told(CHECK, evidence) {
         Ok(names) => names,
         Err(none) => return vec![none],
     };
-    let of =
-        |failed: bool| rows(&names["gateways"]).filter(move |gateway| gateway["error"].is_string() == failed);
+    let places = || rows(&names["gateways"]).chain(rows(&names["exports"]));
+    let of = |failed: bool| places().filter(move |place| place["error"].is_string() == failed);
     let faults = of(true).map(|gateway| {
         let (address, error) = (text(gateway, "address"), text(gateway, "error"));
         let found = format!("names aren't answered at {address}, port 53: {error}");
@@ -100,7 +96,8 @@ mod tests {
     #[test]
     fn who_is_not_answered_is_told_of_with_what_helps() {
         let evidence = evidence(json!({
-            "gateways": [{"address": "10.42.0.1", "error": "Address already in use"}, {"address": "10.43.0.1", "error": null}],
+            "gateways": [{"address": "10.43.0.1", "error": null}],
+            "exports": [{"address": "10.42.0.1", "error": "Address already in use"}],
             "containers": 3,
             "failed": [{"sandbox": "/run/docker/netns/abc", "error": "no nat"}],
         }));

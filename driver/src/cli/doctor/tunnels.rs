@@ -4,13 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::Finding;
 use super::evidence::Evidence;
+use super::{Finding, rows};
 use crate::kernel::look::echo::Takes;
-
-fn rows(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
 
 /// The networks of kinds that span hosts.
 fn spanning(evidence: &Evidence) -> impl Iterator<Item = &Value> {
