@@ -110,6 +110,13 @@ struct Guest {
     server: tokio::task::AbortHandle,
 }
 
+/// Nobody is to ask a socket that is about to be closed.
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.hook.rest();
+    }
+}
+
 /// A container that could not be served yet.
 struct Waiting {
     next: tokio::time::Instant,

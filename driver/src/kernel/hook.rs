@@ -9,7 +9,8 @@
 //! Docker's resolver listens in each namespace at 127.0.0.11, at a port of its choice to which nat rules lead (moby
 //! `libnetwork/resolver_unix.go`). Ours does the same with a table of its own, whose chain is asked before Docker's. Its rules
 //! hold only while set `alive` has the address, and that runs out by itself: it is renewed by a packet that only we can send,
-//! by its mark. So when nobody is there to answer, the kernel sends all to Docker again.
+//! by its mark. So when nobody is there to answer, the kernel sends all to Docker again; at once where we end in good order, by
+//! another such packet that empties the set.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,6 +32,9 @@ const MARK: u32 = 0x746d_6264;
 /// The port that the packets which renew the set go to, and never reach (RFC 863).
 const BEAT: u16 = 9;
 
+/// The port of that which empties it (RFC 347).
+const END: u16 = 7;
+
 /// How long questions come to us after the last such packet, in seconds.
 pub const LIFE_S: u32 = 3;
 
@@ -44,6 +48,7 @@ fn table(udp: u16, tcp: u16) -> String {
          \tchain renew {{\n\
          \t\ttype filter hook output priority raw; policy accept;\n\
          \t\tmeta mark {MARK:#x} ip daddr {RESOLVER} udp dport {BEAT} update @alive {{ ip daddr timeout {LIFE_S}s }} drop\n\
+         \t\tmeta mark {MARK:#x} ip daddr {RESOLVER} udp dport {END} delete @alive {{ ip daddr }} drop\n\
          \t}}\n\
          \tchain ask {{\n\
          \t\ttype nat hook output priority -110; policy accept;\n\
@@ -150,11 +155,18 @@ impl Hook {
         sent.is_err_and(|error| error.raw_os_error() == Some(Errno::EPERM as i32))
     }
 
+    /// Has questions go to Docker's resolver from now on, until the hook is renewed.
+    pub fn rest(&self) {
+        // Where there is no rule any more there is nothing to take notice of it.
+        let to = SocketAddr::from((RESOLVER, END));
+        self.beat.send_to(b"", &to.into()).ok();
+    }
+
     /// Takes the hook out of its namespace.
     ///
     /// # Errors
     /// When that is gone, and with it the hook.
-    pub fn remove(self) -> io::Result<()> {
+    pub fn remove(&self) -> io::Result<()> {
         spaces::inside(&self.namespace.0, || {
             nft("table ip tombolo_dns\ndelete table ip tombolo_dns\n")
         })?

@@ -45,6 +45,19 @@ fn a_tombolo_that_dies_leaves_names_to_docker_and_takes_them_again_when_it_is_ba
         "names of all hosts are answered {took:?} after the start"
     ));
 
+    // One that is stopped in good order has Docker's resolver answer at once.
+    sites[0].tombolo.stop();
+    let took = comes(
+        &web,
+        DOCKER,
+        &["beside", "A"],
+        &[&beside.ip("app")],
+        Duration::from_secs(1),
+    );
+    system_tests::say(&format!("Docker's resolver answers {took:?} after the end"));
+    sites[0].tombolo.start_again();
+    comes(&web, DOCKER, &["far", "A"], &["10.42.0.9"], BACK);
+
     // Whoever throws our rules away in a container gets them back.
     nft(&sites[0], &web, &["delete", "table", "ip", "tombolo_dns"]);
     comes(&web, DOCKER, &["far", "A"], &["10.42.0.9"], BACK);
