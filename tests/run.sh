@@ -135,9 +135,9 @@ engines() {
     step "containers on hosts with Docker of three releases" \
         env TOMBOLO_TEST_ENGINE=sid \
         cargo test --locked -p system-tests --test multihost matrix::
-    step "names with Docker of Debian sid" \
+    step "names, and networks on all hosts, with Docker of three releases" \
         env TOMBOLO_TEST_ENGINE=sid \
-        cargo test --locked -p system-tests --test names
+        cargo test --locked -p system-tests --test names --test replicas
     say "" && say "All engines passed."
 }
 

@@ -351,6 +351,7 @@ async fn serve_once(
         vxlan_port: config.vxlan_port,
         store: cluster::store::Store::of(&config.store),
         names: names.clone(),
+        zone: config.dns_zone.to_string(),
         replicas: replicas.clone(),
         alone: match config.cluster_alone {
             crate::config::Alone::Lease => tombolo_cluster::node::Alone::Lease,

@@ -45,6 +45,9 @@ pub struct HostRow {
     /// Its address there that is good on that wire only.
     #[serde(default)]
     pub link_local: Option<Ipv6Addr>,
+    /// The domain that names of containers are in there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
     /// The addresses that others reach it by, where there are several: the one that stands for it first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ways: Vec<WayRow>,

@@ -103,6 +103,8 @@ pub struct Around {
     pub store: Option<Store>,
     /// Who has which name.
     pub names: Arc<Names>,
+    /// The domain that names of containers are in.
+    pub zone: String,
     /// Networks that are the same on all hosts.
     pub replicas: Arc<Replicas>,
 }
@@ -278,7 +280,7 @@ impl Part {
         let lives = keeper.below("life/").into_iter();
         let lives = lives
             .filter_map(|(key, bytes)| Some((key.parse().ok()?, tombolo_cluster::wire::decode(&bytes)?)));
-        let mut rows: Vec<(String, Vec<u8>)> = vec![(HOST.to_owned(), host_row(&around.name, &places))];
+        let mut rows: Vec<(String, Vec<u8>)> = vec![(HOST.to_owned(), host_row(&around, &places))];
         rows.extend(
             endpoint_rows(&told, address.ip())
                 .into_iter()

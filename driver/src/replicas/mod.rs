@@ -242,17 +242,10 @@ fn rows(book: &mut Book) -> Changes {
     rows.collect()
 }
 
-/// What is the matter with a network on a host, in words; nothing where all is well.
+/// What is the matter with a network on a host, in words; nothing where all is well, or as it is to be while containers have it.
 fn words(standing: &Standing) -> Option<String> {
     match standing {
-        Standing::Kept => {
-            Some("removed on another host; it stays here until its last container is gone".to_owned())
-        }
-        Standing::Old => Some(
-            "made anew on another host, otherwise; the old one stays here until its last container is gone"
-                .to_owned(),
-        ),
-        Standing::Refused { why } => Some(format!("not made here: {why}")),
-        Standing::Here | Standing::Gone | Standing::Coming | Standing::Unknown => None,
+        Standing::Refused { why } => Some(format!("not made there: {why}")),
+        _ => None,
     }
 }

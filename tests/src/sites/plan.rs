@@ -53,6 +53,15 @@ impl Plan {
         self
     }
 
+    /// Three hosts with three releases of Docker, where the run is one with the newest of them; else all with the engine of the run.
+    pub fn of_releases() -> Self {
+        let plan = Self::of(3);
+        match engine::of_run().as_str() {
+            "sid" => plan.engine(0, "native").engine(1, "trixie"),
+            _ => plan,
+        }
+    }
+
     /// A host with one more flag for its engine.
     pub fn flag(mut self, at: usize, flag: &str) -> Self {
         self.hosts[at].flags.push(flag.to_owned());

@@ -10,11 +10,14 @@ use super::dig::{DOCKER, Outside, comes, dig};
 /// How soon what is new is answered everywhere: names come from the engine after its event.
 const SOON: Duration = Duration::from_secs(5);
 
+/// How soon it is known that a host is gone, or is there again.
+const DEATH: Duration = Duration::from_secs(30);
+
 /// The gateways of the network, by family.
 const GATEWAYS: [&str; 2] = ["10.42.0.1", "fd42::1"];
 
 fn sites() -> (Sites, Outside) {
-    let sites = Plan::of(3).ipv6().joined();
+    let sites = Plan::of_releases().ipv6().joined();
     let outside = Outside::of(&sites);
     sites.network(
         "app",
@@ -136,8 +139,39 @@ fn follows(sites: &Sites, web: &Container) {
     comes(web, DOCKER, &["api", "A"], &["10.42.0.11", "10.42.0.12"], SOON);
     sites[1].engine.docker(&["rm", "-f", "api-1"]);
     comes(web, DOCKER, &["api", "A"], &["10.42.0.12"], SOON);
+    // One moves to another host, with its address and without.
+    for address in ["10.42.0.13", "10.42.0.14"] {
+        sites[1].engine.try_docker(&["rm", "-f", "mover"]);
+        sites[2].engine.try_docker(&["rm", "-f", "mover"]);
+        let to = usize::from(address.ends_with('4')) + 1;
+        sites[to].container("mover", "app", &["--ip", address]);
+        comes(web, DOCKER, &["mover", "A"], &[address], SOON);
+        assert!(web.pings("mover"), "{address}");
+    }
+    sites[2]
+        .engine
+        .docker(&["update", "--restart", "always", "mover"]);
+    // A host is cut off: its names go there, and ours here, and all are back when it is mended.
+    sites.part(&[2]);
+    comes(web, DOCKER, &["mover", "A"], &["NXDOMAIN"], DEATH);
+    // Beyond the cut is the outside's name server as well.
+    comes(&worker, DOCKER, &["web", "A"], &["SERVFAIL"], DEATH);
+    comes(&worker, DOCKER, &["mover", "A"], &["10.42.0.14"], SOON);
+    sites.heal();
+    comes(web, DOCKER, &["mover", "A"], &["10.42.0.14"], DEATH);
+    comes(&worker, DOCKER, &["web", "A"], &[&web.ip("app")], DEATH);
+    // It dies, and returns.
     sites.power_off(2);
-    comes(web, DOCKER, &["api", "A"], &["NXDOMAIN"], Duration::from_secs(20));
+    comes(web, DOCKER, &["api", "A"], &["NXDOMAIN"], DEATH);
+    sites.power_on(2);
+    comes(web, DOCKER, &["mover", "A"], &["10.42.0.14"], DEATH);
+    comes(
+        &sites[2].known("mover"),
+        DOCKER,
+        &["web", "A"],
+        &[&web.ip("app")],
+        DEATH,
+    );
 }
 
 #[test]

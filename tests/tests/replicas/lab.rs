@@ -12,11 +12,7 @@ pub const SOON: Duration = Duration::from_secs(20);
 
 /// Three hosts; those after the first with other releases of Docker if the run asks for that.
 pub fn plan() -> Plan {
-    let plan = Plan::of(3).replicated();
-    match system_tests::engine::of_run().as_str() {
-        "sid" => plan.engine(0, "native").engine(1, "trixie"),
-        _ => plan,
-    }
+    Plan::of_releases().replicated()
 }
 
 /// What a network is, as the engine lists it, without what differs from host to host.

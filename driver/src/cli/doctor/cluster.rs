@@ -18,7 +18,7 @@ const CLOCK_MS: f64 = 1_000.0;
 const NAMED: usize = 5;
 
 /// The daemon's document, if this host is in a cluster.
-fn cluster<'a>(evidence: &'a Evidence, check: &'static str) -> Result<&'a Value, Vec<Finding>> {
+pub(super) fn cluster<'a>(evidence: &'a Evidence, check: &'static str) -> Result<&'a Value, Vec<Finding>> {
     let none = |why: &str| Err(vec![Finding::none(check, why)]);
     match &evidence.daemon.cluster {
         Some(Ok(cluster)) if cluster["in_cluster"] == true => Ok(cluster),
@@ -41,7 +41,7 @@ fn others(cluster: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// The names of hosts, of many the first ones.
-fn names<'a>(hosts: impl IntoIterator<Item = &'a Value>) -> String {
+pub(super) fn names<'a>(hosts: impl IntoIterator<Item = &'a Value>) -> String {
     let all: Vec<&str> = hosts.into_iter().map(|host| text(host, "name")).collect();
     let shown = all.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
     match all.len().saturating_sub(NAMED) {

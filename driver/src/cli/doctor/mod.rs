@@ -140,7 +140,7 @@ const REPAIR: &str = "tombolo doctor --repair";
 type Check = fn(&Evidence) -> Vec<Finding>;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: [Check; 48] = [
+const CHECKS: [Check; 49] = [
     daemon::reachable,
     daemon::problems,
     daemon::facts,
@@ -185,6 +185,7 @@ const CHECKS: [Check; 48] = [
     tunnels::reach,
     names::gateways,
     names::containers,
+    names::zone,
     kernel::features,
     kernel::conntrack,
     storage::disk,

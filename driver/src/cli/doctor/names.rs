@@ -1,9 +1,11 @@
 //! Names on networks of the cluster: whether they are answered, and where.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::evidence::Evidence;
-use super::{Finding, rows};
+use super::{Finding, cluster, rows};
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or("-")
@@ -80,6 +82,36 @@ pub(super) fn containers(evidence: &Evidence) -> Vec<Finding> {
     }
 }
 
+/// Whether names are in one domain on all hosts.
+pub(super) fn zone(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "names.zone";
+    let cluster = match cluster::cluster(evidence, CHECK) {
+        Ok(cluster) => cluster,
+        Err(none) => return none,
+    };
+    let hosts = || rows(&cluster["hosts"]);
+    let own = hosts()
+        .find(|host| host["state"] == "here")
+        .map_or("-", |host| text(host, "zone"));
+    // An earlier version doesn't say.
+    let other = hosts().filter(|host| host["zone"].is_string() && text(host, "zone") != own);
+    let other: Vec<&Value> = other.collect();
+    match cluster::names(other.iter().copied()).as_str() {
+        "" => vec![Finding::ok(
+            CHECK,
+            format!("names are in {own} on all hosts that say so"),
+        )],
+        names => {
+            let theirs: BTreeSet<&str> = other.iter().map(|host| text(host, "zone")).collect();
+            let theirs = theirs.into_iter().collect::<Vec<_>>().join(", ");
+            let found = format!("names in full end with {own} here and otherwise on {names}: {theirs}");
+            let remedy =
+                "have the setting dns_zone be the same on all hosts, and restart tombolo where you change it";
+            vec![Finding::warning(CHECK, found, remedy)]
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -108,6 +140,22 @@ mod tests {
         );
         assert_eq!((containers.len(), containers[0].verdict), (1, Verdict::Warning));
         assert!(containers[0].evidence.contains("no nat"));
+    }
+
+    #[test]
+    fn hosts_whose_names_end_otherwise_are_told_of() {
+        let zones = |b: Value| {
+            let mut evidence = Evidence::default();
+            let hosts = json!([{"name": "a", "state": "here", "zone": "x.internal"}, {"name": "b", "state": "up", "zone": b}]);
+            evidence.daemon.cluster = Some(Ok(json!({"in_cluster": true, "hosts": hosts})));
+            zone(&evidence).remove(0)
+        };
+        assert_eq!(zones(json!("x.internal")).verdict, Verdict::Ok);
+        assert_eq!(zones(Value::Null).verdict, Verdict::Ok);
+        let other = zones(json!("y.internal"));
+        assert_eq!(other.verdict, Verdict::Warning);
+        assert!(other.evidence.contains("on b: y.internal"), "{}", other.evidence);
+        assert_eq!(zone(&Evidence::default())[0].verdict, Verdict::NotApplicable);
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Cluster {
             json!({
                 "host": host.host, "name": host.name, "address": host.address, "state": state, "down_ms": down_ms,
                 "heard_ms": host.heard_ms, "rtt_ms": host.rtt_ms, "clock_ms": host.clock_ms, "version": version,
-                "mtu": told.and_then(|row| row.mtu), "ways": ways(sight.ways.get(&host.host)),
+                "zone": told.and_then(|row| row.zone.as_deref()), "mtu": told.and_then(|row| row.mtu), "ways": ways(sight.ways.get(&host.host)),
                 "rows": host.rows, "faults": host.faults + sight.noted.unread(&host.host),
                 "call_ms": sight.noted.last_call(&host.host).map(|ago| ago.as_millis()),
             })

@@ -9,7 +9,7 @@ use tombolo_cluster::node::Input;
 use tombolo_core::model::EndpointId;
 use tombolo_core::peers::{EndpointRow, GroupsRow, HOST, HostRow, WayRow};
 
-use super::Part;
+use super::{Around, Part};
 use crate::dns::{Entry, News};
 use crate::engine::Ask;
 use crate::engine::shared::Told;
@@ -89,7 +89,7 @@ impl Part {
             return Ok(());
         }
         self.places = places;
-        let row = host_row(&self.around.name, &self.places);
+        let row = host_row(&self.around, &self.places);
         self.step(Input::Rows(vec![(HOST.to_owned(), Some(row))])).await?;
         self.show();
         Ok(())
@@ -126,7 +126,7 @@ pub(super) async fn ask_engine(asks: &mpsc::Sender<Ask>, everything: bool) -> Op
     answered.await.ok()
 }
 
-pub(super) fn host_row(name: &str, places: &[Place]) -> Vec<u8> {
+pub(super) fn host_row(around: &Around, places: &[Place]) -> Vec<u8> {
     let link_local = |place: &Place| place.wire.as_ref().and_then(|wire| wire.link_local);
     let way = |place: &Place| WayRow {
         address: place.address,
@@ -134,7 +134,8 @@ pub(super) fn host_row(name: &str, places: &[Place]) -> Vec<u8> {
     };
     let several = places.len() > 1;
     let row = HostRow {
-        name: name.to_owned(),
+        name: around.name.clone(),
+        zone: Some(around.zone.clone()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         mtu: mtu(places),
         link_local: places.first().and_then(link_local),
