@@ -113,8 +113,8 @@ everything() {
     release_build
     # The oracle's script is a short one here; `make oracle` has the long one.
     # They wait more than they compute. What begins anew again and again does so less often than where it is asked for by name.
-    step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-8}" "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
-        "TOMBOLO_TEST_CYCLES=${TOMBOLO_TEST_CYCLES:-100}" "UNDERLAY_CYCLES=${UNDERLAY_CYCLES:-20}" \
+    step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-6}" "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
+        "TOMBOLO_TEST_CYCLES=${TOMBOLO_TEST_CYCLES:-60}" "UNDERLAY_CYCLES=${UNDERLAY_CYCLES:-14}" \
         cargo test --locked -p system-tests --lib --bins --tests
     say "" && say "All tests passed."
 }
@@ -137,7 +137,7 @@ engines() {
         cargo test --locked -p system-tests --test multihost matrix::
     step "names, and networks on all hosts, with Docker of three releases" \
         env TOMBOLO_TEST_ENGINE=sid \
-        cargo test --locked -p system-tests --test names --test replicas
+        cargo test --locked -p system-tests --test names --test replicas -- --skip churn:: --skip taken::
     say "" && say "All engines passed."
 }
 

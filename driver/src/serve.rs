@@ -435,6 +435,7 @@ async fn serve_once(
     let DockerHost::Unix(docker_socket) = &config.docker_host;
     let around = replicas::Around {
         socket: docker_socket.clone(),
+        asks: asks.clone(),
         wake: wake_cluster,
         events: replica_events,
     };
@@ -645,12 +646,11 @@ fn note_driver(config: &Config, store: &Store, loaded: &mut Loaded, driver: &str
 fn export(config: &Config) -> Option<dns::Export> {
     let transfer = config.dns_export.0.clone()?;
     let advertised = config.advertise.clone();
-    let addresses = move || match cluster::advertise::advertise(&advertised) {
-        Ok(addresses) => addresses,
-        Err(error) => {
-            tracing::debug!(error, "where others reach this host can't be told");
-            Vec::new()
-        }
+    let addresses = move || {
+        let addresses = cluster::advertise::advertise(&advertised);
+        let told = addresses
+            .inspect_err(|error| tracing::debug!(error, "where others reach this host can't be told"));
+        told.ok()
     };
     Some(dns::Export {
         transfer,

@@ -137,6 +137,15 @@ impl Engine {
         self.end(Signal::SIGKILL);
     }
 
+    /// Sends the engine a signal.
+    pub fn signal(&self, signal: Signal) {
+        let process = self.process.lock().expect("no panic while held");
+        let child = process.as_ref().expect("an engine that runs");
+        let id = child.lock().expect("no panic while held").id();
+        let pid = Pid::from_raw(i32::try_from(id).expect("process ids fit"));
+        kill(pid, signal).expect("signalling a process of ours");
+    }
+
     fn end(&self, signal: Signal) {
         let process = self
             .process

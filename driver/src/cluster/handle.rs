@@ -39,6 +39,8 @@ pub struct Cluster {
     troubles: watch::Sender<usize>,
     replicas: Arc<Replicas>,
     names: Arc<Names>,
+    /// One who leaves at a time.
+    leaving: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How long leaving waits for networks that are removed here because they are there for all hosts.
@@ -61,6 +63,7 @@ impl Cluster {
             troubles: watch::Sender::new(0),
             replicas: around.replicas.clone(),
             names: around.names.clone(),
+            leaving: Arc::default(),
         };
         let task = Task {
             keeper: Keeper::new(around.asks.clone(), kept),
@@ -287,13 +290,14 @@ impl Cluster {
     /// # Errors
     /// Why not, in words.
     pub async fn leave(&self) -> Result<Value, String> {
-        self.replicas
-            .withdraw(tokio::time::Instant::now() + WITHDRAW)
-            .await;
+        let Ok(_one) = self.leaving.try_lock() else {
+            return Err("this host is leaving its cluster already".to_owned());
+        };
+        let until = tokio::time::Instant::now() + WITHDRAW;
+        self.replicas.withdraw(until).await;
         let left = self.ask(Ask::Leave).await;
-        if left.is_err() {
-            self.replicas.stay();
-        }
+        // It may join another one.
+        self.replicas.stay();
         left
     }
 

@@ -368,6 +368,11 @@ impl Part {
         end: &mut oneshot::Receiver<()>,
     ) -> (End, Keeper) {
         let ended = self.take_part(&mut running, requests, end).await;
+        if matches!(ended, End::Told)
+            && let Err(why) = self.tell_changes(false).await
+        {
+            tracing::warn!(%why, "what had changed last was not kept");
+        }
         self.around.replicas.end();
         running.serving.abort();
         self.notes.settled().await;

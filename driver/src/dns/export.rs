@@ -34,7 +34,7 @@ pub struct Export {
     /// Who may have all of it at once.
     pub transfer: Vec<IpNet>,
     /// By which addresses others reach this host.
-    pub addresses: Arc<dyn Fn() -> Vec<IpAddr> + Send + Sync>,
+    pub addresses: Arc<dyn Fn() -> Option<Vec<IpAddr>> + Send + Sync>,
 }
 
 /// Whoever asks from outside, and what is said of the zone itself.
@@ -126,7 +126,12 @@ impl Authority {
         records.extend(address_records(&zone.server(), self.servers(), RecordType::ANY));
         for (label, entry) in all {
             let full = |name: &str| in_full(name, &label, zone);
-            let own = entry.names.iter().filter_map(|name| full(name));
+            // Others would take `*` for a pattern.
+            let plain = |name: &&String| {
+                let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+                name.bytes().all(plain)
+            };
+            let own = entry.names.iter().filter(plain).filter_map(|name| full(name));
             records.extend(
                 own.flat_map(|name| address_records(&name, entry.addresses.clone(), RecordType::ANY)),
             );
@@ -139,7 +144,7 @@ impl Authority {
                     Proto::Udp => "_udp",
                     Proto::Sctp => "_sctp",
                 };
-                let names = entry.names.iter();
+                let names = entry.names.iter().filter(plain);
                 let named = names.filter_map(|name| full(&format!("_{}.{proto}.{name}", service.port)));
                 let data = RData::SRV(SRV::new(0, 0, service.port, target.clone()));
                 records.extend(named.map(|name| Record::from_rdata(name, TTL, data.clone())));
@@ -159,7 +164,10 @@ pub async fn serve(names: Arc<Names>, zone: Zone, served: Arc<Served>, export: O
     let mut look = tokio::time::interval(LOOK);
     loop {
         look.tick().await;
-        let wanted = (export.addresses)();
+        // Where it can't be told they are taken for what they were.
+        let Some(wanted) = (export.addresses)() else {
+            continue;
+        };
         wanted.clone_into(&mut authority.servers.write().unwrap_or_else(PoisonError::into_inner));
         servers.retain(|address, server| {
             let stays = wanted.contains(address);

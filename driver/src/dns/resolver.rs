@@ -104,6 +104,14 @@ impl<A: Asker, P: RuntimeProvider> Resolver<A, P> {
         let question = info.query.original();
         let (name, asked) = (question.name(), question.query_type());
         let outside = self.asker.authority();
+        if outside.is_some() && !self.names.is_known() {
+            // What isn't known yet is not to be taken for what there is not.
+            return Reply::refusal(ResponseCode::ServFail);
+        }
+        if outside.is_some() && matches!(asked, RecordType::AXFR) {
+            // Who may have it was answered before.
+            return Reply::refusal(ResponseCode::Refused);
+        }
         let found = match (question.query_class(), outside) {
             (DNSClass::IN | DNSClass::ANY, Some(authority)) => {
                 authority.answer(&self.names, &self.zone, name, asked)
@@ -172,7 +180,8 @@ impl<A: Asker, P: RuntimeProvider> Resolver<A, P> {
         let is_transfer = matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR)
             && request.metadata.message_type == MessageType::Query
             && request.metadata.op_code == OpCode::Query
-            && question.name() == self.zone.name();
+            && question.name() == self.zone.name()
+            && self.names.is_known();
         let may =
             is_transfer && request.protocol() == Protocol::Tcp && authority.may_transfer(request.src().ip());
         let turn = may.then(|| authority.turn())??;

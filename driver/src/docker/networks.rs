@@ -57,10 +57,10 @@ pub async fn make(socket: &Path, request: &Value) -> Result<String, Error> {
 ///
 /// # Errors
 /// See [`NotRemoved`].
-pub async fn remove(socket: &Path, id: &str) -> Result<(), NotRemoved> {
-    // {"network":["ID"]}
-    let filter = format!("%7B%22network%22%3A%5B%22{id}%22%5D%7D");
-    let users: Vec<Value> = get_json(socket, &format!("/containers/json?all=1&filters={filter}")).await?;
+pub async fn remove(socket: &Path, name: &str, id: &str) -> Result<(), NotRemoved> {
+    // One that was never started knows its network by name only (moby `daemon/list.go`, `filterByNetwork`).
+    let filters = encoded(&serde_json::json!({ "network": [id, name] }).to_string());
+    let users: Vec<Value> = get_json(socket, &format!("/containers/json?all=1&filters={filters}")).await?;
     if !users.is_empty() {
         return Err(NotRemoved::InUse);
     }
@@ -77,4 +77,17 @@ pub async fn remove(socket: &Path, id: &str) -> Result<(), NotRemoved> {
         Err(Error::Refused { status: 403, .. }) => Err(NotRemoved::InUse),
         Err(error) => Err(error.into()),
     }
+}
+
+/// A text as it stands in the query of a URI (RFC 3986, section 2.1).
+fn encoded(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::new(), |mut uri, byte| {
+        match byte.is_ascii_alphanumeric() {
+            true => uri.push(char::from(byte)),
+            // Writing to a text can't fail.
+            false => drop(write!(uri, "%{byte:02X}")),
+        }
+        uri
+    })
 }

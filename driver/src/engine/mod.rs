@@ -36,7 +36,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 use tombolo_core::kinds::bridge::MTU_V6_LEAST;
 use tombolo_core::kinds::{Found, Theirs};
-use tombolo_core::model::{EndpointId, IfName, Network, Proto};
+use tombolo_core::model::{EndpointId, IfName, Network, NetworkId, Proto};
 use tombolo_core::state::{
     Command, Edit, Ephemeral, HostPort, News, Owner, Refusal, Reply, State, Surroundings,
 };
@@ -159,6 +159,8 @@ pub enum Ask {
     PutBack(EndpointId, Inside),
     /// Say how a network is to be made, see [`State::as_named`].
     Named(Network, oneshot::Sender<Result<Network, Refusal>>),
+    /// Name this host's networks.
+    Networks(oneshot::Sender<BTreeSet<NetworkId>>),
     /// Name the tunnels of this host's networks.
     Tunnels(oneshot::Sender<Vec<tunnels::Tunnel>>),
     /// Look at the kernel and repair what differs.
@@ -405,6 +407,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 Ask::Inside(parent, answer) => drop(answer.send(self.inside(&parent))),
                 Ask::PutBack(id, inside) => self.put_back(&id, &inside),
                 Ask::Named(network, answer) => drop(answer.send(self.state.as_named(&network))),
+                Ask::Networks(answer) => {
+                    let ids = self.state.networks().map(|network| network.id.clone());
+                    answer.send(ids.collect()).ok();
+                }
                 Ask::Tunnels(answer) => drop(answer.send(self.tunnels())),
                 Ask::Settle { why, backup } => {
                     self.settle(why).await;

@@ -7,7 +7,10 @@
 //! ```
 //!
 //! Of each name the newest version holds, made or removed. A network that appears in the engine's list was made by its user, and
-//! one that is in it no more was removed by its user, unless it was this host that did so because of another one.
+//! one that is in it no more was removed by its user, unless it was this host that did so because of another one, or the engine has
+//! forgotten it: then it never asked us to remove it.
+
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,6 +18,7 @@ use std::time::{Duration, Instant};
 use tombolo_cluster::HostId;
 
 use super::definition::{Definition, Listed, Us};
+use super::keys::key_of;
 use super::version::{Here, Record, Row, Stamp, Standing, Version};
 
 /// How long a network of another host's is waited for before it is made: who starts an application on several hosts at once makes
@@ -27,8 +31,16 @@ pub const UNUSED: Duration = Duration::from_secs(5);
 /// After what failed, until it is tried again: twice as long each time, up to the second.
 const AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(60)];
 
-/// How long it is known that a network was removed. A host that was off for longer brings it back.
+/// How long it is known that a network was removed, and of how many. A host that was off for longer brings it back.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
+const REMEMBERED_MANY: usize = 2_000;
+
+/// How long an engine must not list a network before it has forgotten it: while it removes one it doesn't list it any more, and asks
+/// us for that a moment later.
+const FORGOTTEN: Duration = Duration::from_secs(5);
+
+/// How much of the engine's reason is told to others, in characters.
+const WHY_MAX: usize = 300;
 
 /// How large a definition may be, in bytes: rows are bounded.
 const DEFINITION_MAX: usize = 6 << 10;
@@ -68,6 +80,8 @@ struct Mood {
     beside: Option<u64>,
     /// When a container was seen last that has it.
     used: Option<Instant>,
+    /// Since when the engine doesn't list it though it has not asked us to remove it.
+    lost: Option<Instant>,
 }
 
 /// The networks of one host that are to be the same on all.
@@ -86,6 +100,10 @@ pub struct Book {
     happened: Vec<Happened>,
     /// The engine's networks when it was first looked at: those that appear later were made by who knew of all the others.
     first: Option<BTreeSet<String>>,
+    /// When the engine was looked at last.
+    looked: Option<Instant>,
+    /// Hosts that are down.
+    down: BTreeSet<HostId>,
     leaving: bool,
 }
 
@@ -104,12 +122,23 @@ impl Book {
             published: BTreeMap::new(),
             happened: Vec::new(),
             first: None,
+            looked: None,
+            down: BTreeSet::new(),
             leaving: false,
         }
     }
 
     /// The hosts of the cluster, with their names.
-    pub fn members(&mut self, members: BTreeMap<HostId, String>) {
+    pub fn members(&mut self, mut members: BTreeMap<HostId, String>) {
+        let mut bearers: BTreeMap<String, usize> = BTreeMap::new();
+        for name in members.values() {
+            *bearers.entry(name.clone()).or_default() += 1;
+        }
+        for (host, name) in &mut members {
+            if bearers.get(name).is_some_and(|bearers| *bearers > 1) {
+                *name = format!("{name} ({:.8})", host.to_string());
+            }
+        }
         for (name, rows) in &mut self.rows {
             let before = rows.len();
             rows.retain(|host, _| members.contains_key(host));
@@ -118,7 +147,30 @@ impl Book {
             }
         }
         self.rows.retain(|_, rows| !rows.is_empty());
+        self.down.retain(|host| members.contains_key(host));
         self.members = members;
+    }
+
+    /// A host is up, with the rows of these names, or it is down.
+    pub fn link(&mut self, host: HostId, up: Option<&BTreeSet<String>>) {
+        match up {
+            Some(names) => {
+                self.down.remove(&host);
+                let gone = |(name, rows): (&String, &BTreeMap<HostId, Row>)| {
+                    (rows.contains_key(&host) && !names.contains(name)).then(|| name.clone())
+                };
+                for name in self.rows.iter().filter_map(gone).collect::<Vec<_>>() {
+                    self.rows.get_mut(&name).and_then(|rows| rows.remove(&host));
+                }
+            }
+            None => drop(self.down.insert(host)),
+        }
+        // Who tells the definitions of its networks may be another host now.
+        let told = self
+            .records
+            .iter()
+            .filter(|(_, record)| record.version.stamp.by == host);
+        self.stale.extend(told.map(|(name, _)| name.clone()));
     }
 
     /// Another host's row is this now, or is gone.
@@ -142,17 +194,6 @@ impl Book {
         }
     }
 
-    fn tell_other(&mut self, host: HostId, name: &str, was: Option<&Standing>, is: Option<&Standing>) {
-        let trouble = |standing: Option<&Standing>| {
-            standing.is_some_and(|s| matches!(s, Standing::Kept | Standing::Old | Standing::Refused { .. }))
-        };
-        match is {
-            Some(is) if trouble(Some(is)) => self.tell(name, host, is),
-            _ if trouble(was) => self.tell(name, host, &Standing::Here),
-            _ => {}
-        }
-    }
-
     /// Takes a version, if it is the newest.
     fn take(&mut self, name: &str, version: Version, now: Instant) {
         let newer = match self.records.get(name) {
@@ -161,8 +202,16 @@ impl Book {
             None => version.definition.is_some(),
         };
         if newer {
-            let here = self.records.get(name).and_then(|record| record.here.clone());
-            self.write(name, Some(Record { version, here }));
+            let record = self.records.get(name).cloned();
+            let (here, making) = record.map_or((None, None), |record| (record.here, record.making));
+            self.write(
+                name,
+                Some(Record {
+                    version,
+                    here,
+                    making,
+                }),
+            );
             self.moods.remove(name);
             self.mood(name, now);
         }
@@ -177,12 +226,16 @@ impl Book {
         self.stale.insert(name.to_owned());
     }
 
-    fn write_here(&mut self, name: &str, here: Option<Here>) {
-        let Some(record) = self.records.get(name).filter(|record| record.here != here) else {
+    /// Changes a record, if there is one, and has it kept if that makes a difference.
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut Record)) {
+        let Some(before) = self.records.get(name) else {
             return;
         };
-        let version = record.version.clone();
-        self.write(name, Some(Record { version, here }));
+        let mut record = before.clone();
+        change(&mut record);
+        if record != *before {
+            self.write(name, Some(record));
+        }
     }
 
     fn mood(&mut self, name: &str, now: Instant) -> &mut Mood {
@@ -193,6 +246,7 @@ impl Book {
             next: now,
             beside: None,
             used: None,
+            lost: None,
         })
     }
 
@@ -211,26 +265,6 @@ impl Book {
         }
     }
 
-    fn tell(&mut self, name: &str, host: HostId, standing: &Standing) {
-        let (action, detail) = match standing {
-            Standing::Kept => ("kept", None),
-            Standing::Old => ("old", None),
-            Standing::Refused { why } => ("refused", Some(why.clone())),
-            Standing::Here | Standing::Gone | Standing::Coming | Standing::Unknown => ("settled", None),
-        };
-        self.happened(name, action, host, detail);
-    }
-
-    fn happened(&mut self, name: &str, action: &'static str, host: HostId, detail: Option<String>) {
-        let known = self.members.get(&host);
-        self.happened.push(Happened {
-            network: name.to_owned(),
-            action,
-            host: known.cloned().unwrap_or_else(|| host.to_string()),
-            detail,
-        });
-    }
-
     /// What this host's user has just said of a name: a stamp that is later than all that is known.
     fn say(&mut self, name: &str, definition: Option<Definition>, here: Option<(&str, &str)>, now_ms: u64) {
         let others = self.rows.get(name).into_iter().flat_map(BTreeMap::values);
@@ -243,16 +277,28 @@ impl Book {
             stamp,
             made: false,
         });
-        let version = Version { stamp, definition };
-        self.write(name, Some(Record { version, here }));
+        let record = Record {
+            version: Version { stamp, definition },
+            here,
+            making: None,
+        };
+        self.write(name, Some(record));
         self.moods.remove(name);
     }
 
-    /// Takes in what the engine lists; gives what is to be done.
+    /// Networks that were there, and are not listed.
+    pub fn missing(&self, listed: &[Listed]) -> bool {
+        let there: BTreeSet<&str> = listed.iter().map(|network| network.id.as_str()).collect();
+        let mut here = self.records.values().filter_map(|record| record.here.as_ref());
+        here.any(|here| !there.contains(here.id.as_str()))
+    }
+
+    /// Takes in what the engine lists, and the identifiers of the networks that it has not asked us to remove; gives what is to be
+    /// done.
     pub fn look(
         &mut self,
         engine: &str,
-        listed: &[Listed],
+        (listed, ours): (&[Listed], &BTreeSet<String>),
         us: &Us,
         (now, now_ms): (Instant, u64),
     ) -> Vec<Action> {
@@ -276,6 +322,7 @@ impl Book {
             let seen = Seen {
                 engine,
                 found,
+                ours,
                 us,
                 beside,
                 now,
@@ -283,111 +330,193 @@ impl Book {
             };
             actions.extend(self.look_at(&name, &seen));
         }
+        self.forget_many();
+        self.looked = Some(now);
         actions
     }
 
     fn look_at(&mut self, name: &str, seen: &Seen<'_>) -> Option<Action> {
-        let here = self.records.get(name).and_then(|record| record.here.as_ref());
-        if here.is_some_and(|here| here.engine != seen.engine) {
-            // Another engine's networks say nothing of what its user has removed.
-            self.write_here(name, None);
-        }
+        // Another engine's networks say nothing of what its user has removed.
+        self.change(name, |record| {
+            drop(record.here.take_if(|here| here.engine != seen.engine))
+        });
         let here = self.records.get(name).and_then(|record| record.here.clone());
-        let ours = |network: &&&Listed| here.as_ref().is_some_and(|here| here.id == network.id);
-        let (now, now_ms) = (seen.now, seen.now_ms);
-        if let Some(network) = seen.found.iter().find(ours) {
-            let twin = |other: &&&Listed| other.id != network.id && Definition::of(other, seen.us).is_some();
-            let used = self.moods.get(name).and_then(|mood| mood.used);
-            if here.as_ref().is_some_and(|here| here.made)
-                && seen.found.iter().any(|other| twin(&other))
-                && used.is_none_or(|used| seen.now >= used + UNUSED)
-            {
-                // The user made one at the same moment, which engines before 25 let happen: theirs is the one.
-                return Some(Action::Remove(name.to_owned(), network.id.clone()));
-            }
-            return self.keep_or_replace(name, network, seen);
-        }
         let told = seen
             .found
             .iter()
             .find_map(|network| Some((*network, Definition::of(network, seen.us)?)));
         let told = told.filter(|(_, definition)| !self.leaving && self.is_fit(name, definition));
+        if let Some(here) = here {
+            if let Some(network) = seen.found.iter().find(|network| network.id == here.id) {
+                self.mood(name, seen.now).lost = None;
+                return self.keep_or_replace(name, network, &here, seen);
+            }
+            if seen.ours.contains(&here.id) {
+                // The engine is about to remove it, or has forgotten it.
+                let since = *self.mood(name, seen.now).lost.get_or_insert(seen.now);
+                if seen.now < since + FORGOTTEN {
+                    return None;
+                }
+                self.mood(name, seen.now).lost = None;
+            } else if self.is_of_now(name, &here) && !self.leaving {
+                // Its user has removed it, and may have made another one.
+                let made = told
+                    .as_ref()
+                    .map(|(network, _)| (seen.engine, network.id.as_str()));
+                let standing = if told.is_some() {
+                    Standing::Here
+                } else {
+                    Standing::Gone
+                };
+                self.say(
+                    name,
+                    told.as_ref().map(|(_, definition)| definition.clone()),
+                    made,
+                    seen.now_ms,
+                );
+                self.stand(name, standing, seen.now);
+                return None;
+            }
+            self.change(name, |record| record.here = None);
+        }
         let record = self.records.get(name).cloned();
         match (record, told) {
             (None, None) => None,
             (None, Some((network, definition))) => {
-                self.say(name, Some(definition), Some((seen.engine, &network.id)), now_ms);
-                self.stand(name, Standing::Here, now);
+                self.say(
+                    name,
+                    Some(definition),
+                    Some((seen.engine, &network.id)),
+                    seen.now_ms,
+                );
+                self.stand(name, Standing::Here, seen.now);
                 None
             }
             (Some(record), Some((network, definition))) => {
-                let wanted = record.version.definition.as_ref();
-                if wanted.is_some_and(|wanted| wanted.same(&definition)) {
-                    let here = Here {
-                        engine: seen.engine.to_owned(),
-                        id: network.id.clone(),
-                        stamp: record.version.stamp,
-                        made: false,
-                    };
-                    self.write_here(name, Some(here));
-                    self.stand(name, Standing::Here, now);
-                } else if wanted.is_none() || record.here.is_some() || self.is_new(network) {
-                    // Its user has removed it, or somebody else has, or will hear of it, and has made another one.
-                    self.say(name, Some(definition), Some((seen.engine, &network.id)), now_ms);
-                    self.stand(name, Standing::Here, now);
-                } else {
-                    let why = "another network of this name is here, with other options or another subnet"
-                        .to_owned();
-                    self.stand(name, Standing::Refused { why }, now);
-                }
+                self.meet(name, &record, network, definition, seen);
                 None
             }
             (Some(record), None) => self.make_or_forget(name, &record, seen),
         }
     }
 
-    /// The network that is the record's is there.
-    fn keep_or_replace(&mut self, name: &str, network: &Listed, seen: &Seen<'_>) -> Option<Action> {
-        let record = self.records.get(name)?.clone();
-        let is = Definition::of(network, seen.us);
+    /// Whether what is here is the newest version.
+    fn is_of_now(&self, name: &str, here: &Here) -> bool {
+        let record = self.records.get(name);
+        record.is_some_and(|r| r.version.definition.is_some() && r.version.stamp == here.stamp)
+    }
+
+    /// There is a network of that name which nothing is known of.
+    fn meet(
+        &mut self,
+        name: &str,
+        record: &Record,
+        network: &Listed,
+        definition: Definition,
+        seen: &Seen<'_>,
+    ) {
         let wanted = record.version.definition.as_ref();
-        // What was made of it is it, however the engine lists it.
-        let made = record
-            .here
+        let same = wanted.is_some_and(|wanted| wanted.same(&definition));
+        let ours = record
+            .making
             .as_ref()
-            .is_some_and(|here| here.stamp == record.version.stamp);
-        let same = wanted.is_some_and(|wanted| made || is.is_some_and(|is| wanted.same(&is)));
-        if same && !self.leaving {
-            let here = record.here.map(|here| Here {
-                stamp: record.version.stamp,
-                ..here
+            .is_some_and(|making| making.same(&definition));
+        if same || ours {
+            // Where it was asked for because of a version that is over, it is of none.
+            let stamp = if same {
+                record.version.stamp
+            } else {
+                self.no_stamp()
+            };
+            let here = Here {
+                engine: seen.engine.to_owned(),
+                id: network.id.clone(),
+                stamp,
+                made: ours,
+            };
+            self.change(name, |record| (record.here, record.making) = (Some(here), None));
+            self.stand(
+                name,
+                if same { Standing::Here } else { Standing::Coming },
+                seen.now,
+            );
+        } else if self.is_new(network) {
+            // Its user knew of what was removed, or will hear of what is elsewhere, and has made another one.
+            self.say(
+                name,
+                Some(definition),
+                Some((seen.engine, &network.id)),
+                seen.now_ms,
+            );
+            self.stand(name, Standing::Here, seen.now);
+        } else {
+            let why = match wanted {
+                Some(_) => "another network of this name is here, with other options or another subnet",
+                None => {
+                    "a network of this name was removed for all hosts, and one is here that was not heard of before: remove it, and \
+                     make it again to have it on all"
+                }
+            };
+            self.stay_refused(name, why.to_owned(), seen.now);
+        }
+    }
+
+    /// It can't be made for as long as what is here is here: that needs no further attempt.
+    fn stay_refused(&mut self, name: &str, why: String, now: Instant) {
+        self.stand(name, Standing::Refused { why }, now);
+        self.mood(name, now).tries = 0;
+    }
+
+    /// A stamp that is no version's.
+    fn no_stamp(&self) -> Stamp {
+        Stamp { at: 0, by: self.me }
+    }
+
+    /// The network that is the record's is there.
+    fn keep_or_replace(
+        &mut self,
+        name: &str,
+        network: &Listed,
+        here: &Here,
+        seen: &Seen<'_>,
+    ) -> Option<Action> {
+        let record = self.records.get(name)?.clone();
+        let wanted = record.version.definition.as_ref();
+        let is = Definition::of(network, seen.us);
+        // What was made of it is it, however the engine lists it.
+        let same = wanted.is_some_and(|wanted| {
+            here.stamp == record.version.stamp || is.is_some_and(|is| wanted.same(&is))
+        });
+        let twin = |other: &&Listed| other.id != network.id && Definition::of(other, seen.us).is_some();
+        // The user made one at the same moment, which engines before 25 let happen: theirs is the one.
+        let doubled = here.made && seen.found.iter().any(twin);
+        if same && !doubled && !self.leaving {
+            self.change(name, |record| {
+                let stamp = record.version.stamp;
+                record.here.iter_mut().for_each(|here| here.stamp = stamp);
             });
-            self.write_here(name, here);
             self.stand(name, Standing::Here, seen.now);
             return None;
         }
         let mood = self.mood(name, seen.now);
         let used = mood.used.is_some_and(|used| seen.now < used + UNUSED);
-        let due = self.leaving || !used;
-        due.then(|| Action::Remove(name.to_owned(), network.id.clone()))
+        let due = (self.leaving || !used) && seen.now >= self.mood(name, seen.now).next;
+        due.then(|| {
+            // If the answer is lost, nobody is to take it for the user's deed.
+            let none = self.no_stamp();
+            self.change(name, |record| {
+                record.here.iter_mut().for_each(|here| here.stamp = none)
+            });
+            Action::Remove(name.to_owned(), network.id.clone())
+        })
     }
 
     /// The network isn't there.
     fn make_or_forget(&mut self, name: &str, record: &Record, seen: &Seen<'_>) -> Option<Action> {
-        if let Some(here) = &record.here {
-            let removed = here.stamp == record.version.stamp && record.version.definition.is_some();
-            if removed && !self.leaving {
-                self.say(name, None, None, seen.now_ms);
-                self.stand(name, Standing::Gone, seen.now);
-                return None;
-            }
-            self.write_here(name, None);
-        }
         let Some(wanted) = record.version.definition.clone() else {
             let life = u64::try_from(REMEMBERED.as_millis()).unwrap_or(u64::MAX);
             if record.version.stamp.at.saturating_add(life) < seen.now_ms {
-                self.write(name, None);
-                self.moods.remove(name);
+                self.forget(name);
             } else {
                 self.stand(name, Standing::Gone, seen.now);
             }
@@ -398,13 +527,41 @@ impl Book {
                 "the name is taken here by a network of driver {}: remove that one, or give one of the two another name",
                 other.driver()
             );
-            self.stand(name, Standing::Refused { why }, seen.now);
+            self.stay_refused(name, why, seen.now);
+            return None;
+        }
+        if !wanted.is_everywhere() {
+            let why = "its options aren't those of a network for all hosts; a later version of tombolo may know them";
+            self.stay_refused(name, why.to_owned(), seen.now);
             return None;
         }
         let mood = self.mood(name, seen.now);
         let other_beside = mood.beside.is_some_and(|beside| beside != seen.beside);
         let due = seen.now >= mood.since + SETTLE && (seen.now >= mood.next || other_beside);
-        (due && !self.leaving).then(|| Action::Make(name.to_owned(), wanted))
+        (due && !self.leaving).then(|| {
+            // If the answer is lost, what appears later is known by this.
+            self.change(name, |record| record.making = Some(wanted.clone()));
+            Action::Make(name.to_owned(), wanted)
+        })
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.write(name, None);
+        self.moods.remove(name);
+    }
+
+    /// Forgets the oldest of too many that were removed.
+    fn forget_many(&mut self) {
+        let removed = self.records.iter().filter(|(_, record)| {
+            record.version.definition.is_none() && record.here.is_none() && record.making.is_none()
+        });
+        let mut removed: Vec<(Stamp, String)> = removed
+            .map(|(name, record)| (record.version.stamp, name.clone()))
+            .collect();
+        if let Some(many) = removed.len().checked_sub(REMEMBERED_MANY) {
+            removed.sort_unstable();
+            removed.iter().take(many).for_each(|(_, name)| self.forget(name));
+        }
     }
 
     fn is_new(&self, network: &Listed) -> bool {
@@ -436,24 +593,26 @@ impl Book {
         // Another version may have come meanwhile: this is not it, then, and the next look replaces it.
         let stamp = match record.version.definition.as_ref() == Some(of) {
             true => record.version.stamp,
-            false => Stamp { at: 0, by: self.me },
+            false => self.no_stamp(),
         };
-        self.write_here(
-            name,
-            Some(Here {
-                engine: engine.to_owned(),
-                id: id.to_owned(),
-                stamp,
-                made: true,
-            }),
-        );
+        let here = Here {
+            engine: engine.to_owned(),
+            id: id.to_owned(),
+            stamp,
+            made: true,
+        };
+        self.change(name, |record| (record.here, record.making) = (Some(here), None));
         self.stand(name, Standing::Here, now);
         self.happened(name, "made", self.me, None);
     }
 
-    /// One could not be made.
-    pub fn not_made(&mut self, name: &str, why: &str, listed: &[Listed], now: Instant) {
-        self.stand(name, Standing::Refused { why: why.to_owned() }, now);
+    /// One could not be made, or it isn't known whether it was.
+    pub fn not_made(&mut self, name: &str, (why, known): (&str, bool), listed: &[Listed], now: Instant) {
+        if known {
+            self.change(name, |record| record.making = None);
+        }
+        let why = why.chars().take(WHY_MAX).collect();
+        self.stand(name, Standing::Refused { why }, now);
         let mood = self.mood(name, now);
         let wait = AGAIN[0].saturating_mul(1 << mood.tries.min(16)).min(AGAIN[1]);
         (mood.tries, mood.next) = (mood.tries.saturating_add(1), now + wait);
@@ -462,7 +621,7 @@ impl Book {
 
     /// One was removed that was to be.
     pub fn removed(&mut self, name: &str, now: Instant) {
-        self.write_here(name, None);
+        self.change(name, |record| record.here = None);
         self.moods.remove(name);
         let gone = self
             .records
@@ -486,20 +645,37 @@ impl Book {
         self.stand(name, if gone { Standing::Kept } else { Standing::Old }, now);
     }
 
-    /// When the next look is due, if something waits for a moment.
+    /// One could not be removed for another reason.
+    pub fn not_removed(&mut self, name: &str, now: Instant) {
+        self.mood(name, now).next = now + AGAIN[0];
+    }
+
+    /// When the next look is due, if something waits for a moment after the last one.
     pub fn due(&self) -> Option<Instant> {
-        let due = self.moods.values().filter_map(|mood| match mood.standing {
-            Standing::Coming => Some(mood.since + SETTLE),
-            Standing::Refused { .. } if mood.tries > 0 => Some(mood.next),
-            Standing::Kept | Standing::Old => Some(mood.used? + UNUSED),
-            _ => None,
+        let due = self.moods.values().flat_map(|mood| {
+            let own = match mood.standing {
+                Standing::Coming => Some((mood.since + SETTLE).max(mood.next)),
+                Standing::Refused { .. } if mood.tries > 0 => Some(mood.next),
+                Standing::Kept | Standing::Old => mood.used.map(|used| used + UNUSED),
+                _ => None,
+            };
+            own.into_iter().chain(mood.lost.map(|lost| lost + FORGOTTEN))
         });
-        due.min()
+        due.filter(|due| self.looked.is_none_or(|looked| *due > looked))
+            .min()
+    }
+
+    /// Another engine is served, or the same one anew.
+    pub fn engine_anew(&mut self) {
+        self.first = None;
     }
 
     /// This host is to leave the cluster, or is not: its networks of the cluster go, for it alone.
     pub fn leave(&mut self, leaving: bool) {
         self.leaving = leaving;
+        // Whoever used them may be gone by now.
+        self.moods.clear();
+        self.stale.extend(self.records.keys().cloned());
     }
 
     /// The networks that still are here and are to go before this host leaves, without those that containers have.
@@ -511,86 +687,13 @@ impl Book {
         let here = self.records.iter().filter(|(_, record)| record.here.is_some());
         here.filter(|(name, _)| !used(name)).count()
     }
-
-    /// Whether there is something to keep or to tell.
-    pub fn has_changed(&self) -> bool {
-        !self.unkept.is_empty() || !self.stale.is_empty()
-    }
-
-    /// The records to keep, of names that have changed.
-    pub fn unkept(&mut self) -> Vec<(String, Option<Record>)> {
-        let names = std::mem::take(&mut self.unkept).into_iter();
-        names
-            .map(|name| (name.clone(), self.records.get(&name).cloned()))
-            .collect()
-    }
-
-    /// The rows that are others now than when this was asked last.
-    pub fn changed_rows(&mut self) -> Vec<(String, Option<Row>)> {
-        let mut changed = Vec::new();
-        for name in std::mem::take(&mut self.stale) {
-            let row = self.row(&name);
-            let before = match row.clone() {
-                Some(row) => self.published.insert(name.clone(), row),
-                None => self.published.remove(&name),
-            };
-            if before != row {
-                changed.push((name, row));
-            }
-        }
-        changed
-    }
-
-    fn row(&self, name: &str) -> Option<Row> {
-        let version = &self.records.get(name)?.version;
-        let stamp = version.stamp;
-        let told_there = self.rows.get(name).and_then(|rows| rows.get(&stamp.by));
-        let told = told_there.is_some_and(|row| row.stamp == stamp && row.definition.is_some());
-        let standing = self.moods.get(name).map(|mood| mood.standing.clone());
-        Some(Row {
-            stamp,
-            removed: version.definition.is_none(),
-            definition: version.definition.clone().filter(|_| !told),
-            standing: standing.unwrap_or(Standing::Coming),
-        })
-    }
-
-    /// What has happened since this was asked last.
-    pub fn news(&mut self) -> Vec<Happened> {
-        std::mem::take(&mut self.happened)
-    }
-
-    /// The networks that are to be everywhere, or still are: name, record, and how it stands on this host and the others.
-    pub fn networks(&self) -> impl Iterator<Item = (&str, &Record, BTreeMap<&str, &Standing>)> {
-        self.records.iter().filter_map(|(name, record)| {
-            let own = self.moods.get(name).map(|mood| (self.me, &mood.standing));
-            let others = self.rows.get(name).into_iter().flatten();
-            let others = others.map(|(host, row)| (*host, &row.standing));
-            let all = own.into_iter().chain(others);
-            let named =
-                all.filter_map(|(host, standing)| Some((self.members.get(&host)?.as_str(), standing)));
-            let hosts: BTreeMap<&str, &Standing> = named.collect();
-            let gone = record.version.definition.is_none()
-                && hosts.values().all(|standing| **standing == Standing::Gone);
-            (!gone).then_some((name.as_str(), record, hosts))
-        })
-    }
-
-    /// This host's name, as the cluster knows it.
-    pub fn own_name(&self) -> &str {
-        self.members.get(&self.me).map_or("", String::as_str)
-    }
-
-    /// The networks that can't be told to others, and why.
-    pub fn unfit(&self) -> &BTreeMap<String, String> {
-        &self.unfit
-    }
 }
 
 /// What the engine lists under one name.
 struct Seen<'a> {
     engine: &'a str,
     found: &'a [&'a Listed],
+    ours: &'a BTreeSet<String>,
     us: &'a Us,
     beside: u64,
     now: Instant,
@@ -602,42 +705,6 @@ fn fingerprint(listed: &[Listed]) -> u64 {
     let mut ids: Vec<&str> = listed.iter().map(|network| network.id.as_str()).collect();
     ids.sort_unstable();
     tombolo_core::model::fnv1a(ids.concat().as_bytes())
-}
-
-/// The longest name that fits into a key, in bytes.
-const NAME_MAX: usize = 180;
-
-/// A network's name as a part of a key: what can't be in one stands as a colon and two hexadecimal digits a byte.
-pub fn key_of(name: &str) -> Option<String> {
-    use std::fmt::Write;
-    let mut key = String::new();
-    for byte in name.bytes() {
-        match byte.is_ascii_alphanumeric() || b"._-".contains(&byte) {
-            true => key.push(char::from(byte)),
-            // Writing to a text can't fail.
-            false => write!(key, ":{byte:02x}").ok()?,
-        }
-    }
-    (1..=NAME_MAX).contains(&key.len()).then_some(key)
-}
-
-/// The name that a key is of.
-pub fn name_of(key: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = key.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        if *first == b':' {
-            let (digits, after) = after.split_at_checked(2)?;
-            let digits = std::str::from_utf8(digits).ok()?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = after;
-        } else {
-            bytes.push(*first);
-            rest = after;
-        }
-    }
-    let name = String::from_utf8(bytes).ok()?;
-    (key_of(&name).as_deref() == Some(key)).then_some(name)
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ impl Definition {
     }
 
     /// Whether such a network is one for all hosts: where its user says so, or says nothing and its kind spans them.
-    fn is_everywhere(&self) -> bool {
+    pub fn is_everywhere(&self) -> bool {
         let mut options = self.read_options();
         match options.take::<Switch>(&[REPLICATE]) {
             Ok(Some(Switch(told))) => told,

@@ -12,10 +12,12 @@
 
 mod book;
 mod definition;
+mod keys;
 mod task;
 mod version;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -23,9 +25,10 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tombolo_cluster::HostId;
 
-use self::book::{Book, key_of, name_of};
+use self::book::Book;
 use self::definition::Definition;
 pub use self::definition::{Listed, Us};
+use self::keys::{key_of, name_of};
 pub use self::task::{Around, look_after};
 use self::version::{Record, Row, Standing};
 
@@ -52,7 +55,16 @@ pub struct Replicas {
     /// While this host is in a cluster.
     book: Mutex<Option<Book>>,
     engine: watch::Sender<Option<Engine>>,
+    /// Something may be to be done.
     poke: Notify,
+    /// Something may be to be told.
+    heard: Notify,
+    /// Whether all rows were heard that there were when the part began.
+    caught_up: AtomicBool,
+    /// Whether this host is about to leave.
+    leaving: AtomicBool,
+    /// How many records are being kept just now.
+    keeping: watch::Sender<usize>,
 }
 
 impl Replicas {
@@ -63,6 +75,10 @@ impl Replicas {
             book: Mutex::new(None),
             engine: watch::Sender::new(None),
             poke: Notify::new(),
+            heard: Notify::new(),
+            caught_up: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            keeping: watch::Sender::new(0),
         }
     }
 
@@ -90,7 +106,10 @@ impl Replicas {
             Some((name_of(&key)?, record.ok()?))
         });
         let mut book = Book::new(me, records.collect());
+        book.leave(self.leaving.load(Ordering::Acquire));
         let rows = rows(&mut book);
+        self.caught_up.store(false, Ordering::Release);
+        self.keeping.send_replace(0);
         *self.book() = Some(book);
         self.poke.notify_one();
         (Vec::new(), rows)
@@ -99,6 +118,26 @@ impl Replicas {
     /// The part has ended.
     pub fn end(&self) {
         *self.book() = None;
+    }
+
+    /// All rows were heard that there were: what is found on this host can be compared with them.
+    pub fn caught_up(&self) {
+        self.caught_up.store(true, Ordering::Release);
+        self.poke.notify_one();
+    }
+
+    fn is_ready(&self) -> bool {
+        self.caught_up.load(Ordering::Acquire) && self.book().is_some()
+    }
+
+    /// Another host is up, with rows of these keys, or down.
+    pub fn link(&self, host: HostId, up: Option<&[&str]>) {
+        let names = up.map(|keys| {
+            let names = keys.iter().filter_map(|key| name_of(key.strip_prefix(NETWORK)?));
+            names.collect()
+        });
+        self.with(|book| book.link(host, names.as_ref()));
+        self.heard.notify_one();
     }
 
     /// The hosts of the cluster, with their names.
@@ -118,12 +157,14 @@ impl Replicas {
         let told = row.as_ref().ok().cloned().flatten();
         self.with(|book| book.heard(host, &name, told, Instant::now()));
         self.poke.notify_one();
+        self.heard.notify_one();
         row.map(drop)
     }
 
-    /// What has changed since this was asked last: records to keep, then rows to tell.
+    /// What has changed since this was asked last: records to keep, then rows to tell. [`kept`](Self::kept) is to follow.
     pub fn changes(&self) -> (Changes, Changes) {
         let changes = self.with(|book| {
+            self.keeping.send_replace(1);
             let records = book.unkept().into_iter().filter_map(|(name, record)| {
                 // Plain structs with text keys always make JSON.
                 let record = record.map(|record| serde_json::to_vec(&record).unwrap_or_default());
@@ -135,8 +176,27 @@ impl Replicas {
         changes.unwrap_or_default()
     }
 
+    /// The records that had changed are kept.
+    pub fn kept(&self) {
+        self.keeping.send_replace(0);
+    }
+
+    /// Waits until all records are kept as they are.
+    async fn all_kept(&self) {
+        let mut keeping = self.keeping.subscribe();
+        loop {
+            let unkept = self.with(|book| book.has_unkept()).unwrap_or_default();
+            if !unkept && *keeping.borrow_and_update() == 0 {
+                return;
+            }
+            // We hold the sender ourselves, so it can't be gone.
+            keeping.changed().await.ok();
+        }
+    }
+
     /// The engine answers, or doesn't any more.
     pub fn engine(&self, engine: Option<Engine>) {
+        self.with(Book::engine_anew);
         self.engine.send_replace(engine);
         self.poke.notify_one();
     }
@@ -213,6 +273,7 @@ impl Replicas {
     /// Removes this host's networks of the cluster that no container has, for this host alone, as it is to leave. Waits until they
     /// are gone, or `until`; those that are left are for the leaving itself to tell of.
     pub async fn withdraw(&self, until: tokio::time::Instant) {
+        self.leaving.store(true, Ordering::Release);
         self.with(|book| book.leave(true));
         // Where the engine doesn't answer nothing can be removed.
         while self.engine.borrow().is_some() && self.with(|book| book.not_left()).is_some_and(|left| left > 0)
@@ -228,6 +289,7 @@ impl Replicas {
 
     /// It stays after all.
     pub fn stay(&self) {
+        self.leaving.store(false, Ordering::Release);
         self.with(|book| book.leave(false));
         self.poke.notify_one();
     }

@@ -59,6 +59,9 @@ pub struct Record {
     pub version: Version,
     /// What there is of it here.
     pub here: Option<Here>,
+    /// What the engine was asked to make, where it is not known yet what came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub making: Option<Definition>,
 }
 
 /// How it stands with a network on a host.
@@ -107,7 +110,7 @@ impl Row {
     /// Where it is no such row.
     pub fn read(body: &[u8]) -> Result<Self, String> {
         let row: Self = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-        match row.stamp.at < LATEST {
+        match row.stamp.at <= LATEST {
             true => Ok(row),
             false => Err(format!("at: {} is too late", row.stamp.at)),
         }

@@ -13,7 +13,7 @@ use super::lab::{SOON, networks, plan};
 const NAMES: usize = 50;
 
 /// How many seconds it goes on, unless `REPLICA_SECONDS` says otherwise.
-const SECONDS: u64 = 15;
+const SECONDS: u64 = 8;
 
 #[test]
 fn networks_made_and_removed_at_random_are_the_same_on_all_hosts_in_the_end() {

@@ -57,7 +57,20 @@ fn it_is_the_same_everywhere_and_stays_where_containers_are() {
     let table = sites[0].tombolo.try_cli(&["networks"]).must().stdout;
     assert!(table.contains("not here, kept on b, kept on c"), "{table}");
     assert!(!has(&sites[0], "app") && client.pings("web"));
+    // One that was never started counts as well.
+    let create = [
+        "create",
+        "--name",
+        "idle",
+        "--network",
+        "app",
+        system_tests::image::NAME,
+        "true",
+    ];
+    sites[2].engine.docker(&create);
     client.remove();
+    sites[2].engine.docker(&["start", "idle"]);
+    sites[2].engine.docker(&["rm", "-f", "idle"]);
     all_have([&sites[2]], "app", false);
     assert!(has(&sites[1], "app"), "one uses it still");
     // Made again with the same lines it is the same network.

@@ -1,9 +1,10 @@
 //! Where a name or a subnet is taken, the host keeps what it has, and every host says so.
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use system_tests::wait::within;
 
-use super::lab::{SOON, all_have, comes, has, make_overlay, plan, problems, says};
+use super::lab::{SOON, all_have, comes, has, make, make_overlay, plan, problems, says};
 
 #[test]
 fn a_host_where_name_or_subnet_is_taken_keeps_its_own_and_every_host_says_so() {
@@ -34,14 +35,6 @@ fn a_host_where_name_or_subnet_is_taken_keeps_its_own_and_every_host_says_so() {
         assert!(follows.is_some(), "{} follows events", site.name());
     }
     sites[1].engine.docker(&["network", "create", "app"]);
-    // A route of that host's, as of a VPN, is in the way of the other one.
-    sites[2]
-        .host
-        .run("ip", &["link", "add", "vpn0", "type", "bridge"]);
-    sites[2]
-        .host
-        .run("ip", &["addr", "add", "10.44.7.1/24", "dev", "vpn0"]);
-    sites[2].host.run("ip", &["link", "set", "vpn0", "up"]);
     make_overlay(&sites[0], "app", "10.42.0.0/16");
     all_have([&sites[2]], "app", true);
     let driver = sites[1].engine.inspect("network", "app")["Driver"].clone();
@@ -70,4 +63,47 @@ fn a_host_where_name_or_subnet_is_taken_keeps_its_own_and_every_host_says_so() {
     assert!(!problems(&sites[0]).contains("network on b"));
     drop(events);
     assert!(has(&sites[0], "app"));
+
+    // A subnet that another network has there.
+    make(&sites[2], "mine", &["--subnet", "10.47.0.0/24"]);
+    make(
+        &sites[0],
+        "pair",
+        &["-o", "replicate=on", "--subnet", "10.47.0.0/24"],
+    );
+    all_have([&sites[1]], "pair", true);
+    says(&sites[0], "pair", "c", "refused");
+    let said = problems(&sites[1]);
+    assert!(
+        said.contains("network on c") && said.contains("10.47.0.0/24"),
+        "{said}"
+    );
+    sites[2].engine.docker(&["network", "rm", "mine"]);
+    all_have([&sites[2]], "pair", true);
+    says(&sites[0], "pair", "c", "here");
+}
+
+#[test]
+fn an_engine_that_hangs_delays_nothing_but_its_own_networks() {
+    let sites = plan().joined();
+    make_overlay(&sites[0], "app", "10.42.0.0/16");
+    all_have(sites.iter(), "app", true);
+    let web = sites[1].container("web", "app", &[]);
+    let client = sites[2].container("client", "app", &[]);
+    comes("the name of the one on the host whose engine will hang", || {
+        client.pings("web")
+    });
+    sites[1].engine.signal(Signal::SIGSTOP);
+    make_overlay(&sites[0], "later", "10.43.0.0/16");
+    all_have([&sites[2]], "later", true);
+    sites[2].engine.docker(&["network", "rm", "later"]);
+    all_have([&sites[0]], "later", false);
+    make_overlay(&sites[2], "last", "10.44.0.0/16");
+    all_have([&sites[0]], "last", true);
+    assert!(client.pings("web"), "names and packets don't need that engine");
+    sites[1].tombolo.cli(&["networks"]);
+    sites[1].engine.signal(Signal::SIGCONT);
+    all_have([&sites[1]], "last", true);
+    assert!(!has(&sites[1], "later"));
+    assert!(web.pings("client"));
 }

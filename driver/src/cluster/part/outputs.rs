@@ -74,6 +74,9 @@ impl Part {
                 if matches!(news, News::Up(_)) {
                     self.told.met();
                 }
+                if let News::Up(host) | News::Down(host) = news {
+                    self.note_link(host, matches!(news, News::Up(_)));
+                }
                 self.tell(news);
             }
             Output::Seen(seen) => {

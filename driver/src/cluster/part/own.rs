@@ -30,6 +30,7 @@ impl Part {
         let (records, networks) = self.around.replicas.changes();
         // What others hear of a network must be known here after a crash.
         self.keeper.keep(records).await.map_err(|e| e.to_string())?;
+        self.around.replicas.kept();
         rows.extend(networks);
         self.around.names.hear(own_names(&told, self.me), self.me);
         self.step(Input::Pools(told.fills)).await?;

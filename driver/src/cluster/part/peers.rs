@@ -129,6 +129,17 @@ impl Part {
                 self.note_row(host, key.as_str(), Some(&body));
             }
         }
+        self.around.replicas.caught_up();
+    }
+
+    /// Tells that a host is up, or down, of whose networks something is known.
+    pub(super) fn note_link(&self, host: HostId, up: bool) {
+        let rows = self.node.table().rows_of(host);
+        let keys = rows
+            .map(|(key, _)| key.as_str())
+            .filter(|key| key.starts_with(NETWORK));
+        let keys: Vec<&str> = keys.collect();
+        self.around.replicas.link(host, up.then_some(&keys));
     }
 
     /// Notes rows that were seen to change.

@@ -15,6 +15,8 @@ struct FakeEngine {
     networks: Vec<Listed>,
     used: BTreeSet<String>,
     made: usize,
+    /// Those that it has forgotten without a word.
+    ours: BTreeSet<String>,
 }
 
 impl FakeEngine {
@@ -105,7 +107,8 @@ impl World {
     fn look(&mut self, at: usize) {
         let (now, now_ms) = (self.now(), self.ms + self.skew[at]);
         let listed = self.engines[at].networks.clone();
-        let actions = self.books[at].look("engine", &listed, &us(), (now, now_ms));
+        let ours = &self.engines[at].ours;
+        let actions = self.books[at].look("engine", (&listed, ours), &us(), (now, now_ms));
         self.keep(at);
         for action in actions {
             let (book, engine) = (&mut self.books[at], &mut self.engines[at]);
@@ -119,7 +122,8 @@ impl World {
                     });
                     match taken.map(|network| network.name.clone()) {
                         Some(other) => {
-                            book.not_made(&name, &format!("{subnet} is taken by {other}"), &listed, now)
+                            let why = format!("{subnet} is taken by {other}");
+                            book.not_made(&name, (&why, true), &listed, now);
                         }
                         None => {
                             engine.made += 1;
@@ -316,7 +320,7 @@ fn a_host_that_was_off_comes_to_know_of_it_and_one_whose_engine_is_new_has_remov
     world.all_have(&[("app", "10.42.0.0/16"), ("new", "10.44.0.0/16")]);
 
     let at = (world.now(), world.ms);
-    let actions = world.books[1].look("another", &[], &us(), at);
+    let actions = world.books[1].look("another", (&[], &BTreeSet::new()), &us(), at);
     let makes = |name: &str| {
         actions
             .iter()
@@ -346,6 +350,113 @@ fn a_removal_while_tombolo_was_off_is_the_users_and_a_crash_in_the_midst_of_a_ch
     world.restart(1);
     world.settle();
     world.all_have(&[("app", "10.60.0.0/16")]);
+}
+
+#[test]
+fn what_an_engine_has_forgotten_was_removed_by_nobody() {
+    let mut world = World::new(2);
+    world.engines[0].add("app", OVERLAY, "10.42.0.0/16");
+    world.engines[0].add("back", OVERLAY, "10.43.0.0/16");
+    world.settle();
+    // Its disk is another one, its identifier the same.
+    let ids = world.engines[1].networks.drain(..).map(|network| network.id);
+    world.engines[1].ours = ids.collect();
+    world.settle();
+    world.all_have(&[("app", "10.42.0.0/16"), ("back", "10.43.0.0/16")]);
+}
+
+#[test]
+fn a_removal_under_way_is_the_users_though_the_engine_has_not_asked_for_it_yet() {
+    let mut world = World::new(2);
+    world.engines[0].add("app", OVERLAY, "10.42.0.0/16");
+    world.settle();
+    world.engines[1].ours = world.engines[1]
+        .networks
+        .drain(..)
+        .map(|network| network.id)
+        .collect();
+    world.look(1);
+    assert!(world.books[1].due().is_some(), "it is looked again soon");
+    world.ms += 1_000;
+    world.look(1);
+    assert!(world.engines[1].names().is_empty(), "it isn't made again");
+    world.engines[1].ours.clear();
+    world.settle();
+    world.all_have(&[]);
+}
+
+#[test]
+fn what_a_host_that_leaves_has_removed_before_a_crash_was_removed_by_no_user() {
+    let mut world = World::new(2);
+    world.engines[0].add("app", OVERLAY, "10.42.0.0/16");
+    world.settle();
+    world.books[1].leave(true);
+    let listed = world.engines[1].networks.clone();
+    let at = (world.now(), world.ms);
+    let actions = world.books[1].look("engine", (&listed, &BTreeSet::new()), &us(), at);
+    assert!(matches!(&actions[..], [Action::Remove(..)]), "{actions:?}");
+    world.keep(1);
+    world.engines[1].networks.clear();
+    world.restart(1);
+    world.settle();
+    world.all_have(&[("app", "10.42.0.0/16")]);
+}
+
+#[test]
+fn what_an_engine_makes_after_it_was_given_up_is_not_taken_for_a_users() {
+    let mut world = World::new(2);
+    world.engines[0].add("app", OVERLAY, "10.42.0.0/16");
+    world.look(0);
+    world.deliver(0, 1);
+    world.ms += 1_000;
+    let at = (world.now(), world.ms);
+    let actions = world.books[1].look("engine", (&[], &BTreeSet::new()), &us(), at);
+    assert!(matches!(&actions[..], [Action::Make(..)]), "{actions:?}");
+    let now = world.now();
+    world.books[1].not_made("app", ("no answer", false), &[], now);
+    world.keep(1);
+    world.engines[0].remove("app");
+    world.look(0);
+    world.deliver(0, 1);
+    world.engines[1].add("app", OVERLAY, "10.42.0.0/16");
+    world.restart(1);
+    world.settle();
+    world.all_have(&[]);
+}
+
+#[test]
+fn of_those_that_are_up_the_first_tells_what_the_maker_does_not() {
+    let mut world = World::new(3);
+    world.engines[0].add("app", OVERLAY, "10.42.0.0/16");
+    world.settle();
+    let tell = |world: &World| (1..3).map(|at| tells_of(world, at)).collect::<Vec<_>>();
+    assert_eq!(tell(&world), [Some(false), Some(false)]);
+    for at in 1..3 {
+        world.books[at].link(host(0), None);
+        world.keep(at);
+    }
+    assert_eq!(tell(&world), [Some(true), Some(false)]);
+    let names = BTreeSet::from(["app".to_owned()]);
+    for at in 1..3 {
+        world.books[at].link(host(0), Some(&names));
+        world.keep(at);
+    }
+    assert_eq!(tell(&world), [Some(false), Some(false)]);
+    // Back without its rows, they are none of its any more.
+    world.books[2].link(host(0), Some(&BTreeSet::new()));
+    assert!(!world.books[2].rows["app"].contains_key(&host(0)));
+}
+
+#[test]
+fn hosts_of_one_name_are_told_apart() {
+    let mut book = Book::new(host(0), BTreeMap::new());
+    book.members(BTreeMap::from([
+        (host(0), "a".to_owned()),
+        (host(1), "a".to_owned()),
+        (host(2), "b".to_owned()),
+    ]));
+    let names: Vec<&str> = book.members.values().map(String::as_str).collect();
+    assert_eq!(names, ["a (01010101)", "a (02020202)", "b"]);
 }
 
 #[test]
@@ -419,24 +530,6 @@ fn what_is_too_large_or_has_no_name_for_others_stays_and_is_told() {
     world.look(0);
     assert!(world.books[0].unfit()[&long].contains("at most 180"));
     assert!(world.rows[0].is_empty());
-}
-
-#[test]
-fn names_and_keys_go_both_ways() {
-    for name in ["app", "shop_front", "a b", "a:b", "ü", "a/b.c-d"] {
-        let key = key_of(name).unwrap();
-        assert_eq!(name_of(&key).as_deref(), Some(name));
-        assert!(
-            format!("net/{key}")
-                .parse::<tombolo_cluster::table::Key>()
-                .is_ok(),
-            "{key}"
-        );
-    }
-    for strange in ["", ":", ":4", ":zz", ":61", ":ff", "a b"] {
-        assert_eq!(name_of(strange), None, "{strange}");
-    }
-    assert_eq!((key_of(""), key_of(&"ü".repeat(61))), (None, None));
 }
 
 #[test]
