@@ -107,7 +107,8 @@ everything() {
     nice cargo build --locked --release -p tombolo </dev/null >/dev/null 2>&1 &
     BESIDE=$!
     trap 'kill "$BESIDE" 2>/dev/null || true' EXIT
-    step "kernel, store and command line" cargo test --locked -p tombolo --test '*'
+    step "kernel, store and command line" env "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
+        cargo test --locked -p tombolo --test '*'
     wait "$BESIDE" || true
     trap - EXIT
     release_build

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 /// Until when an answer must have come, whoever is asked. Clients ask again after 2 to 5 seconds.
-const BOUND: Duration = Duration::from_millis(1_800);
+const BOUND: Duration = Duration::from_millis(1_600);
 
 /// How long the first of several servers is waited for.
 const FIRST: Duration = Duration::from_millis(800);

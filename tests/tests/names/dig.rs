@@ -27,6 +27,16 @@ pub struct Reply {
     pub text: String,
 }
 
+impl Reply {
+    /// How long the answer took, without the start of `dig` itself.
+    #[track_caller]
+    pub fn took(&self) -> Duration {
+        let after = self.text.split_once(";; Query time: ").expect("a query time").1;
+        let ms = after.split(' ').next().and_then(|word| word.parse().ok());
+        Duration::from_millis(ms.expect("milliseconds"))
+    }
+}
+
 /// Asks once from a container, and waits for up to five seconds.
 #[track_caller]
 pub fn dig(from: &Container, server: &str, words: &[&str]) -> Reply {

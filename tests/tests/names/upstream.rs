@@ -1,7 +1,7 @@
 //! Name servers that say nothing.
 
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use system_tests::sites::{Kind, Plan};
@@ -30,10 +30,9 @@ fn a_name_server_that_is_silent_holds_nobody_up() {
     );
     outside.signal(Signal::SIGSTOP);
     for server in [DOCKER, "10.42.0.1"] {
-        let begun = Instant::now();
         let reply = dig(&web, server, &["outside.example", "A"]);
         assert_eq!(reply.status, "SERVFAIL", "{}", reply.text);
-        assert!(begun.elapsed() < BOUND, "{server}: {:?}", begun.elapsed());
+        assert!(reply.took() < BOUND, "{server}: {}", reply.text);
         // What is ours is answered all the same.
         comes(
             &web,
