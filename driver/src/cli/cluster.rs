@@ -71,8 +71,8 @@ const LEAVE: &str = "\
 Examples:
   tombolo cluster leave
 
-Hands this host's addresses to the other hosts, and its place with them. The daemon refuses while this host has networks \
-on the cluster's pools. To be in a cluster again afterwards takes a new `tombolo cluster join`, also where the \
+Hands this host's addresses to the other hosts, and its place with them. Networks that are the same on all hosts go from \
+this one by themselves where no container has them; the daemon refuses while it has other networks on the cluster's pools. To be in a cluster again afterwards takes a new `tombolo cluster join`, also where the \
 setting join names hosts: it is followed again once its value is another one.";
 
 const FORGET: &str = "\

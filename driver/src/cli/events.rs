@@ -33,6 +33,8 @@ With --output json each line is an object with `time` (UTC), `type`, `action`, a
   docker    reachable unreachable                  version or error
   record    freed                                  record, id; network, endpoint
   records   imported
+  host      up down joined left forgotten cloned   host, name, detail: of a host of the cluster
+  host      standing set-back torn                 host, name, detail: of this host in it
   replica   made removed                           network_name, host_name: of all hosts, made or removed here as elsewhere
   replica   kept old refused settled               network_name, host_name, detail: how it stands on that host
   daemon    following ending                       version
@@ -113,6 +115,14 @@ fn render(event: &Value) -> String {
     text.trim_end().to_owned()
 }
 
+/// More about it, if there is more.
+fn detail(event: &Value) -> String {
+    match &event["detail"] {
+        Value::Null => String::new(),
+        detail => format!(": {}", cell(detail)),
+    }
+}
+
 fn details(event: &Value) -> String {
     match event["type"].as_str() {
         Some("network") => network(event),
@@ -140,11 +150,10 @@ fn details(event: &Value) -> String {
             cell(&event["parent"]),
             cell(&event["because"])
         ),
+        Some("host") => name_or_id(&event["name"], &event["host"]) + &detail(event),
         Some("replica") => {
-            let why = Some(&event["detail"]).filter(|why| !why.is_null());
-            let why = why.map(|why| format!(": {}", cell(why)));
             let (network, host) = (cell(&event["network_name"]), cell(&event["host_name"]));
-            format!("network {network} on {host}{}", why.unwrap_or_default())
+            format!("network {network} on {host}{}", detail(event))
         }
         Some("problem") => format!(
             "{}{}: {}",
@@ -219,6 +228,16 @@ mod tests {
                 "problem appeared     kernel of web on demo: no way",
             ),
         ];
+        let cases = cases.into_iter().chain([
+            (
+                json!({"type": "host", "action": "cloned", "name": "b", "host": "b0", "detail": "at x and y"}),
+                "host cloned          b: at x and y",
+            ),
+            (
+                json!({"type": "replica", "action": "kept", "network_name": "demo", "host_name": "b"}),
+                "replica kept         network demo on b",
+            ),
+        ]);
         for (mut event, expected) in cases {
             event["time"] = json!("T");
             event

@@ -17,7 +17,7 @@ LINK is the network's bridge, or the parent that its containers' links are on.
 STATE is `settled` where the kernel is as the network wants it, and otherwise says what is in the way. Of a network that is the \
 same on all hosts of the cluster it also says where it isn't: `kept` where containers use it although it was removed on another \
 host, `old` where they use it although another one was made in its place, `refused` where it could not be made (see `tombolo \
-status`). One that is to be here and is not has no identifier.";
+status`), `coming` where it is about to be. One that is not here, but is on others or is to come, has no identifier.";
 
 /// The flags of `tombolo networks`.
 #[derive(Debug, Args)]

@@ -36,7 +36,13 @@ fn networks_made_and_removed_at_random_are_the_same_on_all_hosts_in_the_end() {
                     let args = ["-o", kind, "--subnet", &subnet, &name];
                     made += usize::from(sites[at].engine.try_docker(&[&line[..], &args].concat()).ok);
                 }
-                _ => removed += usize::from(sites[at].engine.try_docker(&["network", "rm", &name]).ok),
+                _ => {
+                    let there: Vec<String> = networks(&sites[at]).into_keys().collect();
+                    if !there.is_empty() {
+                        let name = &there[draw.below(there.len())];
+                        removed += usize::from(sites[at].engine.try_docker(&["network", "rm", name]).ok);
+                    }
+                }
             }
         }
         (made, removed)
