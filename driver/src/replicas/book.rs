@@ -23,7 +23,7 @@ use super::version::{Here, Record, Row, Stamp, Standing, Version};
 
 /// How long a network of another host's is waited for before it is made: who starts an application on several hosts at once makes
 /// it on each.
-pub const SETTLE: Duration = Duration::from_millis(500);
+pub const SETTLE: Duration = Duration::from_secs(1);
 
 /// How long nobody must have used a network that was kept before it goes: a container that is replaced is gone for a moment.
 pub const UNUSED: Duration = Duration::from_secs(5);
