@@ -140,10 +140,7 @@ impl Engine {
     /// Sends the engine a signal.
     pub fn signal(&self, signal: Signal) {
         let process = self.process.lock().expect("no panic while held");
-        let child = process.as_ref().expect("an engine that runs");
-        let id = child.lock().expect("no panic while held").id();
-        let pid = Pid::from_raw(i32::try_from(id).expect("process ids fit"));
-        kill(pid, signal).expect("signalling a process of ours");
+        send(process.as_ref().expect("an engine that runs"), signal);
     }
 
     fn end(&self, signal: Signal) {
@@ -234,6 +231,13 @@ impl Engine {
             .env("HOME", "/tmp");
         run(self.host.spaces(), command, None, LIMIT)
     }
+}
+
+/// Sends a process a signal.
+pub fn send(process: &Background, signal: Signal) {
+    let id = process.lock().expect("no panic while held").id();
+    let pid = Pid::from_raw(i32::try_from(id).expect("process ids fit"));
+    kill(pid, signal).expect("signalling a process of ours");
 }
 
 /// Sends a signal to a background process and waits for its end.

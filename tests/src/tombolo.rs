@@ -5,8 +5,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::command::{LIMIT, Output, run};
@@ -123,10 +122,7 @@ impl Tombolo {
     /// Sends the daemon a signal.
     pub fn signal(&self, signal: Signal) {
         let process = self.process.lock().expect("no panic while held");
-        let child = process.as_ref().expect("a daemon that runs");
-        let id = child.lock().expect("no panic while held").id();
-        let pid = Pid::from_raw(i32::try_from(id).expect("process ids fit"));
-        kill(pid, signal).expect("signalling a process of ours");
+        engine::send(process.as_ref().expect("a daemon that runs"), signal);
     }
 
     fn end(&self, signal: Signal) {
