@@ -257,10 +257,9 @@ impl Book {
             return;
         }
         self.stale.insert(name.to_owned());
-        let trouble = |s: &Standing| matches!(s, Standing::Kept | Standing::Old | Standing::Refused { .. });
-        if trouble(&standing) {
+        if standing.is_trouble() {
             self.tell(name, self.me, &standing);
-        } else if trouble(&was) {
+        } else if was.is_trouble() {
             self.tell(name, self.me, &Standing::Here);
         }
     }
@@ -284,6 +283,19 @@ impl Book {
         };
         self.write(name, Some(record));
         self.moods.remove(name);
+    }
+
+    /// This host's user has made a network.
+    fn user_made(&mut self, name: &str, network: &Listed, definition: Definition, seen: &Seen<'_>) {
+        let here = Some((seen.engine, network.id.as_str()));
+        self.say(name, Some(definition), here, seen.now_ms);
+        self.stand(name, Standing::Here, seen.now);
+    }
+
+    /// Whether nobody wants a network of that name.
+    fn is_gone(&self, name: &str) -> bool {
+        let record = self.records.get(name);
+        record.is_none_or(|record| record.version.definition.is_none())
     }
 
     /// Networks that were there, and are not listed.
@@ -360,21 +372,13 @@ impl Book {
                 self.mood(name, seen.now).lost = None;
             } else if self.is_of_now(name, &here) && !self.leaving {
                 // Its user has removed it, and may have made another one.
-                let made = told
-                    .as_ref()
-                    .map(|(network, _)| (seen.engine, network.id.as_str()));
-                let standing = if told.is_some() {
-                    Standing::Here
-                } else {
-                    Standing::Gone
-                };
-                self.say(
-                    name,
-                    told.as_ref().map(|(_, definition)| definition.clone()),
-                    made,
-                    seen.now_ms,
-                );
-                self.stand(name, standing, seen.now);
+                match told {
+                    Some((network, definition)) => self.user_made(name, network, definition, seen),
+                    None => {
+                        self.say(name, None, None, seen.now_ms);
+                        self.stand(name, Standing::Gone, seen.now);
+                    }
+                }
                 return None;
             }
             self.change(name, |record| record.here = None);
@@ -383,13 +387,7 @@ impl Book {
         match (record, told) {
             (None, None) => None,
             (None, Some((network, definition))) => {
-                self.say(
-                    name,
-                    Some(definition),
-                    Some((seen.engine, &network.id)),
-                    seen.now_ms,
-                );
-                self.stand(name, Standing::Here, seen.now);
+                self.user_made(name, network, definition, seen);
                 None
             }
             (Some(record), Some((network, definition))) => {
@@ -442,13 +440,7 @@ impl Book {
             );
         } else if self.is_new(network) {
             // Its user knew of what was removed, or will hear of what is elsewhere, and has made another one.
-            self.say(
-                name,
-                Some(definition),
-                Some((seen.engine, &network.id)),
-                seen.now_ms,
-            );
-            self.stand(name, Standing::Here, seen.now);
+            self.user_made(name, network, definition, seen);
         } else {
             let why = match wanted {
                 Some(_) => "another network of this name is here, with other options or another subnet",
@@ -623,10 +615,7 @@ impl Book {
     pub fn removed(&mut self, name: &str, now: Instant) {
         self.change(name, |record| record.here = None);
         self.moods.remove(name);
-        let gone = self
-            .records
-            .get(name)
-            .is_none_or(|r| r.version.definition.is_none());
+        let gone = self.is_gone(name);
         self.stand(name, if gone { Standing::Gone } else { Standing::Coming }, now);
         if let (false, Some(mood)) = (gone, self.moods.get_mut(name)) {
             // What takes its place has been waited for already.
@@ -637,10 +626,7 @@ impl Book {
 
     /// One could not be removed, because containers have it.
     pub fn in_use(&mut self, name: &str, now: Instant) {
-        let gone = self
-            .records
-            .get(name)
-            .is_none_or(|r| r.version.definition.is_none());
+        let gone = self.is_gone(name);
         self.mood(name, now).used = Some(now);
         self.stand(name, if gone { Standing::Kept } else { Standing::Old }, now);
     }

@@ -63,8 +63,8 @@ pub struct Replicas {
     caught_up: AtomicBool,
     /// Whether this host is about to leave.
     leaving: AtomicBool,
-    /// How many records are being kept just now.
-    keeping: watch::Sender<usize>,
+    /// Whether records are being kept just now.
+    keeping: watch::Sender<bool>,
 }
 
 impl Replicas {
@@ -78,7 +78,7 @@ impl Replicas {
             heard: Notify::new(),
             caught_up: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
-            keeping: watch::Sender::new(0),
+            keeping: watch::Sender::new(false),
         }
     }
 
@@ -109,7 +109,7 @@ impl Replicas {
         book.leave(self.leaving.load(Ordering::Acquire));
         let rows = rows(&mut book);
         self.caught_up.store(false, Ordering::Release);
-        self.keeping.send_replace(0);
+        self.keeping.send_replace(false);
         *self.book() = Some(book);
         self.poke.notify_one();
         (Vec::new(), rows)
@@ -164,7 +164,7 @@ impl Replicas {
     /// What has changed since this was asked last: records to keep, then rows to tell. [`kept`](Self::kept) is to follow.
     pub fn changes(&self) -> (Changes, Changes) {
         let changes = self.with(|book| {
-            self.keeping.send_replace(1);
+            self.keeping.send_replace(true);
             let records = book.unkept().into_iter().filter_map(|(name, record)| {
                 // Plain structs with text keys always make JSON.
                 let record = record.map(|record| serde_json::to_vec(&record).unwrap_or_default());
@@ -178,7 +178,7 @@ impl Replicas {
 
     /// The records that had changed are kept.
     pub fn kept(&self) {
-        self.keeping.send_replace(0);
+        self.keeping.send_replace(false);
     }
 
     /// Waits until all records are kept as they are.
@@ -186,7 +186,7 @@ impl Replicas {
         let mut keeping = self.keeping.subscribe();
         loop {
             let unkept = self.with(|book| book.has_unkept()).unwrap_or_default();
-            if !unkept && *keeping.borrow_and_update() == 0 {
+            if !unkept && !*keeping.borrow_and_update() {
                 return;
             }
             // We hold the sender ourselves, so it can't be gone.

@@ -88,6 +88,13 @@ pub enum Standing {
     Unknown,
 }
 
+impl Standing {
+    /// Whether people are to hear of it.
+    pub fn is_trouble(&self) -> bool {
+        matches!(self, Self::Kept | Self::Old | Self::Refused { .. })
+    }
+}
+
 /// A host's row about a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {

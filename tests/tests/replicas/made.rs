@@ -4,28 +4,25 @@ use system_tests::say;
 
 use super::lab::{all_have, comes, has, make, make_overlay, networks, others, plan, says};
 
+/// A network with much to say of it.
+const APP: [&str; 11] = [
+    "-o",
+    "type=overlay",
+    "-o",
+    "mtu=1400",
+    "--ipv6",
+    "--subnet",
+    "10.42.0.0/16",
+    "--subnet",
+    "fd42::/64",
+    "--gateway",
+    "10.42.0.9",
+];
+
 #[test]
 fn it_is_the_same_everywhere_and_stays_where_containers_are() {
     let sites = plan().joined();
-    make(
-        &sites[0],
-        "app",
-        &[
-            "-o",
-            "type=overlay",
-            "-o",
-            "mtu=1400",
-            "--ipv6",
-            "--subnet",
-            "10.42.0.0/16",
-            "--subnet",
-            "fd42::/64",
-            "--gateway",
-            "10.42.0.9",
-            "--label",
-            "team=blue",
-        ],
-    );
+    make(&sites[0], "app", &[&APP[..], &["--label", "team=blue"]].concat());
     let took = all_have(others(&sites, 0), "app", true);
     say(&format!("a network was on the other two hosts after {took:?}"));
     for site in others(&sites, 0) {
@@ -74,23 +71,7 @@ fn it_is_the_same_everywhere_and_stays_where_containers_are() {
     all_have([&sites[2]], "app", false);
     assert!(has(&sites[1], "app"), "one uses it still");
     // Made again with the same lines it is the same network.
-    make(
-        &sites[2],
-        "app",
-        &[
-            "-o",
-            "type=overlay",
-            "-o",
-            "mtu=1400",
-            "--ipv6",
-            "--subnet",
-            "10.42.0.0/16",
-            "--subnet",
-            "fd42::/64",
-            "--gateway",
-            "10.42.0.9",
-        ],
-    );
+    make(&sites[2], "app", &APP);
     all_have(sites.iter(), "app", true);
     says(&sites[0], "app", "b", "here");
     let client = sites[2].container("client", "app", &[]);

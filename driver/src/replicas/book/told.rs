@@ -15,12 +15,9 @@ impl Book {
         was: Option<&Standing>,
         is: Option<&Standing>,
     ) {
-        let trouble = |standing: Option<&Standing>| {
-            standing.is_some_and(|s| matches!(s, Standing::Kept | Standing::Old | Standing::Refused { .. }))
-        };
         match is {
-            Some(is) if trouble(Some(is)) => self.tell(name, host, is),
-            _ if trouble(was) => self.tell(name, host, &Standing::Here),
+            Some(is) if is.is_trouble() => self.tell(name, host, is),
+            _ if was.is_some_and(Standing::is_trouble) => self.tell(name, host, &Standing::Here),
             _ => {}
         }
     }
