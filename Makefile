@@ -12,7 +12,7 @@ build: ## Build the release binary: target/release/tombolo
 check: ## Check format, lints, unit tests and who imports whom: fast, no root
 	@tests/run.sh check
 
-up: ## Make this host's Docker engine have tombolo (root)
+up: ## Make this host's Docker engine have tombolo (root); BUILT=FILE takes a binary that is there
 	@plugin-config/up.sh
 
 down: ## Undo `make up`; networks and containers stay (root)

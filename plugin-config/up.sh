@@ -8,7 +8,9 @@ set -euo pipefail
 . plugin-config/service.sh
 
 DOCKER_HOST_USED=${TOMBOLO_DOCKER_HOST:-unix:///var/run/docker.sock}
-BUILT=${CARGO_TARGET_DIR:-target}/release/tombolo
+# BUILT=FILE takes a binary that is there already.
+HAS_BINARY=${BUILT:-}
+BUILT=${BUILT:-${CARGO_TARGET_DIR:-target}/release/tombolo}
 
 engine_answers() { have docker && timeout 10 docker -H "$DOCKER_HOST_USED" version >/dev/null 2>&1; }
 
@@ -29,6 +31,10 @@ install_packages() {
 
 # The build belongs to the user who called sudo, where that is whose cargo it is.
 build() {
+    if [ -n "$HAS_BINARY" ]; then
+        [ -x "$BUILT" ] || die "$BUILT is no program" "BUILT names the binary that is to be installed; without it, one is built."
+        return
+    fi
     say "Building tombolo (the first time takes some minutes) ..."
     local as=()
     if [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ] && [ "$(stat -c %U .)" = "$SUDO_USER" ]; then

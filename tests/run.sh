@@ -40,6 +40,13 @@ format_and_lints() {
 
 release_build() { step "release build" cargo build --locked --release -p tombolo; }
 
+# What the tests drive, with the checks of a debug build. It comes with the tests of the command line, and so with what
+# all tests are compiled with: a plain `cargo build` would compile half of the crates anew, for other features of theirs.
+tested_build() { step "tested build" cargo test --locked --no-run -p tombolo --test cli; }
+
+# with_release COMMAND...: runs something that drives the release build.
+with_release() { TOMBOLO_TEST_BINARY=$PWD/target/release/tombolo "$@"; }
+
 build() {
     need_cargo
     need_linker
@@ -90,7 +97,7 @@ cluster() {
     need_root test-cluster
     need_cargo
     install_test_programs
-    release_build
+    tested_build
     step "clusters of daemons" cargo test --locked -p system-tests --test cluster
 }
 
@@ -101,17 +108,10 @@ everything() {
     format_and_lints
     step "scripts" scripts
     step "core is pure" core_is_pure
-    unit_tests
-    # Compiled beside tests that mostly wait; what it says comes with the build that follows, which then has nothing left to do.
-    cargo test --locked --no-run -p tombolo --test '*'
-    nice cargo build --locked --release -p tombolo </dev/null >/dev/null 2>&1 &
-    BESIDE=$!
-    trap 'kill "$BESIDE" 2>/dev/null || true' EXIT
-    step "kernel, store and command line" env "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
-        cargo test --locked -p tombolo --test '*'
-    wait "$BESIDE" || true
-    trap - EXIT
-    release_build
+    # All at once: what they share is then compiled once for all of them.
+    step "unit and property tests, simulated clusters, kernel, store and command line" \
+        env "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" cargo test --locked
+    tested_build
     # The oracle's script is a short one here; `make oracle` has the long one.
     # They wait more than they compute. What begins anew again and again does so less often than where it is asked for by name.
     step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-6}" "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
@@ -124,11 +124,14 @@ engines() {
     need_root test-engines
     need_cargo
     install_test_programs
-    release_build
+    tested_build
     # What differs little from release to release is tried with the newest; that of trixie is in the mixed clusters below, and
     # `make conformance` asks its part everywhere.
     step "Docker engine of Debian sid" \
         env TOMBOLO_TEST_ENGINE=sid "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
+        cargo test --locked -p system-tests --test everyday --test attach
+    step "the same with links that are made within their sandboxes" \
+        env TOMBOLO_TEST_ATTACH=inside TOMBOLO_TEST_ENGINE=sid "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
         cargo test --locked -p system-tests --test everyday
     step "hosts with Docker of three releases in one cluster" \
         env TOMBOLO_TEST_ENGINE=sid \
@@ -156,10 +159,10 @@ vm() {
     need_cargo
     install_test_programs
     install_missing qemu-system-x86_64:qemu-system-x86 strip:binutils
-    release_build
+    tested_build
     VM_FILES=target/vm
     mkdir -p "$VM_FILES"
-    strip -o "$VM_FILES/tombolo" target/release/tombolo
+    strip -o "$VM_FILES/tombolo" target/debug/tombolo
     say "Building the tests ..."
     built_test system-tests underlay
     built_test tombolo kernel_suite
@@ -194,14 +197,14 @@ bench() {
     need_cargo
     install_test_programs
     release_build
-    step "bench" cargo run --locked --release -p system-tests --bin bench -- "$@"
+    step "bench" with_release cargo run --locked --release -p system-tests --bin bench -- "$@"
 }
 
 conformance() {
     need_root conformance
     need_cargo
     install_test_programs
-    release_build
+    tested_build
     local engine
     for engine in native trixie sid; do
         step "conformance with Docker of $engine" \
@@ -211,6 +214,11 @@ conformance() {
     step "more with Docker of sid" \
         env TOMBOLO_TEST_ENGINE=sid cargo test --locked -p system-tests --test bridge --test doctor --test plugin --test underlay \
         --test upgrade
+    # But what README says of them: no addresses of a user's choice on the link itself, and none of another driver's later.
+    step "links that are made within their sandboxes" \
+        env TOMBOLO_TEST_ATTACH=inside TOMBOLO_TEST_ENGINE=sid \
+        cargo test --locked -p system-tests --test conformance --test bridge --test restart --test recovery --test names -- \
+        --skip link_local_addresses_that_were_chosen --skip a_connection_that_fails_half_way --skip names_to_docker_and_takes
 }
 
 soak() {
@@ -218,14 +226,14 @@ soak() {
     need_cargo
     install_test_programs
     release_build
-    step "soak" cargo run --locked --release -p system-tests --bin soak
+    step "soak" with_release cargo run --locked --release -p system-tests --bin soak
 }
 
 oracle() {
     need_root oracle
     need_cargo
     install_test_programs
-    release_build
+    tested_build
     step "oracle" env "ORACLE_MINUTES=${ORACLE_MINUTES:-30}" \
         cargo test --locked -p system-tests --test oracle -- --nocapture
 }
@@ -241,7 +249,7 @@ demo() {
         step "the demo's program" cargo build --locked --release -p system-tests --bin demo
         say ""
     fi
-    target/release/demo "$@" </dev/null
+    with_release target/release/demo "$@" </dev/null
 }
 
 # demo_shell HOST [COMMAND...]

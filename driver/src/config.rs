@@ -23,6 +23,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use tombolo_core::model;
 
 use crate::dns::Zone;
 
@@ -73,6 +74,8 @@ pub enum Setting {
     DnsZone,
     /// Whether names are told to the outside.
     DnsExport,
+    /// How containers come by their links.
+    Attach,
     /// Which log lines are wanted.
     Log,
     /// What log lines look like.
@@ -81,7 +84,7 @@ pub enum Setting {
 
 impl Setting {
     /// All settings, in the order in which they are listed.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::PluginSocket,
         Self::ControlSocket,
         Self::StateDir,
@@ -99,6 +102,7 @@ impl Setting {
         Self::Replicate,
         Self::DnsZone,
         Self::DnsExport,
+        Self::Attach,
         Self::Log,
         Self::LogFormat,
     ];
@@ -123,6 +127,7 @@ impl Setting {
             Self::Replicate => "replicate",
             Self::DnsZone => "dns_zone",
             Self::DnsExport => "dns_export",
+            Self::Attach => "attach",
             Self::Log => "log",
             Self::LogFormat => "log_format",
         }
@@ -155,6 +160,7 @@ impl Setting {
             Self::Store => "own",
             Self::Replicate => "on",
             Self::DnsZone => crate::dns::ZONE,
+            Self::Attach => "classic",
             Self::Log => "info",
             Self::LogFormat => "human",
         }
@@ -187,6 +193,7 @@ impl Setting {
             Self::DnsExport => {
                 "off, or zone, or zone and behind it, with commas, the addresses and prefixes that may have all of it at once"
             }
+            Self::Attach => model::Attach::ALLOWED,
             Self::Log => {
                 "a level (off, error, warn, info, debug, trace) and TARGET=LEVEL pairs, such as info,tombolo=debug"
             }
@@ -253,6 +260,8 @@ pub struct Config {
     pub dns_zone: Zone,
     /// Whether names are told to the outside, and to whom all at once.
     pub dns_export: DnsExport,
+    /// How containers come by their links on networks that don't say so.
+    pub attach: model::Attach,
     /// Which log lines are wanted: a filter that [`tracing_subscriber::EnvFilter`] takes.
     pub log: String,
     /// What log lines look like.
@@ -324,6 +333,7 @@ impl Config {
             Setting::Replicate => self.replicate.to_string(),
             Setting::DnsZone => self.dns_zone.to_string(),
             Setting::DnsExport => self.dns_export.to_string(),
+            Setting::Attach => self.attach.to_string(),
             Setting::Log => self.log.clone(),
             Setting::LogFormat => self.log_format.to_string(),
         }
@@ -383,6 +393,7 @@ impl Reader {
         let replicate = self.take(Setting::Replicate, parse::on_off);
         let dns_zone = self.take(Setting::DnsZone, cluster::zone);
         let dns_export = self.take(Setting::DnsExport, cluster::dns_export);
+        let attach = self.take(Setting::Attach, parse::attach);
         let log = self.take(Setting::Log, parse::filter);
         let log_format = self.take(Setting::LogFormat, parse::log_format);
         let origins = self
@@ -408,6 +419,7 @@ impl Reader {
             replicate: replicate?,
             dns_zone: dns_zone?,
             dns_export: dns_export?,
+            attach: attach?,
             log: log?,
             log_format: log_format?,
             ignored: std::mem::take(&mut self.ignored),

@@ -96,6 +96,8 @@ pub struct View {
     pub engine: String,
     /// Its version.
     pub version: String,
+    /// Whether its containers outlive it (`live-restore`).
+    pub live_restore: bool,
     /// Networks with our network driver or our IPAM.
     pub networks: Vec<NetworkView>,
     /// Bridges of the engine's own that bear names of a user's choice.
@@ -161,6 +163,8 @@ struct Info {
     #[serde(rename = "ID")]
     id: String,
     server_version: String,
+    #[serde(default)]
+    live_restore_enabled: bool,
 }
 
 #[derive(Deserialize)]
@@ -359,6 +363,7 @@ async fn look(socket: &Path, driver: &str, plugin: Option<&PluginJson>, info: &I
     let mut view = View {
         engine: info.id.clone(),
         version: info.server_version.clone(),
+        live_restore: info.live_restore_enabled,
         networks: Vec::new(),
         bridges: networks
             .iter()

@@ -24,6 +24,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tombolo_cluster::node::Wish;
 use tombolo_core::kinds::overlay;
+use tombolo_core::model::EndpointId;
 use tombolo_core::state::{Command, Refusal, Reply};
 use tombolo_core::wire::{self, Call};
 use tombolo_ipam::{self as ipam, Want};
@@ -32,7 +33,7 @@ use crate::cluster::handle::{Cluster, OUTSIDE};
 use crate::cluster::shown::{called, clear_of, clear_of_routes};
 use crate::engine::events::Events;
 use crate::engine::{Ask, Error, Looked, Outside};
-use crate::kernel::{routes, uplinks};
+use crate::kernel::{Sandbox, routes, uplinks};
 use crate::lent::{self, Lent};
 use crate::metrics::{Metrics, Outcome};
 use crate::segment::Segments;
@@ -104,6 +105,10 @@ async fn call(
             (Err(why), Outcome::Refused)
         }
         (Ok(Call::Fixed(answer)), None) => (Ok(answer), Outcome::Granted),
+        (Ok(Call::Asked(endpoint)), None) => {
+            asked(&plugin, endpoint).await;
+            (Ok(wire::nothing_to_tell()), Outcome::Granted)
+        }
         (Ok(Call::Do(command)), None) => match carry_out(&plugin, *command).await {
             Ok(reply) => (Ok(wire::answer(&reply)), Outcome::Granted),
             Err((outcome, why)) => (Err(why), outcome),
@@ -116,6 +121,20 @@ async fn call(
         tracing::warn!(method, %why, "refused");
         wire::refusal(&method, &why)
     }))
+}
+
+/// Lets the engine know what it is asked of.
+async fn asked(plugin: &Plugin, endpoint: EndpointId) {
+    let (answer, answered) = oneshot::channel();
+    let known = async {
+        if plugin.asks.send(Ask::Asked(endpoint, answer)).await.is_ok() {
+            // An engine that has ended has nothing to do for it.
+            answered.await.ok();
+        }
+    };
+    if tokio::time::timeout(DEADLINE, known).await.is_err() {
+        tracing::warn!("the engine is busy; a container's links may come by each other's names");
+    }
 }
 
 /// Has a command carried out, within the deadline.
@@ -390,6 +409,10 @@ async fn look(plugin: &Plugin, command: &Command) -> Result<Looked, Error> {
                 Some(link) => routes::link_of(link).await.map_err(why)?,
                 None => None,
             },
+            ..Looked::default()
+        }),
+        Command::Join { sandbox, .. } => Ok(Looked {
+            sandbox: Sandbox::at(std::path::Path::new(sandbox)).map(Arc::new),
             ..Looked::default()
         }),
         _ => Ok(Looked::default()),

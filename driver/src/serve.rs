@@ -276,6 +276,7 @@ async fn serve_once(
     let setup = Setup {
         carve,
         host_binding: Some(config.host_binding),
+        attach: config.attach,
         driver,
         edge: Edge {
             now_s: host::now_s,

@@ -12,7 +12,7 @@ use crate::command::{LIMIT, Output, run};
 use crate::host::{Background, Host};
 use crate::{engine, http, json, plugin, wait};
 
-/// Names the tested binary; default `target/release/tombolo` of this workspace.
+/// Names the tested binary; default `target/debug/tombolo` of this workspace.
 pub const BINARY: &str = "TOMBOLO_TEST_BINARY";
 
 /// Where hosts have the tested binary.
@@ -24,12 +24,15 @@ pub const LOG: &str = "/var/log/tombolo.log";
 /// The control socket on its host.
 pub const CONTROL: &str = "/run/tombolo/control.sock";
 
+/// How containers come by their links where a test doesn't say (the setting `attach`).
+pub const ATTACH: &str = "TOMBOLO_TEST_ATTACH";
+
 /// How long the daemon may take to answer or to end.
 const START: Duration = Duration::from_secs(20);
 
 /// The path of the tested binary on the test machine, whether it has been built or not.
 pub fn binary() -> PathBuf {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/tombolo");
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/tombolo");
     std::env::var(BINARY).map_or(default, PathBuf::from)
 }
 
@@ -52,13 +55,13 @@ impl Tombolo {
         let binary = binary();
         assert!(
             binary.exists(),
-            "{} is missing: build it with `cargo build --release`, or set {BINARY}",
+            "{} is missing: build it with `cargo build`, or set {BINARY}",
             binary.display()
         );
-        let environment = environment
-            .iter()
-            .map(|&(k, v)| (k.to_owned(), v.to_owned()))
-            .collect();
+        // What a test says comes last, and counts.
+        let attach = std::env::var(ATTACH).map(|attach| ("TOMBOLO_ATTACH".to_owned(), attach));
+        let said = environment.iter().map(|&(k, v)| (k.to_owned(), v.to_owned()));
+        let environment = attach.into_iter().chain(said).collect();
         let tombolo = Self {
             host: Arc::clone(host),
             environment,

@@ -3,6 +3,7 @@
 //! A value of one of these types is well-formed by construction; nothing past `wire` holds a string that should be
 //! an interface name, a hardware address or an identifier.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -512,9 +513,60 @@ pub struct Network {
     /// Docker has given the network's pool back. It is about to be deleted, or it is what is left of a creation whose
     /// answer was lost; in both cases a new network may take its place.
     pub released: bool,
+    /// How its containers come by their links, where the user has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach: Option<Attach>,
+}
+
+/// How a container comes by its link on a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attach {
+    /// It is made on the host, and the engine moves it into the container's sandbox.
+    #[default]
+    Classic,
+    /// It is made within the sandbox, which the engine knows nothing of.
+    Inside,
+}
+
+impl Attach {
+    /// What it may be, for messages.
+    pub const ALLOWED: &'static str = "classic or inside";
+
+    /// The option that says so.
+    pub const OPTION: &'static str = "attach";
+
+    /// What a network's options say.
+    pub fn among(options: &BTreeMap<String, String>) -> Option<Self> {
+        options.get(Self::OPTION).and_then(|text| Self::from_text(text))
+    }
+
+    /// What a text says.
+    pub fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "classic" => Some(Self::Classic),
+            "inside" => Some(Self::Inside),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Attach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Classic => "classic",
+            Self::Inside => "inside",
+        })
+    }
 }
 
 impl Network {
+    /// Whether its containers' links are made within their sandboxes where these can be entered. `usual` holds for networks
+    /// that don't say.
+    pub fn is_inside(&self, usual: Attach) -> bool {
+        self.attach.unwrap_or(usual) == Attach::Inside && self.spec.goes_inside()
+    }
+
     /// The pool that is the identity of a network of the cluster's: that of IPv4, where it has one.
     pub fn pool(&self) -> Option<IpNet> {
         self.subnets.first().map(|subnet| subnet.pool)
@@ -557,6 +609,12 @@ pub struct Endpoint {
     /// Its way out, where that came with its address (DHCP).
     #[serde(default)]
     pub way_out: Option<IpAddr>,
+    /// Its link was made within the sandbox; the engine knows nothing of it and will not take it out again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inside: bool,
+    /// The settings of its link in the sandbox, as `net.X.Y.IFNAME.Z=VALUE` (Docker 27 and later).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sysctls: Vec<String>,
 }
 
 impl Endpoint {

@@ -29,6 +29,10 @@ pub const LINK_GROUP: u32 = 0x746f;
 /// network goes; the bridge stays.
 pub const ADOPTED_GROUP: u32 = 0x7470;
 
+/// The link group of a container's link that was made within its sandbox: there it is known from those that the engine
+/// has moved, which bear [`LINK_GROUP`] and which the engine counts.
+pub const PLACED_GROUP: u32 = 0x7471;
+
 /// `IFA_PROTO` of the addresses that we give to such a bridge: by it they are known from its owner's (Linux 5.18).
 pub const ADDRESS_PROTO: u8 = 0x74;
 

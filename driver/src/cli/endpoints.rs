@@ -12,6 +12,7 @@ Examples:
   tombolo endpoints
   tombolo endpoints --output json | jq -r '.[] | select(.joined) | [.container_name, .ipv4] | @tsv'
 
+ATTACH is how the container came by its link: classic, moved there by the engine, or inside, made within its sandbox.
 PORTS are those that reach the container from outside, as HOST ADDRESS:PORT->CONTAINER PORT/PROTOCOL.";
 
 /// The flags of `tombolo endpoints`.
@@ -38,6 +39,7 @@ fn render(document: &Value) -> String {
         "IPV6",
         "MAC",
         "JOINED",
+        "ATTACH",
         "HOST LINK",
         "PORTS",
     ];
@@ -50,6 +52,7 @@ fn render(document: &Value) -> String {
             cell(&endpoint["ipv6"]),
             cell(&endpoint["mac"]),
             cell(&endpoint["joined"]),
+            cell(&endpoint["attach"]),
             cell(&endpoint["host_link"]),
             ports(&endpoint["published"]),
         ]
@@ -82,7 +85,7 @@ mod tests {
         let document = json!([
             {"network_id": "aaaaaaaaaaaaaaaa", "endpoint_id": "bbbbbbbbbbbbbbbb", "kind": "bridge",
              "ipv4": "10.208.0.2/24", "ipv6": null, "mac": "02:7b:0a:d0:00:02", "joined": true,
-             "host_link": "tbhbbbbbbbbbbbb", "sandbox": "/x", "network_name": "demo", "container_name": "web",
+             "host_link": "tbhbbbbbbbbbbbb", "sandbox": "/x", "attach": "inside", "network_name": "demo", "container_name": "web",
              "published": [{"proto": "tcp", "host_ip": "0.0.0.0", "host_port": 8001, "port": 80},
                            {"proto": "udp", "host_ip": "::", "host_port": 53, "port": 53}]},
             {"network_id": "aaaaaaaaaaaaaaaa", "endpoint_id": "c", "kind": "bridge", "ipv4": null, "ipv6": "fd00::2/64",
@@ -110,12 +113,13 @@ mod tests {
                 "-",
                 "02:7b:0a:d0:00:02",
                 "yes",
+                "inside",
                 "tbhbbbbbbbbbbbb",
                 "0.0.0.0:8001->80/tcp, [::]:53->53/udp"
             ]
         );
         let second: Vec<String> = words(lines[2]);
         assert_eq!(second[1], "aaaaaaaaaaaa");
-        assert_eq!(second[8], "-");
+        assert_eq!(second[9], "-");
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use tombolo_core::model::Attach;
 use tracing_subscriber::EnvFilter;
 
 /// The longest path of a Unix socket in bytes: `sun_path` of `sockaddr_un` holds 108 with the closing zero.
@@ -69,6 +70,14 @@ pub fn on_off(text: &str) -> Parsed<OnOff> {
         "on" => Ok(OnOff(true)),
         "off" => Ok(OnOff(false)),
         other => one(other, "it is neither on nor off"),
+    }
+}
+
+/// How containers come by their links.
+pub fn attach(text: &str) -> Parsed<Attach> {
+    match Attach::from_text(text) {
+        Some(attach) => Ok(attach),
+        None => one(text, "it is neither classic nor inside"),
     }
 }
 

@@ -102,6 +102,7 @@ fn the_names_of_flags_and_variables_are_those_of_the_contract() {
         "--replicate TOMBOLO_REPLICATE",
         "--dns-zone TOMBOLO_DNS_ZONE",
         "--dns-export TOMBOLO_DNS_EXPORT",
+        "--attach TOMBOLO_ATTACH",
         "--log TOMBOLO_LOG",
         "--log-format TOMBOLO_LOG_FORMAT",
     ];
@@ -139,6 +140,7 @@ fn flag_beats_environment_beats_file_beats_default() {
         "replicate: default",
         "dns_zone: default",
         "dns_export: default",
+        "attach: default",
         "log: environment TOMBOLO_LOG",
         "log_format: default",
     ];

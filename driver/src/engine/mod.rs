@@ -17,6 +17,7 @@
 mod announce;
 pub mod events;
 pub mod groups;
+mod insides;
 mod lent;
 mod peers;
 pub mod reconcile;
@@ -36,7 +37,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 use tombolo_core::kinds::bridge::MTU_V6_LEAST;
 use tombolo_core::kinds::{Found, Theirs};
-use tombolo_core::model::{EndpointId, IfName, Network, NetworkId, Proto};
+use tombolo_core::model::{Attach, EndpointId, IfName, Network, NetworkId, Proto};
 use tombolo_core::state::{
     Command, Edit, Ephemeral, HostPort, News, Owner, Refusal, Reply, State, Surroundings,
 };
@@ -49,7 +50,7 @@ use crate::docker::{Named, View};
 use crate::kernel::groups::Groups;
 use crate::kernel::notice::Noticed;
 use crate::kernel::sandbox::Inside;
-use crate::kernel::{self, Flow, Kernel};
+use crate::kernel::{self, Flow, Kernel, Placed, Sandbox};
 use crate::lent::Kept;
 use crate::records::{self, Records};
 use crate::store::{self, Put, Row};
@@ -159,6 +160,8 @@ pub enum Ask {
     PutBack(EndpointId, Inside),
     /// Say how a network is to be made, see [`State::as_named`].
     Named(Network, oneshot::Sender<Result<Network, Refusal>>),
+    /// The engine asks what there is to know of an endpoint, which it does before it adds another network to its container.
+    Asked(EndpointId, oneshot::Sender<()>),
     /// Name this host's networks.
     Networks(oneshot::Sender<BTreeSet<NetworkId>>),
     /// Name the tunnels of this host's networks.
@@ -213,6 +216,8 @@ pub struct Looked {
     pub tunnel_mtu: Option<u32>,
     /// The link that has the name that the user chose for a network's bridge.
     pub link: Option<Theirs>,
+    /// The sandbox that is joined, where it can be entered by now.
+    pub sandbox: Option<Arc<Sandbox>>,
 }
 
 /// What the engine takes from the host; functions, so that a test can take them from elsewhere.
@@ -236,6 +241,8 @@ pub struct Setup {
     pub carve: Vec<Carve>,
     /// The host's address that ports are published on where neither user nor network names one.
     pub host_binding: Option<IpAddr>,
+    /// How containers come by their links on networks that don't say so.
+    pub attach: Attach,
     /// The driver's name, as networks carry it.
     pub driver: String,
     /// What the host is asked for.
@@ -294,6 +301,10 @@ pub struct Engine<K, J> {
     /// What containers of this host may believe of addresses.
     announcements: announce::Announcements,
     believed: World,
+    /// The link that is to be made within a sandbox with the change that is under way.
+    placing: Option<(Key, Placed)>,
+    /// The containers that start with links within their sandboxes.
+    starting: insides::Starting,
     kernel: K,
     journal: J,
     setup: Setup,
@@ -334,6 +345,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             listening: groups::Listening::default(),
             announcements: announce::Announcements::default(),
             believed: World::new(),
+            placing: None,
+            starting: insides::Starting::default(),
             kernel,
             journal,
             setup,
@@ -407,6 +420,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 Ask::Inside(parent, answer) => drop(answer.send(self.inside(&parent))),
                 Ask::PutBack(id, inside) => self.put_back(&id, &inside),
                 Ask::Named(network, answer) => drop(answer.send(self.state.as_named(&network))),
+                Ask::Asked(id, answer) => {
+                    self.make_room(&id).await;
+                    answer.send(()).ok();
+                }
                 Ask::Networks(answer) => {
                     let ids = self.state.networks().map(|network| network.id.clone());
                     answer.send(ids.collect()).ok();
@@ -491,11 +508,24 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         if edits.is_empty() {
             return Ok((reply, Vec::new()));
         }
-        let taken = match command.shrinks() {
-            true => self.shrink(edits).await?,
-            false => self.grow(edits, deadline).await?,
+        if command.shrinks() {
+            return Ok((reply, self.shrink(edits).await?));
+        }
+        self.placing = self.placed(&edits, looked);
+        let Some((link, _)) = self.placing.clone() else {
+            return Ok((reply, self.grow(edits, deadline).await?));
         };
-        Ok((reply, taken))
+        let grown = self.grow(edits, deadline).await;
+        self.placing = None;
+        match grown {
+            Ok(taken) => Ok((reply, taken)),
+            Err(Error::Late(limit)) => Err(Error::Late(limit)),
+            Err(why) => {
+                tracing::info!(?link, %why, "not made within its sandbox; the engine is left to move it there");
+                let (edits, reply) = self.decide(command, &Looked::default())?;
+                Ok((reply, self.grow(edits, deadline).await?))
+            }
+        }
     }
 
     fn decide(&mut self, command: &Command, looked: &Looked) -> Result<(Vec<Edit>, Reply), Refusal> {
@@ -517,6 +547,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             host_binding: self.setup.host_binding,
             found: self.found(command, looked),
             outside: outside.as_deref(),
+            attach: self.setup.attach,
+            enterable: looked.sandbox.is_some() && self.docker.ends_with_its_containers(),
         };
         let mut decision = self.state.decide(command, &around);
         if let Ok((_, Reply::Joined(joined))) = &mut decision {
@@ -576,8 +608,30 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         // A new endpoint may have taken the place of one that Docker has forgotten.
         self.forget_holders(&taken);
+        self.note_starts(&taken);
         self.announce_change(&taken);
         Ok(taken)
+    }
+
+    /// The link that goes right into a sandbox with some edits, if one does.
+    fn placed(&self, edits: &[Edit], looked: &Looked) -> Option<(Key, Placed)> {
+        let sandbox = looked.sandbox.clone()?;
+        let goes = edits.iter().find_map(|edit| match edit {
+            Edit::Endpoint(_, Some(after)) => Some(after).filter(|after| after.inside),
+            _ => None,
+        })?;
+        let joined = self
+            .state
+            .network(&goes.network)
+            .map(|network| network.spec.kind().joined(network, goes))?;
+        let placed = Placed {
+            sandbox,
+            prefix: joined.prefix,
+            addresses: goes.addresses.clone(),
+            sysctls: goes.sysctls.clone(),
+            routes: joined.routes,
+        };
+        Some((Key::Link(goes.id.host_link()), placed))
     }
 
     /// Believes nothing of the links of endpoints that join a sandbox anew: one on a wire went with the last one, or was put
@@ -604,6 +658,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             self.in_doubt = true;
         }
         self.forget_holders(&taken);
+        self.note_starts(&taken);
         self.announce_change(&taken);
         Ok(taken)
     }
@@ -779,8 +834,17 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     /// Makes one step and keeps the belief true.
     async fn step(&mut self, step: &Step) -> Result<(), Error> {
-        tracing::debug!("{step}");
-        let done = self.kernel.apply(step).await;
+        let placed = self.placing.as_ref().filter(|(key, _)| key == step.key());
+        let done = match placed.filter(|_| !step.removes()) {
+            Some((_, placed)) => {
+                tracing::debug!("{step} # within {}", placed.sandbox);
+                self.kernel.attach(step, placed).await
+            }
+            None => {
+                tracing::debug!("{step}");
+                self.kernel.apply(step).await
+            }
+        };
         self.believe_step(step, &done);
         done.map_err(Error::Kernel)
     }

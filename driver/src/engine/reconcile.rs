@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use serde_json::json;
 use tombolo_core::kinds::Spec;
 use tombolo_core::kinds::options::{self, Options};
-use tombolo_core::model::{Endpoint, EndpointId, Network, NetworkId, Published, Subnet};
+use tombolo_core::model::{Attach, Endpoint, EndpointId, Network, NetworkId, Published, Subnet};
 use tombolo_core::state::{Command, Edit, Owner, State};
 use tombolo_core::world::{Key, Value, World};
 use tombolo_ipam::{PoolId, Slot, Space, Use};
@@ -64,6 +64,7 @@ pub(super) struct Names {
 #[derive(Debug, Default)]
 pub struct Docker {
     version: Option<String>,
+    live_restore: bool,
     heard: Option<Instant>,
     error: Option<String>,
     networks: BTreeMap<NetworkId, String>,
@@ -79,6 +80,11 @@ impl Docker {
     /// Whether the engine answers just now.
     pub fn serves(&self) -> bool {
         self.heard.is_some() && self.error.is_none()
+    }
+
+    /// Whether the engine's containers end with it, as far as it has told.
+    pub fn ends_with_its_containers(&self) -> bool {
+        self.heard.is_some() && !self.live_restore
     }
 
     /// Whether the engine has told nothing since the start.
@@ -147,6 +153,7 @@ impl Docker {
         };
         let ours = |n: &&NetworkView| is_driver(&n.ipam_driver, driver);
         self.version = Some(view.version.clone());
+        self.live_restore = view.live_restore;
         self.heard = Some(Instant::now());
         self.error = None;
         self.networks = view
@@ -549,6 +556,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             internal: network.internal,
             subnets,
             released: false,
+            attach: Attach::among(&network.options),
         })
     }
 
@@ -565,6 +573,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 Some(Value::Rate(bits)) => Some(*bits),
                 _ => None,
             },
+            // What they were is in the sandbox, and made for good.
+            sysctls: Vec::new(),
         };
         self.rebuild_one(&create).await?;
         let host_link = Key::Link(seen.id.host_link());

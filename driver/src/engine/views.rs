@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use tombolo_core::model::{Endpoint, Network, Published};
+use tombolo_core::model::{Attach, Endpoint, Network, Published};
 use tombolo_core::world::{Key, Step, World};
 use tombolo_ipam::{PoolId, Slot, Use};
 
@@ -139,6 +139,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             "network_id": network.id,
             "name": self.docker.network_name(&network.id),
             "kind": kind.name(),
+            "attach": match network.is_inside(self.setup.attach) {
+                true => Attach::Inside,
+                false => Attach::Classic,
+            },
             "bridge": kind.links(&network.id).first().filter(|_| uplink.is_none()),
             "parent": uplink.map(|uplink| uplink.lower(&network.id)),
             "host": uplink.map(|uplink| &uplink.host),
@@ -214,6 +218,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             "host_link": endpoint.linked.then(|| endpoint.id.host_link()).filter(|_| !on_wire),
             "problem": network.and_then(|network| self.dead_parent(network)).filter(|_| endpoint.linked),
             "sandbox": endpoint.sandbox,
+            "attach": endpoint.sandbox.as_ref().map(|_| match endpoint.inside {
+                true => Attach::Inside,
+                false => Attach::Classic,
+            }),
             "published": endpoint.published.iter().map(published).collect::<Vec<_>>(),
         })
     }

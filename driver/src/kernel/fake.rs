@@ -18,7 +18,7 @@ use tombolo_core::model::IfName;
 use tombolo_core::world::{Family, Hop, Key, Setting, Step, Value, World};
 
 use self::values::{check_mtu, same_tunnel, settings_of_new, with_mtu};
-use super::{Announcement, Error, Flow, Kernel};
+use super::{Announcement, Error, Flow, Kernel, Placed};
 
 /// What a bridge of the kernel has until somebody changes it.
 const MTU: u32 = 1500;
@@ -563,6 +563,10 @@ impl Kernel for Fake {
     }
 
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send {
+        ready(self.apply_now(step))
+    }
+
+    fn attach(&mut self, step: &Step, _: &Placed) -> impl Future<Output = Result<(), Error>> + Send {
         ready(self.apply_now(step))
     }
 

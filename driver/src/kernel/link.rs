@@ -9,7 +9,7 @@ use netlink_packet_route::link::{
     LinkInfo, LinkMessage,
 };
 use tombolo_core::model::{IfName, Mac};
-use tombolo_core::world::{ADOPTED_GROUP, Key, LINK_GROUP, Value};
+use tombolo_core::world::{ADOPTED_GROUP, Key, LINK_GROUP, PLACED_GROUP, Value};
 
 use super::attributes;
 use super::groups::Asking;
@@ -36,6 +36,8 @@ pub(super) struct Link {
     pub(super) ours: bool,
     /// A bridge of somebody else's that a network of ours uses.
     pub(super) adopted: bool,
+    /// A container's link that was made within its sandbox.
+    pub(super) placed: bool,
     pub(super) kind: Option<InfoKind>,
     pub(super) mac: Option<Mac>,
     pub(super) mtu: u32,
@@ -78,6 +80,7 @@ impl From<LinkMessage> for Link {
             name: String::new(),
             ours: false,
             adopted: false,
+            placed: false,
             kind: None,
             mac: None,
             mtu: 0,
@@ -98,6 +101,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Group(group) => {
                     (link.ours, link.adopted) = (group == LINK_GROUP, group == ADOPTED_GROUP);
+                    link.placed = group == PLACED_GROUP;
                 }
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(bytes) => {

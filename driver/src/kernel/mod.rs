@@ -26,6 +26,7 @@
 //!        ├─> vxlan, neighbours ──────> socket   tunnels; who is where
 //!        ├─> uplinks ────────────────> socket   links on the wire of another link
 //!        ├─> groups ─────────────────> socket   who hears which group
+//!        ├─> placed ─────────────────> socket   a container's link made within its sandbox
 //!        ├─> paths, loopback, rate ──> socket   routes, limits
 //!        ├─> announce ──> frame, packet         what others are told of addresses
 //!        ├─> probe                              frames to other hosts and back
@@ -58,6 +59,7 @@ mod nft;
 pub mod notice;
 pub(crate) mod packet;
 mod paths;
+mod placed;
 pub mod probe;
 mod rate;
 mod real;
@@ -81,6 +83,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 
 pub use fake::Fake;
+pub use placed::{Placed, Sandbox};
 pub use real::Real;
 use tombolo_core::model::{IfName, Mac, Proto};
 use tombolo_core::world::{Family, Step, World};
@@ -215,6 +218,12 @@ pub trait Kernel: Send {
 
     /// Makes one step.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Makes the step that adds a container's pair of links, with the container's end right in its sandbox and all set up there.
+    ///
+    /// # Errors
+    /// Where that can't be, for whatever reason, nothing of it is left. The pair can then be made on the host.
+    fn attach(&mut self, step: &Step, placed: &Placed) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Makes many steps, in their order; gives what became of each. It is faster than one by one where neighbours and
     /// forwarding entries follow each other.

@@ -243,9 +243,10 @@ impl Links {
         self.fit(name, |link| link.ours).await
     }
 
-    /// The link of that name, which must be ours or an adopted bridge.
+    /// The link of that name, which must be ours or an adopted bridge, or within a sandbox.
     pub(super) async fn used(&mut self, name: &IfName) -> Result<Link, Failure> {
-        self.fit(name, |link| link.ours || link.adopted).await
+        self.fit(name, |link| link.ours || link.adopted || link.placed)
+            .await
     }
 
     async fn fit(&mut self, name: &IfName, fits: impl Fn(&Link) -> bool) -> Result<Link, Failure> {

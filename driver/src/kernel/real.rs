@@ -23,7 +23,7 @@ use super::socket::Failure;
 use super::user::User;
 use super::vxlan::Tunnel;
 use super::watch::Own;
-use super::{Announcement, Error, Flow, Kernel, settings};
+use super::{Announcement, Error, Flow, Kernel, Placed, settings};
 
 /// The Linux kernel, in the network namespace of the thread that uses this. It keeps nothing but open sockets, so a
 /// future of it may be dropped at any moment: the step was then done or not, and the next call begins afresh.
@@ -295,6 +295,17 @@ impl Kernel for Real {
                 Step::Remove(key, value) => self.remove(key, value).await,
             };
             done.map_err(|failure| failed(step, failure))
+        })
+    }
+
+    fn attach(&mut self, step: &Step, placed: &Placed) -> impl Future<Output = Result<(), Error>> + Send {
+        let placed = placed.clone();
+        Box::pin(async move {
+            let made = match step {
+                Step::Add(Key::Link(name), value) => placed.make(name.clone(), value.clone()).await,
+                _ => Failure::ours("only a pair of links can be made within a sandbox"),
+            };
+            made.map_err(|failure| failed(step, failure))
         })
     }
 

@@ -129,18 +129,8 @@ impl Inside {
         let up = LinkUnspec::new_with_index(link.index).up().build();
         links.tell(RouteNetlinkMessage::SetLink(up), 0).await?;
         for (net, via) in &self.ways_out {
-            let mut route = RouteMessageBuilder::<IpAddr>::new()
-                .table_id(u32::from(RouteHeader::RT_TABLE_MAIN))
-                .kind(RouteType::Unicast)
-                .scope(match via {
-                    Some(_) => RouteScope::Universe,
-                    None => RouteScope::Link,
-                })
-                .build();
-            out(&mut route, *net, *via, link.index);
-            let made = links
-                .tell(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
-                .await;
+            let route = RouteNetlinkMessage::NewRoute(route_by(*net, *via, link.index));
+            let made = links.tell(route, NLM_F_CREATE | NLM_F_EXCL).await;
             // A container on several networks may have its way out by another one.
             unless(made, &[libc::EEXIST])?;
         }
@@ -155,9 +145,17 @@ impl Inside {
     }
 }
 
-/// Completes a route by a link.
-fn out(route: &mut RouteMessage, net: IpNet, via: Option<IpAddr>, link: u32) {
+/// A route by a link, to a router or (none) to what is on its wire.
+pub(super) fn route_by(net: IpNet, via: Option<IpAddr>, link: u32) -> RouteMessage {
     use netlink_packet_route::AddressFamily;
+    let mut route = RouteMessageBuilder::<IpAddr>::new()
+        .table_id(u32::from(RouteHeader::RT_TABLE_MAIN))
+        .kind(RouteType::Unicast)
+        .scope(match via {
+            Some(_) => RouteScope::Universe,
+            None => RouteScope::Link,
+        })
+        .build();
     route.header.address_family = match net {
         IpNet::V4(_) => AddressFamily::Inet,
         IpNet::V6(_) => AddressFamily::Inet6,
@@ -172,11 +170,12 @@ fn out(route: &mut RouteMessage, net: IpNet, via: Option<IpAddr>, link: u32) {
         .attributes
         .extend(via.map(|via| RouteAttribute::Gateway(via.into())));
     route.attributes.push(RouteAttribute::Oif(link));
+    route
 }
 
 impl Links {
     /// All links of this namespace.
-    async fn all(&mut self) -> Result<Vec<Link>, Failure> {
+    pub(super) async fn all(&mut self) -> Result<Vec<Link>, Failure> {
         let dump = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let replies = self.socket.dump(dump.into()).await?;
         replies.iter().map(link_of).collect()
@@ -197,11 +196,11 @@ fn within<T: Send>(
     done.map_err(|error| broken(&error))?
 }
 
-fn on_this_thread<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(super) fn on_this_thread<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| broken(&error))?.block_on(work)
 }
 
-fn broken(error: &io::Error) -> Failure {
+pub(super) fn broken(error: &io::Error) -> Failure {
     Failure::Broken(error.to_string())
 }

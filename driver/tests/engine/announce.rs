@@ -106,6 +106,7 @@ impl Scene {
             addresses: vec![format!("{address}/24").parse().unwrap()],
             mac,
             rate: None,
+            sysctls: Vec::new(),
         });
         self.must(&Command::Join {
             network: network(),

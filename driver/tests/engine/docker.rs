@@ -45,6 +45,7 @@ fn view(networks: Vec<NetworkView>) -> View {
     View {
         engine: "engine-1".to_owned(),
         version: "20.10.24".to_owned(),
+        live_restore: false,
         networks,
         bridges: BTreeSet::new(),
     }
@@ -69,6 +70,7 @@ impl Scene {
             addresses,
             mac: None,
             rate: None,
+            sysctls: Vec::new(),
         })
         .unwrap();
         let (endpoint, network) = (format!("e{n}").parse().unwrap(), format!("n{n}").parse().unwrap());

@@ -91,6 +91,7 @@ fn the_life_of_an_endpoint_is_told_in_its_order() {
             addresses: vec!["10.0.0.2/24".parse().unwrap()],
             mac: None,
             rate: None,
+            sysctls: Vec::new(),
         },
         Command::Join {
             network: net(),
@@ -162,6 +163,7 @@ fn names_are_told_once_and_the_engine_as_it_comes_and_goes() {
     let view = |name: &str| View {
         engine: "engine-1".to_owned(),
         version: "28.5".to_owned(),
+        live_restore: false,
         bridges: std::collections::BTreeSet::new(),
         networks: vec![NetworkView {
             id: "n0".parse().unwrap(),

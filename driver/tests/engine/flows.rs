@@ -87,6 +87,7 @@ fn flows_of_an_endpoint_that_docker_has_forgotten_are_not_those_of_the_next() {
         addresses: vec!["10.0.0.2/24".parse().unwrap()],
         mac: None,
         rate: None,
+        sysctls: Vec::new(),
     };
     scene.forgets(&next, &[Flow::Of(address("10.0.0.2"))]);
 }

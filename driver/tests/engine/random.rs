@@ -52,7 +52,7 @@ fn command() -> impl Strategy<Value = Command> {
             network: net(n),
             addresses: vec![format!("10.{n}.0.{a}/24").parse().unwrap()],
             mac: None,
-            rate: None,
+            rate: None, sysctls: Vec::new(),
         }),
         2 => (0..6u8).prop_map(move |e| Command::DeleteEndpoint(endpoint(e))),
         4 => (0..6u8, id.clone()).prop_map(move |(e, n)| Command::Join {
@@ -180,6 +180,7 @@ fn a_death_at_any_step_of_a_start_and_a_stop_leaves_nothing_behind() {
             addresses: vec!["10.0.0.2/24".parse().unwrap()],
             mac: None,
             rate: None,
+            sysctls: Vec::new(),
         },
         Command::Join {
             network: net.clone(),

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tombolo::engine::{Edge, Engine, Journal, Looked, Setup};
-use tombolo::kernel::{Announcement, Error, Fake, Flow, Kernel};
+use tombolo::kernel::{Announcement, Error, Fake, Flow, Kernel, Placed};
 use tombolo::records::Records;
 use tombolo::store::{self, Put, Row};
 use tombolo_core::kinds::Spec;
 use tombolo_core::kinds::options::Options;
-use tombolo_core::model::{Network, Subnet};
+use tombolo_core::model::{Attach, Network, Subnet};
 use tombolo_core::state::{Command, Ephemeral, HostPort, Reply, State};
 use tombolo_core::world::{Step, World, diff};
 
@@ -40,6 +40,10 @@ impl Kernel for Mortal {
             let look = kernel.lock().unwrap().observe().now_or_never();
             look.expect("the fake never waits")
         }
+    }
+
+    async fn attach(&mut self, step: &Step, _: &Placed) -> Result<(), Error> {
+        self.apply(step).await
     }
 
     async fn apply_all(&mut self, steps: &[Step]) -> Vec<Result<(), Error>> {
@@ -162,6 +166,7 @@ fn start(kernel: &Mortal, disk: &Disk, lost: bool) -> Engine<Mortal, Disk> {
     let setup = Setup {
         carve: vec!["10.208.0.0/16:24".parse().unwrap()],
         host_binding: None,
+        attach: Attach::Classic,
         driver: "tombolo".to_owned(),
         edge: Edge {
             now_s: || 0,
@@ -278,5 +283,6 @@ pub fn network(id: u8, pool: u8, internal: bool, v6: bool) -> Network {
         internal,
         subnets,
         released: false,
+        attach: None,
     }
 }

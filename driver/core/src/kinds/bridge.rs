@@ -409,6 +409,7 @@ impl Kind for Bridge {
             engines_way_out,
             routes: Vec::new(),
             routers: Vec::new(),
+            made: false,
         }
     }
 }

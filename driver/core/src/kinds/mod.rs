@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Endpoint, Group, IfName, Mac, NetName, Network, NetworkId, fnv1a};
+use crate::model::{Attach, Endpoint, Group, IfName, Mac, NetName, Network, NetworkId, fnv1a};
 use crate::modes::MacvlanMode;
 use crate::world::{Hop, Value, World};
 use bridge::Bridge;
@@ -142,6 +142,8 @@ pub struct Joined {
     pub routes: Vec<IpNet>,
     /// What routers lead to, where that is not said by the gateways.
     pub routers: Vec<(IpNet, IpAddr)>,
+    /// The link is in the sandbox already, with all that belongs to it: there is nothing to move.
+    pub made: bool,
 }
 
 /// Where published ports are published.
@@ -263,6 +265,7 @@ impl Spec {
                 ));
             }
         };
+        spec.attachable(options.take(&[Attach::OPTION])?)?;
         // It says what is made on other hosts, and nothing of this network.
         options.take::<options::Switch>(&["replicate"])?;
         // The engine handles these two itself, for any driver (28 and later), after it has checked them.
@@ -416,6 +419,25 @@ impl Spec {
         match self.is_shared() && reaches {
             true => asked,
             false => Dns::Off,
+        }
+    }
+
+    /// Whether its containers' links may be made within their sandboxes.
+    pub fn goes_inside(&self) -> bool {
+        // Where the engine gives the container an interface of its own beside ours, it would give both one name.
+        self.bridge()
+            .is_some_and(|bridge| bridge.ports == bridge::Ports::Tombolo)
+    }
+
+    /// Whether its containers may come by their links as the user says.
+    fn attachable(&self, attach: Option<Attach>) -> Result<(), options::Error> {
+        match attach {
+            Some(Attach::Inside) if !self.goes_inside() => Err(options::refuse_value(
+                "attach",
+                "inside",
+                "only on networks with a bridge of tombolo's (bridge, host-gateway, overlay) that publish their own ports",
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::model::{IfName, NetName, cut};
+use crate::model::{Attach, IfName, NetName, cut};
 
 /// Why options were refused. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +115,13 @@ impl FromText for IpAddr {
     const ALLOWED: &'static str = "an IPv4 or IPv6 address";
     fn from_text(text: &str) -> Option<Self> {
         text.parse().ok()
+    }
+}
+
+impl FromText for Attach {
+    const ALLOWED: &'static str = Self::ALLOWED;
+    fn from_text(text: &str) -> Option<Self> {
+        Self::from_text(text)
     }
 }
 

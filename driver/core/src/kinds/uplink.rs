@@ -224,6 +224,7 @@ impl Uplink {
             engines_way_out: false,
             routes: Vec::new(),
             routers: Vec::new(),
+            made: false,
         }
     }
 }

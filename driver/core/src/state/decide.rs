@@ -29,13 +29,20 @@ impl State {
                 addresses,
                 mac,
                 rate,
-            } => self.create_endpoint(id, network, addresses, *mac, *rate, around),
+                sysctls,
+            } => {
+                let network = self.known(network)?;
+                let lent = lent_to(network, addresses, around);
+                let mut endpoint = make_endpoint(id, network, addresses, *mac, *rate, lent)?;
+                endpoint.sysctls.clone_from(sysctls);
+                self.create_endpoint(network, endpoint)
+            }
             Command::DeleteEndpoint(id) => Ok((self.delete_endpoint(id), Reply::Done)),
             Command::Join {
                 network,
                 endpoint,
                 sandbox,
-            } => self.join(network, endpoint, sandbox),
+            } => self.join(network, endpoint, sandbox, around),
             Command::Leave(id) => Ok((self.change(id, leave), Reply::Done)),
             Command::Publish {
                 network,
@@ -381,21 +388,8 @@ impl State {
             .collect()
     }
 
-    fn create_endpoint(
-        &self,
-        id: &EndpointId,
-        network: &NetworkId,
-        addresses: &[IpNet],
-        mac: Option<Mac>,
-        rate: Option<u64>,
-        around: &Surroundings<'_>,
-    ) -> Decision {
-        let network = self.known(network)?;
-        let lent = addresses
-            .iter()
-            .find_map(|address| (around.lent)(address.addr()))
-            .filter(|_| network.spec.uplink().is_some());
-        let endpoint = make_endpoint(id, network, addresses, mac, rate, lent)?;
+    fn create_endpoint(&self, network: &Network, endpoint: Endpoint) -> Decision {
+        let (id, addresses) = (&endpoint.id, &endpoint.addresses);
         if let Some(have) = self.endpoints.get(id) {
             same_endpoint(have, &endpoint)?;
             return Ok((
@@ -443,7 +437,13 @@ impl State {
         }
     }
 
-    fn join(&self, network: &NetworkId, id: &EndpointId, sandbox: &str) -> Decision {
+    fn join(
+        &self,
+        network: &NetworkId,
+        id: &EndpointId,
+        sandbox: &str,
+        around: &Surroundings<'_>,
+    ) -> Decision {
         let (network, endpoint) = self.member(network, id)?;
         if let Some(joined) = endpoint.sandbox.as_ref().filter(|joined| *joined != sandbox) {
             return Err(Refusal::Joined {
@@ -451,14 +451,19 @@ impl State {
                 sandbox: joined.clone(),
             });
         }
+        // A link that is there already stays where it is.
+        let inside = match endpoint.linked {
+            true => endpoint.inside,
+            false => around.enterable && network.is_inside(around.attach),
+        };
         let edits = self.change(id, |endpoint| {
             endpoint.sandbox = Some(sandbox.to_owned());
             endpoint.linked = true;
+            endpoint.inside = inside;
         });
-        Ok((
-            edits,
-            Reply::Joined(network.spec.kind().joined(network, endpoint)),
-        ))
+        let mut joined = network.spec.kind().joined(network, endpoint);
+        joined.made = inside;
+        Ok((edits, Reply::Joined(joined)))
     }
 
     fn set_ports(
@@ -667,6 +672,21 @@ fn of_ipam(edits: Vec<IpamEdit>) -> Vec<Edit> {
 fn leave(endpoint: &mut Endpoint) {
     endpoint.sandbox = None;
     endpoint.published.clear();
+    // Nobody else takes it out of the sandbox.
+    endpoint.linked &= !endpoint.inside;
+    endpoint.inside = false;
+}
+
+/// What came with an address that a wire's own server has given: the hardware address, and the way out.
+fn lent_to(
+    network: &Network,
+    addresses: &[IpNet],
+    around: &Surroundings<'_>,
+) -> Option<(Mac, Option<IpAddr>)> {
+    let mut lent = addresses
+        .iter()
+        .filter_map(|address| (around.lent)(address.addr()));
+    lent.next().filter(|_| network.spec.uplink().is_some())
 }
 
 fn lose(endpoint: &mut Endpoint) {
@@ -768,6 +788,8 @@ fn make_endpoint(
             let own = addresses.iter().any(|address| address.addr() == *router);
             network.subnet_of(*router).is_some() && !own
         }),
+        inside: false,
+        sysctls: Vec::new(),
     })
 }
 

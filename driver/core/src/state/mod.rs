@@ -28,7 +28,7 @@ use tombolo_ipam::{self as ipam, Carve, Ipam, PoolId, PoolRequest, Slot, Space, 
 pub use self::peers::{Heard, News, Peers, Place, Remote};
 pub use self::sight::Sight;
 use crate::kinds::{Agreed, Found, Joined};
-use crate::model::{Endpoint, EndpointId, IfName, Mac, NetName, Network, NetworkId, PortWish, Proto};
+use crate::model::{Attach, Endpoint, EndpointId, IfName, Mac, NetName, Network, NetworkId, PortWish, Proto};
 use crate::world::{Family, Key, Value, World};
 
 /// What Docker (or the reconciliation with Docker) wants.
@@ -50,6 +50,8 @@ pub enum Command {
         mac: Option<Mac>,
         /// What it is sent at most, in bits a second.
         rate: Option<u64>,
+        /// The settings of its link, as the engine writes them.
+        sysctls: Vec<String>,
     },
     /// Remove an endpoint and its link.
     DeleteEndpoint(EndpointId),
@@ -188,6 +190,10 @@ pub struct Surroundings<'a> {
     pub found: Found,
     /// Why this host may not give addresses of the cluster's pools now, if so.
     pub outside: Option<&'a str>,
+    /// How containers come by their links on networks that don't say so.
+    pub attach: Attach,
+    /// Whether the sandbox that is joined can be entered now.
+    pub enterable: bool,
 }
 
 /// The host ports from which ephemeral ones are taken.

@@ -5,7 +5,7 @@ mod wires;
 use super::*;
 use crate::kinds::options::Options;
 use crate::kinds::{Found, Spec, Theirs};
-use crate::model::{Published, Subnet};
+use crate::model::{Attach, Published, Subnet};
 use crate::world::{Setting, diff};
 
 /// A state together with the surroundings of its commands.
@@ -16,6 +16,8 @@ struct Scene {
     reserved: Vec<std::ops::RangeInclusive<u16>>,
     found: Found,
     outside: Option<String>,
+    attach: Attach,
+    enterable: bool,
 }
 
 impl Scene {
@@ -27,6 +29,8 @@ impl Scene {
             reserved: Vec::new(),
             found: Found::default(),
             outside: None,
+            attach: Attach::Classic,
+            enterable: false,
         }
     }
 
@@ -65,6 +69,8 @@ impl Scene {
             host_binding: None,
             found: self.found,
             outside: self.outside.as_deref(),
+            attach: self.attach,
+            enterable: self.enterable,
         };
         let decision = self.state.decide(&command, &around);
         match (&command, &decision) {
@@ -90,6 +96,7 @@ impl Scene {
             addresses: vec![address.parse().unwrap()],
             mac: None,
             rate: None,
+            sysctls: Vec::new(),
         })
     }
 
@@ -147,6 +154,7 @@ fn network(id: &str, pool: &str) -> Network {
             ours: true,
         }],
         released: false,
+        attach: None,
     }
 }
 
@@ -456,6 +464,7 @@ fn dual(options: &[(&str, &str)]) -> Scene {
             addresses: vec!["10.1.0.2/24".parse().unwrap(), "fd01::2/64".parse().unwrap()],
             mac: None,
             rate: None,
+            sysctls: Vec::new(),
         })
         .unwrap();
     scene

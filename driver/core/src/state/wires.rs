@@ -224,7 +224,8 @@ impl State {
 
     /// Where an endpoint that has joined is to be found on its wire: by which link of the host it is told, each of its
     /// addresses, and its hardware address; nothing where that is the parent's. Containers of this host hear what the host's
-    /// own link there says, and nothing of what the parent sends.
+    /// own link there says, and nothing of what the parent sends. On a bridge the engine tells of a link that it has moved, and
+    /// of one that was made within its sandbox we do.
     pub fn places_on_wire(&self, id: &EndpointId) -> Vec<(IfName, IpAddr, Mac)> {
         let endpoint = self
             .endpoints
@@ -234,14 +235,14 @@ impl State {
         let Some((endpoint, network)) = endpoint.zip(network) else {
             return Vec::new();
         };
-        let Some(uplink) = network.spec.uplink().filter(|_| network.spec.has_macs()) else {
-            return Vec::new();
+        let links: Vec<IfName> = match network.spec.uplink() {
+            Some(uplink) if network.spec.has_macs() => {
+                let shim = uplink.links(&network.id).into_iter();
+                shim.chain([uplink.lower(&network.id)]).collect()
+            }
+            None if endpoint.inside => network.spec.kind().links(&network.id),
+            _ => return Vec::new(),
         };
-        let links = uplink
-            .links(&network.id)
-            .into_iter()
-            .chain([uplink.lower(&network.id)]);
-        let links: Vec<IfName> = links.collect();
         let place = |address: &ipnet::IpNet| {
             let links = links.clone().into_iter();
             let address = address.addr();

@@ -18,17 +18,19 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use crate::kinds::options;
-use crate::model::Malformed;
+use crate::model::{EndpointId, Malformed};
 use crate::state::{Command, Reply};
 
 pub use ipam::{SPACE_GLOBAL, SPACE_LOCAL};
-pub use network::way_out_name;
+pub use network::{nothing_to_tell, way_out_name};
 
 /// What a request comes to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
     /// The answer is always the same.
     Fixed(Value),
+    /// The answer is always the same ([`nothing_to_tell`]), but what is asked of an endpoint tells something.
+    Asked(EndpointId),
     /// The engine's records decide.
     Do(Box<Command>),
 }

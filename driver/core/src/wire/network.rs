@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Call, Error, Object, body, nullable, parse};
 use crate::kinds::options::{FromText, Options, Rate};
 use crate::kinds::{Joined, Spec};
-use crate::model::{EndpointId, Mac, Network, NetworkId, PortWish, Proto, Subnet, cut};
+use crate::model::{Attach, EndpointId, Mac, Network, NetworkId, PortWish, Proto, Subnet, cut};
 use crate::state::Command;
 use crate::world::Family;
 
@@ -33,6 +33,9 @@ pub fn way_out_name(family: Family) -> &'static str {
 
 /// The option of an endpoint that limits what it is sent.
 const RATE: &str = "rate";
+
+/// The engine's option of an endpoint that names settings of its link (27 and later).
+const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
 
 type Map = BTreeMap<String, Value>;
 
@@ -143,8 +146,12 @@ pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error
         "RevokeExternalConnectivity" => take_down(method, bytes, Command::Unpublish),
         // The engine ignores ports that a plug-in reports here, in every version; it wants an answer only.
         // As it is always the same, it is given to a repeat without a body as well.
-        "EndpointOperInfo" if bytes.is_empty() => Ok(Call::Fixed(json!({ "Value": {} }))),
-        "EndpointOperInfo" => body::<OfEndpoint>(method, bytes).map(|_| Call::Fixed(json!({ "Value": {} }))),
+        "EndpointOperInfo" if bytes.is_empty() => Ok(Call::Fixed(nothing_to_tell())),
+        "EndpointOperInfo" => {
+            let request: OfEndpoint = body(method, bytes)?;
+            let id = request.endpoint_id.parse();
+            Ok(id.map_or_else(|_| Call::Fixed(nothing_to_tell()), Call::Asked))
+        }
         "Join" => {
             let request: OfEndpoint = body(method, bytes)?;
             let (network, endpoint) = ids(&request)?;
@@ -177,6 +184,11 @@ pub(super) fn read(method: &str, name: &str, bytes: &[u8]) -> Result<Call, Error
         "DiscoverNew" | "DiscoverDelete" => body::<Map>(method, bytes).map(|_| Call::Fixed(json!({}))),
         _ => Err(Error::NoMethod { method: cut(method) }),
     }
+}
+
+/// What there is to know of an endpoint.
+pub fn nothing_to_tell() -> Value {
+    json!({ "Value": {} })
 }
 
 /// The longest path of a sandbox: the kernel's PATH_MAX.
@@ -216,8 +228,8 @@ fn flag(options: &Map, key: &'static str) -> Result<Option<bool>, Error> {
     }
 }
 
-/// The kind and its options.
-fn spec(options: &Map) -> Result<Spec, Error> {
+/// What the user has said with `-o`.
+fn given(options: &Map) -> Result<BTreeMap<String, String>, Error> {
     let given: BTreeMap<String, Value> = match options.get(GENERIC) {
         None | Some(Value::Null) => BTreeMap::new(),
         Some(Value::Object(map)) => map.clone().into_iter().collect(),
@@ -233,9 +245,13 @@ fn spec(options: &Map) -> Result<Spec, Error> {
             Err(Error::Field { field: GENERIC, why })
         }
     };
-    let given = given.into_iter().map(text).collect::<Result<_, _>>()?;
+    given.into_iter().map(text).collect()
+}
+
+/// The kind and its options.
+fn spec(options: &Map) -> Result<Spec, Error> {
     let v6 = flag(options, ENABLE_IPV6)?.unwrap_or(false);
-    Ok(Spec::read(Options::new(given), v6)?)
+    Ok(Spec::read(Options::new(given(options)?), v6)?)
 }
 
 fn create_network(request: &CreateNetwork) -> Result<Network, Error> {
@@ -293,6 +309,7 @@ fn create_network(request: &CreateNetwork) -> Result<Network, Error> {
         internal: flag(&request.options, INTERNAL)?.unwrap_or(false),
         subnets,
         released: false,
+        attach: Attach::among(&given(&request.options)?),
     })
 }
 
@@ -318,6 +335,14 @@ fn create_endpoint(request: &OfEndpoint) -> Result<Command, Error> {
                 why: format!("'{}' is not {}", cut(&text), Rate::ALLOWED),
             })?;
             Some(rate.0)
+        }
+    };
+    let sysctls = match request.options.get(SYSCTLS) {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::String(text)) => text.split(',').map(ToOwned::to_owned).collect(),
+        Some(other) => {
+            let why = format!("'{}' is not a text", cut(&other.to_string()));
+            return Err(Error::Field { field: SYSCTLS, why });
         }
     };
     let of_family = |field, text: &str, v6: bool, allowed: &str| -> Result<Option<IpNet>, Error> {
@@ -356,6 +381,7 @@ fn create_endpoint(request: &OfEndpoint) -> Result<Command, Error> {
         addresses: v4.into_iter().chain(v6).collect(),
         mac,
         rate,
+        sysctls,
     })
 }
 
@@ -421,8 +447,13 @@ pub(super) fn join_answer(joined: &Joined) -> Value {
     let by_router = joined.routers.iter();
     let by_router = by_router.map(|(net, via)| json!({ "Destination": net, "RouteType": 0, "NextHop": via }));
     let routes = by_link.chain(by_router);
+    // Without this the engine moves nothing and sets nothing up, but for the ways out.
+    let name = match joined.made {
+        true => Value::Null,
+        false => json!({ "SrcName": joined.source.as_str(), "DstPrefix": joined.prefix }),
+    };
     json!({
-        "InterfaceName": { "SrcName": joined.source.as_str(), "DstPrefix": joined.prefix },
+        "InterfaceName": name,
         "Gateway": text(joined.gateway),
         "GatewayIPv6": text(joined.gateway_v6),
         "StaticRoutes": routes.collect::<Vec<_>>(),

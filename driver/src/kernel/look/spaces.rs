@@ -11,9 +11,16 @@ use nix::sched::{CloneFlags, setns, unshare};
 /// # Errors
 /// When the namespace can't be entered; the work was not begun then.
 pub fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-    let file = File::open(namespace)?;
+    inside_of(&File::open(namespace)?, work)
+}
+
+/// The same for a namespace whose file is open.
+///
+/// # Errors
+/// As for [`inside`].
+pub fn inside_of<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     on_a_thread(move || {
-        setns(&file, CloneFlags::CLONE_NEWNET)?;
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
         Ok(work())
     })
 }

@@ -55,6 +55,7 @@ fn network(options: &[(&str, &str)]) -> Network {
             subnet("fd42::/64", "fd42::1/64"),
         ],
         released: false,
+        attach: None,
     }
 }
 
@@ -158,6 +159,8 @@ fn here(address: &str, n: u8) -> Endpoint {
         published: vec![],
         rate: None,
         way_out: None,
+        inside: false,
+        sysctls: Vec::new(),
     }
 }
 

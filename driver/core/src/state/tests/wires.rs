@@ -52,6 +52,7 @@ fn on_wire(
             ours: true,
         }],
         released: false,
+        attach: None,
     };
     // As whoever passes requests on has it: without what nobody named.
     let network = scene.state.as_named(&network).map_err(|e| e.to_string())?;
@@ -313,6 +314,7 @@ fn a_rate_on_a_wire_is_refused() {
         addresses: vec!["192.0.2.7/24".parse().unwrap()],
         mac: None,
         rate: Some(125_000),
+        sysctls: Vec::new(),
     });
     let refused = refused.unwrap_err();
     assert!(refused.contains("rate: 125000 bytes a second"), "{refused}");
@@ -329,6 +331,7 @@ fn links_that_share_a_hardware_address_have_none_of_their_own() {
         addresses: vec!["192.0.2.7/24".parse().unwrap()],
         mac: Some("02:00:00:00:00:01".parse().unwrap()),
         rate: None,
+        sysctls: Vec::new(),
     });
     assert!(refused.unwrap_err().contains("MacAddress"));
     assert_eq!(

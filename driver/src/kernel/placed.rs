@@ -1,0 +1,345 @@
+//! A container's link that is made within its sandbox, in the place of one that the engine would move there.
+//!
+//! ```text
+//!   sandbox                     host
+//!   eth%d ────── one message ────── tbh…     then in the sandbox: addresses, settings, up, routes
+//! ```
+//!
+//! Moving a link from one namespace to another costs the kernel some 16 ms, making one in both at once half a millisecond. What
+//! the engine would do with a link that it moves (moby, `libnetwork/osl/interface_linux.go`) is done here in its order: the
+//! name by its prefix with the lowest free number, addresses, `disable_ipv6` by whether it has one of IPv6, the endpoint's
+//! own settings, up, and the routes by the link itself. The ways out are the engine's all the same.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
+use nix::sys::statfs::{FsType, fstatfs};
+use rtnetlink::{LinkUnspec, LinkVeth};
+use tombolo_core::model::IfName;
+use tombolo_core::world::{LINK_GROUP, PLACED_GROUP, Setting, Value};
+
+use super::Error;
+use super::link::Link;
+use super::look::spaces;
+use super::netlink::{Asked, Links, Veth, refused, with_mtu};
+use super::sandbox::{broken, on_this_thread, route_by};
+use super::socket::Failure;
+use super::{routes, settings};
+
+/// The file system of namespaces' files (`NSFS_MAGIC`, linux/magic.h).
+const NSFS: FsType = FsType(0x6e73_6673);
+
+/// The namespace of the thread that asks.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// A sandbox that can be entered. It lives as long as this does, whatever becomes of its file.
+#[derive(Debug)]
+pub struct Sandbox {
+    file: File,
+    path: PathBuf,
+}
+
+impl Sandbox {
+    /// The sandbox at a path, if there is a network namespace by now that isn't this host's own. Engines before 28 make it
+    /// only after the container has joined its networks, and a managed plug-in doesn't see it.
+    pub fn at(path: &Path) -> Option<Self> {
+        let file = File::open(path).ok()?;
+        let kind = fstatfs(&file).ok()?.filesystem_type();
+        let (there, own) = (file.metadata().ok()?, fs::metadata(OWN).ok()?);
+        let apart = (there.dev(), there.ino()) != (own.dev(), own.ino());
+        (kind == NSFS && apart).then(|| Self {
+            file,
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// What the names of the engine's own links begin with where nobody says otherwise.
+const ENGINES_PREFIX: &str = "eth";
+
+impl Sandbox {
+    /// The names of the links in it that the engine has put there.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    pub async fn strangers(self: Arc<Self>) -> Result<BTreeSet<String>, Error> {
+        let all = within(self.clone(), async |links: &mut Links| links.all().await);
+        let all = self.told("looking at its links", all.await)?;
+        let strangers = all.into_iter().filter(is_stranger);
+        Ok(strangers.map(|link| link.name).collect())
+    }
+
+    /// Gives a link of ours another name if it has the one that the engine will give its next link. Tells that name then, and
+    /// the link's index.
+    ///
+    /// # Errors
+    /// When the kernel doesn't do it: it renames links that are up since Linux 6.2.
+    pub async fn make_room(
+        self: Arc<Self>,
+        strangers: &BTreeSet<String>,
+    ) -> Result<Option<(IfName, u32)>, Error> {
+        let next = (0..u16::MAX).map(|n| format!("{ENGINES_PREFIX}{n}"));
+        let next = next.into_iter().find(|name| !strangers.contains(name));
+        let Some(next) = next.and_then(|name| name.parse::<IfName>().ok()) else {
+            return Ok(None);
+        };
+        let name = next.clone();
+        let renamed = within(self.clone(), async move |links: &mut Links| {
+            let Some(link) = links.find(&name).await?.filter(|link| link.placed) else {
+                return Ok(None);
+            };
+            let other = LinkUnspec::new_with_index(link.index).name(format!("{ENGINES_PREFIX}%d"));
+            links.tell(RouteNetlinkMessage::SetLink(other.build()), 0).await?;
+            Ok(Some(link.index))
+        });
+        let renamed = self.told("giving a link another name", renamed.await)?;
+        Ok(renamed.map(|index| (next, index)))
+    }
+
+    /// Gives a link of ours the name back that it had, if nobody has taken that.
+    ///
+    /// # Errors
+    /// When the kernel doesn't do it.
+    pub async fn give_back(self: Arc<Self>, name: IfName, index: u32) -> Result<(), Error> {
+        let given = within(self.clone(), async move |links: &mut Links| {
+            let all = links.all().await?;
+            let free = all.iter().all(|link| link.name != name.as_str());
+            if free && all.iter().any(|link| link.index == index && link.placed) {
+                let back = LinkUnspec::new_with_index(index).name(name.to_string());
+                links.tell(RouteNetlinkMessage::SetLink(back.build()), 0).await?;
+            }
+            Ok(())
+        });
+        self.told("giving a link its name back", given.await)
+    }
+
+    fn told<T>(&self, doing: &str, outcome: Result<T, Failure>) -> Result<T, Error> {
+        outcome.map_err(|failure| Error::Refused {
+            step: format!("{doing}, in {self}"),
+            why: failure.to_string(),
+        })
+    }
+}
+
+/// Does something with the links of a sandbox. It is entered on a thread, which is waited for.
+async fn within<T: Send + 'static>(
+    sandbox: Arc<Sandbox>,
+    work: impl AsyncFnOnce(&mut Links) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let work = move || {
+        let done = spaces::inside_of(&sandbox.file, || {
+            on_this_thread(async { work(&mut Links::new()).await })
+        });
+        done.map_err(|error| broken(&error))?
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Failure::Broken(error.to_string())))
+}
+
+/// Whether a link was put there by the engine: not made there by us, and not one that came with the namespace (`lo`, `tunl0` and
+/// such, which is down).
+fn is_stranger(link: &Link) -> bool {
+    link.name != "lo" && link.up && !link.placed
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(f)
+    }
+}
+
+/// A container's link as it is to be in its sandbox.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// The sandbox.
+    pub sandbox: Arc<Sandbox>,
+    /// What the link's name begins with.
+    pub prefix: String,
+    /// Its addresses, none of them an IPv6 link-local one.
+    pub addresses: Vec<IpNet>,
+    /// Its settings, as `net.X.Y.IFNAME.Z=VALUE`.
+    pub sysctls: Vec<String>,
+    /// What is on its wire besides its own subnets.
+    pub routes: Vec<IpNet>,
+}
+
+impl Placed {
+    /// Makes a pair whose host end has this name.
+    pub(super) async fn make(self, host: IfName, pair: Value) -> Result<(), Failure> {
+        let own = File::open(OWN).map_err(|error| broken(&error))?;
+        within(
+            self.sandbox.clone(),
+            async move |links: &mut Links| match Asked::of(&host, &pair) {
+                Some(Asked::Veth(veth)) => self.make_within(links, &veth, &own).await,
+                _ => Failure::ours("only a pair of links can be made within a sandbox"),
+            },
+        )
+        .await
+    }
+
+    async fn make_within(&self, links: &mut Links, veth: &Veth<'_>, host: &File) -> Result<(), Failure> {
+        let there = links.all().await?;
+        // It may be connected to more networks of other drivers at any time, and the engine would give links names that ours have.
+        if let Some(other) = there.iter().find(|link| is_stranger(link)) {
+            return Failure::ours(format!(
+                "{} has a link of the engine's, {}",
+                self.sandbox, other.name
+            ));
+        }
+        if there.iter().any(|link| link.name != "lo") {
+            self.clear().await?;
+        }
+        self.add_pair(links, veth, host).await?;
+        let made = links.all().await?.into_iter();
+        let known = |link: &Link| there.iter().any(|before| before.index == link.index);
+        let Some(link) = made.into_iter().find(|link| link.placed && !known(link)) else {
+            return Failure::ours("a link that was just made is not there");
+        };
+        let done = self.set_up(links, &link).await;
+        if done.is_err() {
+            // Half a link is worse than none. The other end goes with it.
+            links.delete(link.index).await?;
+        }
+        done
+    }
+
+    /// One message makes both ends where they belong.
+    async fn add_pair(&self, links: &mut Links, veth: &Veth<'_>, host: &File) -> Result<(), Failure> {
+        let end = LinkUnspec::new_with_name(veth.name.as_str())
+            .link_group(LINK_GROUP)
+            .address(veth.mac.bytes().to_vec())
+            .append_extra_attribute(LinkAttribute::NetNsFd(host.as_raw_fd()));
+        // The kernel puts the lowest free number in the place of `%d`.
+        let pattern = format!("{}%d", self.prefix);
+        let message = LinkVeth::new(&pattern, veth.name.as_str())
+            .link_group(PLACED_GROUP)
+            .address(veth.peer_mac.bytes().to_vec());
+        let message = with_mtu(message, veth.mtu)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(with_mtu(end, veth.mtu).build())));
+        links.create(message.build()).await
+    }
+
+    async fn set_up(&self, links: &mut Links, link: &Link) -> Result<(), Failure> {
+        let name: IfName = link
+            .name
+            .parse()
+            .map_err(|error| Failure::Broken(format!("a link was made as '{}': {error}", link.name)))?;
+        let v6 = self.addresses.iter().any(|address| address.addr().is_ipv6());
+        settings::apply(&Setting::DisableIpv6(name.clone()), u32::from(!v6), &[])?;
+        for address in &self.addresses {
+            links.add_address(&name, *address).await?;
+        }
+        for sysctl in &self.sysctls {
+            set(sysctl, &name)?;
+        }
+        // A setting may have taken IPv6 away again, of which the engine must know.
+        let has = links.addresses().await?;
+        let kept = |address: &IpNet| {
+            let on_it = (link.index, *address);
+            has.iter().any(|(index, net, _)| (*index, *net) == on_it)
+        };
+        if let Some(lost) = self.addresses.iter().find(|address| !kept(address)) {
+            return Failure::ours(format!("{lost} did not stay, as a setting forbids it"));
+        }
+        let up = LinkUnspec::new_with_index(link.index).up().build();
+        links.tell(RouteNetlinkMessage::SetLink(up), 0).await?;
+        for net in self.routes.iter().filter(|net| net.prefix_len() > 0) {
+            let route = RouteNetlinkMessage::NewRoute(route_by(*net, None, link.index));
+            links.tell(route, NLM_F_CREATE | NLM_F_EXCL).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the sandbox has no route to anything on its wire: the engine would refuse such an address.
+    async fn clear(&self) -> Result<(), Failure> {
+        let routes = routes::destinations().await;
+        let routes = routes.map_err(|error| Failure::Broken(error.to_string()))?;
+        for route in routes.iter().filter(|route| route.prefix_len() > 0) {
+            let overlaps = |own: &&IpNet| own.contains(route) || route.contains(&own.trunc());
+            if let Some(own) = self.addresses.iter().find(overlaps) {
+                return Err(refused(
+                    libc::EEXIST,
+                    format!("the sandbox has a route to {route}, which {own} overlaps"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a setting of a link as the user wrote it.
+fn set(sysctl: &str, link: &IfName) -> Result<(), Failure> {
+    let path = setting_path(sysctl, link);
+    let Some((path, value)) = path else {
+        return Failure::ours(format!("sysctl '{sysctl}': net.X.Y.IFNAME.Z=VALUE is allowed"));
+    };
+    let failed = |error: io::Error| refused(error.raw_os_error().unwrap_or(libc::EIO), sysctl.to_owned());
+    let is = fs::read_to_string(&path).map_err(failed)?;
+    match is.trim() == value {
+        true => Ok(()),
+        false => fs::write(&path, value).map_err(failed),
+    }
+}
+
+/// The file of a setting of a link, and what it is to hold. Nothing but a setting of this link's can be named.
+fn setting_path<'a>(sysctl: &'a str, link: &IfName) -> Option<(PathBuf, &'a str)> {
+    let (key, value) = sysctl.split_once('=')?;
+    let parts: Vec<&str> = key.split('.').collect();
+    let [net @ "net", family, sort, _, setting] = parts[..] else {
+        return None;
+    };
+    let plain = |part: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        !part.is_empty() && part.chars().all(fits)
+    };
+    let path = ["/proc/sys", net, family, sort, link.as_str(), setting];
+    [family, sort, setting]
+        .iter()
+        .all(|part| plain(part))
+        .then(|| (path.iter().collect(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_one_of_the_links_own() {
+        let link = "eth0".parse().unwrap();
+        let (path, value) = setting_path("net.ipv4.conf.IFNAME.log_martians=1", &link).unwrap();
+        assert_eq!(
+            (path.to_str(), value),
+            (Some("/proc/sys/net/ipv4/conf/eth0/log_martians"), "1")
+        );
+        for other in [
+            "net.ipv4.ip_forward=1",
+            "net.ipv4.conf.IFNAME.log_martians",
+            "kernel.a.b.IFNAME.c=1",
+            "net.ipv4.conf.IFNAME.../../x=1",
+            "net.ipv4.conf.IFNAME.=1",
+        ] {
+            assert!(setting_path(other, &link).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_network_namespace_of_another_is_no_sandbox() {
+        assert!(
+            Sandbox::at(Path::new("/proc/thread-self/ns/net")).is_none(),
+            "our own"
+        );
+        assert!(Sandbox::at(Path::new("/nowhere")).is_none());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(Sandbox::at(file.path()).is_none(), "a plain file");
+    }
+}
