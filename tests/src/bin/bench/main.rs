@@ -2,6 +2,7 @@
 //!
 //! The parts, to be named on the command line (without a name: `calls` and `across`):
 //!
+//! - `attach`: what networks cost a container's start and end, beside Docker's own of the same sort
 //! - `calls`: the network's share of a `docker run`, tombolo's own answers with few and with many endpoints, its memory
 //! - `ports`: what a question through a published port takes with few ports and with many
 //! - `across`: what a way between containers of two hosts costs, beside the wire and Docker's Swarm
@@ -21,6 +22,7 @@
 
 mod across;
 mod ask;
+mod attach;
 mod cost;
 mod disk;
 mod document;
@@ -28,6 +30,7 @@ mod follower;
 mod handlers;
 mod many;
 mod memory;
+mod picture;
 mod ports;
 mod probe;
 mod repair;
@@ -39,7 +42,7 @@ mod wire;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use system_tests::{samples, say};
+use system_tests::{samples, say, tombolo};
 
 use handlers::{METHODS, NOTHING, Place};
 use runs::{PAIRS, Runs};
@@ -62,10 +65,16 @@ const FEW_PORTS: usize = 10;
 /// A part: its name, what measures it, and the title of the document that it has a section in.
 type Part = (&'static str, fn() -> Vec<String>, Option<&'static str>);
 
+const ALL: Option<&str> = Some("Benchmarks");
 const BETWEEN_HOSTS: Option<&str> = Some("What networks between hosts cost");
 const ON_A_WIRE: Option<&str> = Some("What networks on a wire cost");
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
+    (
+        "attach",
+        || attach::measure(number_from("TOMBOLO_BENCH_ROUNDS", 30)),
+        ALL,
+    ),
     ("calls", calls, None),
     ("ports", scaling_of_ports, None),
     (
@@ -101,6 +110,11 @@ const PARTS: [Part; 6] = [
 ];
 
 fn main() {
+    assert!(
+        std::env::var_os(tombolo::BINARY).is_some(),
+        "{} must name the release build: what is measured is what people run. `make bench` does so",
+        tombolo::BINARY
+    );
     let named: Vec<String> = std::env::args().skip(1).collect();
     let parts = if named.is_empty() {
         ["calls", "across"].map(str::to_owned).to_vec()

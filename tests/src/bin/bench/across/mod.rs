@@ -85,7 +85,7 @@ pub fn measure(rounds: usize) -> Vec<String> {
 }
 
 /// Has both engines be a swarm with an overlay of its own that takes containers by hand.
-fn swarm(sites: &Sites) {
+pub fn swarm(sites: &Sites) {
     let [first, second] = [&sites[0].engine, &sites[1].engine];
     let address = sites.wire(0).ipv4(0);
     first.docker(&["swarm", "init", "--advertise-addr", &address]);
