@@ -1,7 +1,7 @@
 # Each target is a thin line; what is longer is a script of its own.
 
 .DEFAULT_GOAL := help
-.PHONY: help build check up down plugin deb test test-engines test-cluster test-vm units conformance bench soak oracle demo demo-shell demo-status demo-down clean
+.PHONY: help build check up down plugin deb test test-engines test-cluster test-vm units conformance bench bench-quick bench-check soak oracle demo demo-shell demo-status demo-down clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -42,8 +42,14 @@ units: ## Try the Debian package and its units in a Debian that is booted with s
 conformance: ## Ask of our networks what the engine asks of its own (root)
 	@tests/run.sh conformance
 
-bench: ## Measure what a container's network costs; PARTS="calls ports" chooses (root)
+bench: ## Measure all that docs/benchmarks.md tells, and write it; PARTS="attach bridge" chooses (root)
 	@tests/run.sh bench $(PARTS)
+
+bench-quick: ## Run a round of some of it, to see whether it runs (root)
+	@tests/run.sh bench-quick
+
+bench-check: ## See whether the benchmarks would tell a slower build from the usual one (root)
+	@tests/run.sh bench-check
 
 soak: ## Start and remove 2,000 containers and look for leaks (root)
 	@tests/run.sh soak

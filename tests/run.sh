@@ -200,6 +200,32 @@ bench() {
     step "bench" with_release cargo run --locked --release -p system-tests --bin bench -- "$@"
 }
 
+# What is measured goes into one document, with its pictures.
+bench_all() {
+    TOMBOLO_BENCH_WRITE=${TOMBOLO_BENCH_WRITE:-docs/benchmarks.md} bench "$@"
+}
+
+# A few rounds of what is quick, with what the tests drive: whether it runs, not how fast.
+bench_quick() {
+    need_root bench-quick
+    need_cargo
+    install_test_programs
+    tested_build
+    step "bench, a round of each" \
+        env TOMBOLO_TEST_BINARY="$PWD/target/debug/tombolo" TOMBOLO_BENCH_ROUNDS=1 TOMBOLO_BENCH_CALLS=2 TOMBOLO_BENCH_ACROSS_ROUNDS=1 \
+        cargo run --locked -p system-tests --bin bench -- attach bridge growth
+}
+
+# Whether they would tell a slower build.
+bench_check() {
+    need_root bench-check
+    need_cargo
+    install_test_programs
+    step "a build that can be slowed" cargo build --locked -p tombolo --features slowed --target-dir target/slowed
+    step "bench, its own check" env TOMBOLO_TEST_BINARY="$PWD/target/slowed/debug/tombolo" TOMBOLO_BENCH_ROUNDS="${TOMBOLO_BENCH_ROUNDS:-15}" \
+        cargo run --locked -p system-tests --bin bench -- slowed
+}
+
 conformance() {
     need_root conformance
     need_cargo
@@ -273,11 +299,13 @@ cluster) cluster ;;
 vm) vm ;;
 units) units ;;
 conformance) conformance ;;
-bench) bench "${@:2}" ;;
+bench) bench_all "${@:2}" ;;
+bench-quick) bench_quick ;;
+bench-check) bench_check ;;
 soak) soak ;;
 oracle) oracle ;;
 demo) demo "${@:2}" ;;
 demo-shell) demo_shell "${@:2}" ;;
 clean) need_cargo && cargo clean ;;
-*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|cluster|vm|units|conformance|bench|soak|oracle|demo|demo-shell|clean" ;;
+*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|cluster|vm|units|conformance|bench|bench-quick|bench-check|soak|oracle|demo|demo-shell|clean" ;;
 esac

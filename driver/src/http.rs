@@ -91,6 +91,8 @@ async fn call(
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Response {
     let started = Instant::now();
+    #[cfg(feature = "slowed")]
+    slowed().await;
     plugin.called.notify_one();
     let unread = body.as_ref().err().map(ToString::to_string);
     let (answer, outcome) = match (wire::read(&method, &body.unwrap_or_default()), unread) {
@@ -121,6 +123,15 @@ async fn call(
         tracing::warn!(method, %why, "refused");
         wire::refusal(&method, &why)
     }))
+}
+
+/// Makes an answer late, for the benchmarks' own check.
+#[cfg(feature = "slowed")]
+async fn slowed() {
+    let late = std::env::var("TOMBOLO_SLOWED_MS").ok();
+    if let Some(late) = late.and_then(|text| text.parse().ok()) {
+        tokio::time::sleep(Duration::from_millis(late)).await;
+    }
 }
 
 /// Lets the engine know what it is asked of.

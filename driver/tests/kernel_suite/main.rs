@@ -19,6 +19,7 @@ mod lab;
 mod neighbours;
 mod notice;
 mod packets;
+mod placed;
 mod promises;
 mod random;
 mod routes;

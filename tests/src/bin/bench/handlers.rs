@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::io::{BufReader, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use system_tests::plugin::{Client, refusal};
-use system_tests::{Host, Tombolo, http, json as look, say};
+use system_tests::{Host, Tombolo, http, json as look, say, wait};
 
 use crate::disk;
 use crate::samples::Samples;
@@ -227,10 +227,29 @@ impl Place {
         self.call("IpamDriver.ReleaseAddress", &release);
     }
 
-    /// One container and one network come and go.
-    pub fn round(&mut self, number: usize) {
+    /// One container comes and goes.
+    pub fn life(&mut self, number: usize) {
         let endpoint = self.join(number % NETWORKS, PORT - 1);
         self.leave(&endpoint);
+    }
+
+    /// Starts tombolo anew; until it answers and all that its records ask for holds.
+    pub fn start_anew(&self) -> Duration {
+        self.tombolo.stop();
+        let begun = Instant::now();
+        self.tombolo.start_again();
+        wait::until("all is as it should be", || {
+            let networks = self.tombolo.cli(&["networks"]);
+            look::rows(&networks)
+                .iter()
+                .all(|network| network["settled"] == true)
+                .then(|| begun.elapsed())
+        })
+    }
+
+    /// One container and one network come and go.
+    pub fn round(&mut self, number: usize) {
+        self.life(number);
         let network = self.network("10.200.0.0/24");
         self.call("NetworkDriver.DeleteNetwork", &json!({ "NetworkID": network.id }));
         self.call("IpamDriver.ReleasePool", &json!({ "PoolID": network.pool }));

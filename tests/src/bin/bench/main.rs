@@ -1,8 +1,11 @@
 //! What tombolo costs, measured on one machine in one run. Prints tables in Markdown; progress goes to standard error.
 //!
-//! The parts, to be named on the command line (without a name: `calls` and `across`):
+//! The parts, to be named on the command line (without a name: all but `slowed`):
 //!
 //! - `attach`: what networks cost a container's start and end, beside Docker's own of the same sort
+//! - `bridge`: what a way between containers of one host costs, beside Docker's own bridge
+//! - `growth`: what more endpoints on a host cost those that come and go
+//! - `slowed`: whether a slower tombolo is told from the usual one (`make bench-check`)
 //! - `calls`: the network's share of a `docker run`, tombolo's own answers with few and with many endpoints, its memory
 //! - `ports`: what a question through a published port takes with few ports and with many
 //! - `across`: what a way between containers of two hosts costs, beside the wire and Docker's Swarm
@@ -23,10 +26,12 @@
 mod across;
 mod ask;
 mod attach;
+mod bridge;
 mod cost;
 mod disk;
 mod document;
 mod follower;
+mod growth;
 mod handlers;
 mod many;
 mod memory;
@@ -35,6 +40,7 @@ mod ports;
 mod probe;
 mod repair;
 mod runs;
+mod slowed;
 mod spread;
 mod turns;
 mod wire;
@@ -66,26 +72,39 @@ const FEW_PORTS: usize = 10;
 type Part = (&'static str, fn() -> Vec<String>, Option<&'static str>);
 
 const ALL: Option<&str> = Some("Benchmarks");
-const BETWEEN_HOSTS: Option<&str> = Some("What networks between hosts cost");
-const ON_A_WIRE: Option<&str> = Some("What networks on a wire cost");
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 10] = [
     (
         "attach",
         || attach::measure(number_from("TOMBOLO_BENCH_ROUNDS", 30)),
         ALL,
     ),
-    ("calls", calls, None),
-    ("ports", scaling_of_ports, None),
+    (
+        "bridge",
+        || bridge::measure(number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
+        ALL,
+    ),
+    (
+        "growth",
+        || growth::measure(number_from("TOMBOLO_BENCH_CALLS", 300)),
+        ALL,
+    ),
+    (
+        "slowed",
+        || slowed::measure(number_from("TOMBOLO_BENCH_ROUNDS", 30)),
+        None,
+    ),
+    ("calls", calls, ALL),
+    ("ports", scaling_of_ports, ALL),
     (
         "across",
         || across::measure(number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
-        BETWEEN_HOSTS,
+        ALL,
     ),
     (
         "repair",
         || repair::measure(number_from("TOMBOLO_BENCH_REPAIRS", 30)),
-        BETWEEN_HOSTS,
+        ALL,
     ),
     (
         "many",
@@ -95,7 +114,7 @@ const PARTS: [Part; 7] = [
                 number_from("TOMBOLO_BENCH_REPAIRS", 30),
             )
         },
-        BETWEEN_HOSTS,
+        ALL,
     ),
     (
         "wire",
@@ -105,7 +124,7 @@ const PARTS: [Part; 7] = [
                 number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60),
             )
         },
-        ON_A_WIRE,
+        ALL,
     ),
 ];
 
@@ -116,10 +135,14 @@ fn main() {
         tombolo::BINARY
     );
     let named: Vec<String> = std::env::args().skip(1).collect();
-    let parts = if named.is_empty() {
-        ["calls", "across"].map(str::to_owned).to_vec()
-    } else {
-        named
+    let parts = match named.is_empty() {
+        // The other one takes a build of its own.
+        true => PARTS
+            .iter()
+            .map(|(name, ..)| (*name).to_owned())
+            .filter(|name| name != "slowed")
+            .collect(),
+        false => named,
     };
     let parts = parts.iter().map(|named| {
         let known = PARTS.iter().find(|(name, ..)| name == named);
