@@ -25,7 +25,7 @@ use crate::kernel::{Kernel, Sandbox};
 const STARTS: Duration = Duration::from_secs(30);
 
 /// How long a name is left to the engine, which may have been refused what it was about to add.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The sandbox that an endpoint's link was made in.
 fn sandbox_of(endpoint: &Endpoint) -> Option<String> {
@@ -44,10 +44,9 @@ struct Start {
     since: Instant,
     /// How many times it has joined or left one.
     changes: u64,
-    /// How many that were when the engine asked for an endpoint of it.
-    asked: BTreeMap<EndpointId, u64>,
-    /// The engine's own links, as last seen.
-    strangers: BTreeSet<String>,
+    /// How many that were, and which links of the engine's own there were, when the engine last asked for an endpoint of it. It
+    /// asks for each endpoint.
+    asked: BTreeMap<EndpointId, (u64, BTreeSet<String>)>,
 }
 
 impl Starting {
@@ -61,7 +60,6 @@ impl Starting {
             since: now,
             changes: 0,
             asked: BTreeMap::new(),
-            strangers: BTreeSet::new(),
         });
         start.since = if joined { now } else { start.since };
         start.changes += 1;
@@ -72,10 +70,8 @@ impl Starting {
         let Some(start) = self.0.get_mut(sandbox) else {
             return false;
         };
-        let before = start.asked.insert(asked.clone(), start.changes);
-        let same = before == Some(start.changes) && start.strangers == *strangers;
-        start.strangers.clone_from(strangers);
-        same
+        let now = (start.changes, strangers.clone());
+        start.asked.insert(asked.clone(), now.clone()) == Some(now)
     }
 
     fn starts(&self, sandbox: &str, now: Instant) -> bool {
@@ -165,6 +161,31 @@ mod tests {
             !starting.about_to_add("s", &id("a"), &some),
             "after it has left one"
         );
+    }
+
+    /// What it asks where two networks are ours, and the third is another driver's: before and after for each of the two.
+    #[test]
+    fn each_endpoint_of_a_container_is_asked_for() {
+        let now = Instant::now();
+        let [a, b]: [EndpointId; 2] = ["a", "b"].map(|id| id.parse().unwrap());
+        let (none, some) = (BTreeSet::new(), BTreeSet::from(["eth0".to_owned()]));
+        let mut starting = Starting::default();
+        starting.changed("s", true, now);
+        starting.changed("s", true, now);
+        for (endpoint, strangers, before) in [
+            (&a, &none, false),
+            (&b, &none, false),
+            (&a, &none, true),
+            (&b, &none, true),
+            (&a, &some, false),
+            (&b, &some, false),
+        ] {
+            assert_eq!(
+                starting.about_to_add("s", endpoint, strangers),
+                before,
+                "{endpoint:?} {strangers:?}"
+            );
+        }
     }
 
     #[test]
