@@ -94,10 +94,10 @@ for attempt in 1 2 3; do
     QEMU=''
     wait "$SHOWN" || true
     SHOWN=''
-    if [ -s "$WORK/said" ] || [ $status = 124 ]; then break; fi
+    if [ -s "$WORK/said" ] || [ "$status" = 124 ]; then break; fi
     say "The virtual machine did not boot (attempt $attempt of 3). The end of its console:" "$(tail -n 5 "$WORK/console")"
 done
-[ $status != 124 ] || die "the virtual machine was ended after $LIMIT seconds" "TOMBOLO_TEST_VM_SECONDS sets another limit."
+[ "$status" != 124 ] || die "the virtual machine was ended after $LIMIT seconds" "TOMBOLO_TEST_VM_SECONDS sets another limit."
 ended=$(tr -d '\r' <"$WORK/said" | sed -n "s/^$LAST //p" | tail -n 1)
 [ -n "$ended" ] || die "the virtual machine ended before its command did" "The end of its console:" "$(tail -n 20 "$WORK/console")"
 (exit "$ended")
