@@ -114,8 +114,8 @@ everything() {
     tested_build
     # The oracle's script is a short one here; `make oracle` has the long one.
     # They wait more than they compute. What begins anew again and again does so less often than where it is asked for by name.
-    step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-6}" "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
-        "TOMBOLO_TEST_CYCLES=${TOMBOLO_TEST_CYCLES:-60}" "UNDERLAY_CYCLES=${UNDERLAY_CYCLES:-14}" \
+    step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-5}" "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
+        "TOMBOLO_TEST_CYCLES=${TOMBOLO_TEST_CYCLES:-40}" "UNDERLAY_CYCLES=${UNDERLAY_CYCLES:-10}" \
         cargo test --locked -p system-tests --lib --bins --tests
     say "" && say "All tests passed."
 }
