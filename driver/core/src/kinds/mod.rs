@@ -433,8 +433,8 @@ impl Spec {
     fn attachable(&self, attach: Option<Attach>) -> Result<(), options::Error> {
         match attach {
             Some(Attach::Inside) if !self.goes_inside() => Err(options::refuse_value(
-                "attach",
-                "inside",
+                Attach::OPTION,
+                &Attach::Inside.to_string(),
                 "only on networks with a bridge of tombolo's (bridge, host-gateway, overlay) that publish their own ports",
             )),
             _ => Ok(()),

@@ -683,10 +683,8 @@ fn lent_to(
     addresses: &[IpNet],
     around: &Surroundings<'_>,
 ) -> Option<(Mac, Option<IpAddr>)> {
-    let mut lent = addresses
-        .iter()
-        .filter_map(|address| (around.lent)(address.addr()));
-    lent.next().filter(|_| network.spec.uplink().is_some())
+    let mut addresses = addresses.iter().filter(|_| network.spec.uplink().is_some());
+    addresses.find_map(|address| (around.lent)(address.addr()))
 }
 
 fn lose(endpoint: &mut Endpoint) {

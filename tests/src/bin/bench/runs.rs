@@ -71,7 +71,7 @@ pub fn measure(rounds: usize) -> Runs {
 }
 
 /// Publishes a port as Docker does, once: what engines of 28 and later make for the first one stays.
-pub fn begin_with_a_port(scene: &Scene) {
+fn begin_with_a_port(scene: &Scene) {
     run(scene, &["-p", "8080:80"], &["true"]);
 }
 
