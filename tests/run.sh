@@ -113,10 +113,12 @@ everything() {
         env "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" cargo test --locked
     tested_build
     # The oracle's script is a short one here; `make oracle` has the long one.
-    # They wait more than they compute. What begins anew again and again does so less often than where it is asked for by name.
+    # They wait more than they compute. What begins anew again and again does so less often than where it is asked for by name, and
+    # two ways of making a link are compared where the engine knows both, in `make test-engines`.
     step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-5}" "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
         "TOMBOLO_TEST_CYCLES=${TOMBOLO_TEST_CYCLES:-40}" "UNDERLAY_CYCLES=${UNDERLAY_CYCLES:-10}" \
-        cargo test --locked -p system-tests --lib --bins --tests
+        cargo test --locked -p system-tests --lib --bins --tests -- \
+        --skip a_container_sees_the_same_whoever --skip a_container_starts_on_networks_of_several
     say "" && say "All tests passed."
 }
 

@@ -36,6 +36,7 @@ use crate::engine::{Ask, Error, Looked, Outside};
 use crate::kernel::{Sandbox, routes, uplinks};
 use crate::lent::{self, Lent};
 use crate::metrics::{Metrics, Outcome};
+use crate::replicas::Replicas;
 use crate::segment::Segments;
 use wires::{as_named, clear_the_way, request_unheld, subnet_missing};
 
@@ -62,6 +63,8 @@ pub struct Plugin {
     pub cluster: Cluster,
     /// Why this host may not give addresses of the cluster's pools.
     pub outside: Outside,
+    /// Networks that are made here because other hosts have them.
+    pub replicas: Arc<Replicas>,
     /// Those who are on the wires of this host's links; none where the kernel tells nothing of its own.
     pub segments: Option<Arc<Segments>>,
     /// Woken when other addresses will go out next on a wire.
@@ -210,6 +213,7 @@ async fn with_cluster(plugin: &Plugin, command: Command, deadline: Instant) -> R
                 return Err(subnet_missing(&parent, request.v6).await);
             };
             clear_of(&shown, pool).map_err(refused)?;
+            plugin.replicas.make_way(pool).await;
             let reply = ask(Command::RequestPool(request)).await.map_err(failed)?;
             let Reply::Pool(id) = reply else { return Ok(reply) };
             if let Err(why) = plugin.lent.lend(id.cidr(), parent).await {
@@ -261,6 +265,7 @@ async fn with_cluster(plugin: &Plugin, command: Command, deadline: Instant) -> R
             if !shown.pools.contains_key(&pool) && parent.is_none() {
                 clear_of_routes(&shown, pool).map_err(refused)?;
             }
+            plugin.replicas.make_way(pool).await;
             cluster
                 .share_pool(pool, &net, parent.is_some())
                 .await
@@ -270,6 +275,7 @@ async fn with_cluster(plugin: &Plugin, command: Command, deadline: Instant) -> R
         Command::RequestPool(request) => {
             if let Want::Exactly(pool) = request.want {
                 clear_of(&shown, pool).map_err(refused)?;
+                plugin.replicas.make_way(pool).await;
             }
             ask(Command::RequestPool(request)).await.map_err(failed)
         }

@@ -388,6 +388,7 @@ async fn serve_once(
         events: events.clone(),
         cluster: cluster.clone(),
         outside,
+        replicas: replicas.clone(),
         metrics: metrics.clone(),
         called: called.clone(),
     });

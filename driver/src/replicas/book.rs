@@ -598,6 +598,13 @@ impl Book {
         self.happened(name, "made", self.me, None);
     }
 
+    /// One isn't made now, as this host's user is making it.
+    pub fn gave_way(&mut self, name: &str, now: Instant) {
+        self.change(name, |record| record.making = None);
+        self.stand(name, Standing::Coming, now);
+        self.mood(name, now).next = now + AGAIN[0];
+    }
+
     /// One could not be made, or it isn't known whether it was.
     pub fn not_made(&mut self, name: &str, (why, known): (&str, bool), listed: &[Listed], now: Instant) {
         if known {

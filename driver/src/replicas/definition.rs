@@ -160,7 +160,8 @@ impl Definition {
         Some(self.spec()?.kind().name())
     }
 
-    fn pools(&self) -> BTreeSet<IpNet> {
+    /// The subnets that it names.
+    pub fn pools(&self) -> BTreeSet<IpNet> {
         let pools = self
             .subnets
             .iter()

@@ -15,12 +15,14 @@ mod definition;
 mod keys;
 mod task;
 mod version;
+mod way;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tombolo_cluster::HostId;
@@ -31,6 +33,7 @@ pub use self::definition::{Listed, Us};
 use self::keys::{key_of, name_of};
 pub use self::task::{Around, look_after};
 use self::version::{Record, Row, Standing};
+use self::way::Way;
 
 /// What the keys of rows and of records about networks begin with; the network's name follows.
 pub const NETWORK: &str = "net/";
@@ -65,6 +68,8 @@ pub struct Replicas {
     leaving: AtomicBool,
     /// Whether records are being kept just now.
     keeping: watch::Sender<bool>,
+    /// Where what is made here meets what users make.
+    way: Way,
 }
 
 impl Replicas {
@@ -79,7 +84,14 @@ impl Replicas {
             caught_up: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             keeping: watch::Sender::new(false),
+            way: Way::default(),
         }
+    }
+
+    /// The engine asks for a pool: a network on it that is being made here because another host has it gives way to a user's, which
+    /// takes a moment.
+    pub async fn make_way(&self, pool: IpNet) {
+        self.way.ask(pool).await;
     }
 
     fn book(&self) -> MutexGuard<'_, Option<Book>> {

@@ -106,9 +106,25 @@ async fn look(replicas: &Replicas, engine: &Engine, around: &Around) {
 async fn carry_out(replicas: &Replicas, engine: &Engine, socket: &Path, listed: &[Listed], action: Action) {
     match action {
         Action::Make(network, definition) => {
+            if !replicas.way.begin(definition.pools(), Instant::now()) {
+                replicas.with(|book| book.gave_way(&network, Instant::now()));
+                return;
+            }
             let made = networks::make(socket, &definition.request(&network, &engine.us)).await;
+            let gone = match &made {
+                Ok(id) if replicas.way.is_wanted() => networks::remove(socket, &network, id).await.is_ok(),
+                _ => false,
+            };
+            replicas.way.end();
+            if gone {
+                tracing::info!(
+                    network,
+                    "the network that came from another host gave way to the one that is made here"
+                );
+            }
             let now = Instant::now();
             replicas.with(|book| match &made {
+                Ok(_) if gone => book.gave_way(&network, now),
                 Ok(id) => book.made(&engine.id, &network, id, &definition, now),
                 Err(error) => {
                     // Without an answer it may be made yet.

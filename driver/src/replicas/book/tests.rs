@@ -231,6 +231,34 @@ fn what_is_made_on_one_host_is_on_all_and_goes_from_all() {
 }
 
 #[test]
+fn a_copy_that_gave_way_to_its_own_user_is_not_made_again_while_that_one_is_made() {
+    let mut world = World::new(2);
+    world.engines[0].add("app", OVERLAY, "10.42.0.0/16");
+    world.look(0);
+    world.deliver(0, 1);
+    world.ms += 1_100;
+    let (now, now_ms) = (world.now(), world.ms);
+    let look =
+        |world: &mut World, now| world.books[1].look("engine", (&[], &BTreeSet::new()), &us(), (now, now_ms));
+    assert!(matches!(look(&mut world, now)[..], [Action::Make(..)]));
+    world.books[1].gave_way("app", now);
+    assert_eq!(look(&mut world, now), []);
+    assert_eq!(world.standing(1, "app"), Standing::Coming);
+    assert_eq!(world.books[1].due(), Some(now + AGAIN[0]));
+    // The user's comes, or doesn't.
+    let mut other = world.books[1].clone();
+    let copy = other.look("engine", (&[], &BTreeSet::new()), &us(), (now + AGAIN[0], now_ms));
+    assert!(matches!(copy[..], [Action::Make(..)]));
+    world.engines[1].add("app", OVERLAY, "10.42.0.0/16");
+    world.settle();
+    world.all_have(&[("app", "10.42.0.0/16")]);
+    assert_eq!(world.standing(1, "app"), Standing::Here);
+    world.engines[0].remove("app");
+    world.settle();
+    world.all_have(&[]);
+}
+
+#[test]
 fn where_containers_use_it_it_stays_and_goes_with_the_last() {
     let mut world = World::new(3);
     world.engines[0].add("app", OVERLAY, "10.42.0.0/16");
