@@ -384,9 +384,23 @@ async fn ask_engine(plugin: &Plugin, command: Command, deadline: Instant) -> Res
     answered.await.map_err(|_| Error::Gone)?
 }
 
+/// Waits until the links of what is gone are gone as well (`engine/later.rs`): they would be found to be in the way.
+async fn removed(plugin: &Plugin) -> Result<(), Error> {
+    let (answer, answered) = oneshot::channel();
+    plugin
+        .asks
+        .send(Ask::Alive(answer))
+        .await
+        .map_err(|_| Error::Gone)?;
+    answered.await.map_err(|_| Error::Gone)
+}
+
 /// Looks up on the host what a command depends on.
 async fn look(plugin: &Plugin, command: &Command) -> Result<Looked, Error> {
     let why = Error::Kernel;
+    if matches!(command, Command::CreateNetwork(_) | Command::RequestPool(_)) {
+        removed(plugin).await?;
+    }
     match command {
         Command::RequestPool(request) if !matches!(request.want, Want::Exactly(_)) => {
             let mut avoid = crate::host::avoid().await.map_err(Error::Kernel)?;

@@ -33,6 +33,10 @@ pub const ADOPTED_GROUP: u32 = 0x7470;
 /// has moved, which bear [`LINK_GROUP`] and which the engine counts.
 pub const PLACED_GROUP: u32 = 0x7471;
 
+/// The link group of links of ours that are being removed together: the kernel removes a group at once. A process that dies meanwhile
+/// leaves them, and the next one takes them for what they are, links of ours that nobody wants.
+pub const LEAVING_GROUP: u32 = 0x7472;
+
 /// `IFA_PROTO` of the addresses that we give to such a bridge: by it they are known from its owner's (Linux 5.18).
 pub const ADDRESS_PROTO: u8 = 0x74;
 
@@ -276,6 +280,16 @@ impl Key {
             Self::Port(_) | Self::Neighbour(..) | Self::Proxied(..) | Self::Forward(..) => false,
             Self::Flood(..) | Self::Route(_) | Self::Querier(_) => false,
             Self::Parent(_) | Self::Child(_) | Self::Way(..) => false,
+        }
+    }
+
+    /// The link that the fact goes with: once that is removed it doesn't hold any more, and needs no removal of its own.
+    pub fn on(&self) -> Option<&IfName> {
+        match self {
+            Self::Link(link) | Self::Querier(link) | Self::Port(link) | Self::Address(link, _) => Some(link),
+            Self::Loopback(link) | Self::Rate(link) | Self::Flood(link, ..) => Some(link),
+            Self::Neighbour(link, _) | Self::Proxied(link, _) | Self::Forward(link, _) => Some(link),
+            _ => None,
         }
     }
 

@@ -18,6 +18,7 @@ mod announce;
 pub mod events;
 pub mod groups;
 mod insides;
+mod later;
 mod lent;
 mod peers;
 pub mod reconcile;
@@ -175,7 +176,7 @@ pub enum Ask {
     },
     /// Look at the kernel if this is not what is believed of it.
     Noticed(Noticed),
-    /// Say that the engine's task is alive.
+    /// Say that the engine's task is alive, and has removed what it had put off.
     Alive(oneshot::Sender<()>),
     /// Compare the kernel with the records now, and repair what differs if that is wanted.
     Compare {
@@ -303,6 +304,8 @@ pub struct Engine<K, J> {
     believed: World,
     /// The link that is to be made within a sandbox with the change that is under way.
     placing: Option<(Key, Placed)>,
+    /// Links that are removed after the answer.
+    later: later::Later,
     /// The containers that start with links within their sandboxes.
     starting: insides::Starting,
     kernel: K,
@@ -346,6 +349,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             announcements: announce::Announcements::default(),
             believed: World::new(),
             placing: None,
+            later: later::Later::default(),
             starting: insides::Starting::default(),
             kernel,
             journal,
@@ -382,11 +386,15 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Serves requests until all askers are gone. Gives the journal back, for a last copy of the records.
     pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) -> J {
         loop {
-            let next = match self.announcements.due() {
+            let due = self.announcements.due().into_iter().chain(self.later.due());
+            let next = match due.min() {
                 Some(due) => timeout_at(due.into(), asks.recv()).await,
                 None => Ok(asks.recv().await),
             };
             self.announce_held();
+            if self.later.due().is_some_and(|due| due <= Instant::now()) {
+                self.remove_later().await;
+            }
             let Ok(ask) = next else { continue };
             let Some(ask) = ask else { break };
             match ask {
@@ -399,10 +407,14 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     self.serve(&command, &looked, deadline, answer).await;
                 }
                 Ask::Show(show, answer) => {
+                    self.remove_later().await;
                     // An asker that has gone needs no answer, here and below.
                     answer.send(self.show(show)).ok();
                 }
-                Ask::Tally(answer) => drop(answer.send(self.tally())),
+                Ask::Tally(answer) => {
+                    self.remove_later().await;
+                    answer.send(self.tally()).ok();
+                }
                 Ask::LentPool(pool, parent, answer) => {
                     drop(answer.send(self.keep_lent_pool(pool, parent.as_ref())));
                 }
@@ -440,7 +452,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                         self.settle("somebody changed what is tombolo's").await;
                     }
                 }
-                Ask::Alive(answer) => drop(answer.send(())),
+                Ask::Alive(answer) => {
+                    self.remove_later().await;
+                    answer.send(()).ok();
+                }
                 Ask::Compare { repair, answer } => {
                     let compared = match repair {
                         true => self.settle("asked for by hand").await,
@@ -464,6 +479,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
             self.tell_standing();
         }
+        self.remove_later().await;
         if !self.kernel.forgotten(None, Instant::now() + LAST_FLOWS).await {
             tracing::warn!("ended while flows of before were still being ended");
         }
@@ -480,7 +496,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         if answer.is_closed() {
             return;
         }
-        match self.carry_out(command, looked, deadline).await {
+        match self.carry_out_first(command, looked, deadline).await {
             Ok((reply, taken)) => {
                 let unheard = answer.send(Ok(reply)).is_err();
                 if unheard && !command.shrinks() {
@@ -492,6 +508,23 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
             Err(error) => drop(answer.send(Err(error))),
         }
+    }
+
+    /// Carries a command out as far as an asker waits for it: links of what is gone are left for
+    /// [`remove_later`](Self::remove_later).
+    ///
+    /// # Errors
+    /// As [`carry_out`](Self::carry_out).
+    pub async fn carry_out_first(
+        &mut self,
+        command: &Command,
+        looked: &Looked,
+        deadline: Instant,
+    ) -> Result<(Reply, Vec<Edit>), Error> {
+        self.later.may_wait = command.shrinks();
+        let done = self.carry_out(command, looked, deadline).await;
+        self.later.may_wait = false;
+        done
     }
 
     /// Carries a command out; gives the reply and the edits that take it back.
@@ -692,9 +725,15 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     }
 
     /// Brings the facts of some records from `before` to `after`, starting from what is believed of them. Growing
-    /// (with a deadline) stops at the first refusal; removing goes on to the end and tells the first.
+    /// (with a deadline) stops at the first refusal; removing goes on to the end and tells the first, but for what is removed later.
     async fn reach(&mut self, before: &World, after: &World, deadline: Option<Instant>) -> Result<(), Error> {
-        let steps = self.steps_to(before, after);
+        let mut steps = self.steps_to(before, after);
+        if deadline.is_some() && !steps.is_empty() && self.later.due().is_some() {
+            // It may want a name or an address that a link has which is to go.
+            self.remove_later().await;
+            steps = self.steps_to(before, after);
+        }
+        let steps = self.later.put_off(steps);
         let mut first = None;
         for run in runs(&steps) {
             if run[0].key().is_of_peers() {
@@ -919,6 +958,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Looks at the kernel, notes endpoints whose links are gone, and repairs what differs. One object that won't settle
     /// doesn't stop the others; it is a problem that `status` shows, and tried again on the next look. Tells what it found.
     pub async fn settle(&mut self, why: &str) -> views::Comparison {
+        self.remove_later().await;
         let mut compared = views::Comparison::default();
         self.in_doubt = false;
         let observed = match self.kernel.observe().await {
@@ -1032,6 +1072,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     /// Looks at the kernel and tells what differs. Nothing is changed.
     async fn compare(&mut self) -> views::Comparison {
+        self.remove_later().await;
         let mut compared = views::Comparison::default();
         match self.kernel.observe().await {
             Ok(mut observed) => {

@@ -9,7 +9,7 @@ use netlink_packet_route::link::{
     LinkInfo, LinkMessage,
 };
 use tombolo_core::model::{IfName, Mac};
-use tombolo_core::world::{ADOPTED_GROUP, Key, LINK_GROUP, PLACED_GROUP, Value};
+use tombolo_core::world::{ADOPTED_GROUP, Key, LEAVING_GROUP, LINK_GROUP, PLACED_GROUP, Value};
 
 use super::attributes;
 use super::groups::Asking;
@@ -100,7 +100,8 @@ impl From<LinkMessage> for Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Group(group) => {
-                    (link.ours, link.adopted) = (group == LINK_GROUP, group == ADOPTED_GROUP);
+                    link.ours = matches!(group, LINK_GROUP | LEAVING_GROUP);
+                    link.adopted = group == ADOPTED_GROUP;
                     link.placed = group == PLACED_GROUP;
                 }
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,

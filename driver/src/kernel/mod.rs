@@ -226,7 +226,7 @@ pub trait Kernel: Send {
     fn attach(&mut self, step: &Step, placed: &Placed) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Makes many steps, in their order; gives what became of each. It is faster than one by one where neighbours and
-    /// forwarding entries follow each other.
+    /// forwarding entries follow each other, or removals of links.
     fn apply_all(&mut self, steps: &[Step]) -> impl Future<Output = Vec<Result<(), Error>>> + Send;
 
     /// Makes the table anew with these of its elements, all at once: whatever was in it goes in the same moment, so no packet

@@ -16,7 +16,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::time::timeout;
 use tombolo_core::model::{IfName, Mac};
-use tombolo_core::world::{ADOPTED_GROUP, Key, LINK_GROUP, Setting, Value, World};
+use tombolo_core::world::{ADOPTED_GROUP, Key, LEAVING_GROUP, LINK_GROUP, Setting, Value, World};
 
 use super::link::{Link, key_of, link_of, name_and_group, named, place_of, put_back, reply_index, value_of};
 use super::settings;
@@ -146,7 +146,7 @@ impl Links {
         let mut ours = HashMap::new();
         for reply in self.socket.dump(dump).await? {
             let (name, group) = name_and_group(&reply);
-            if matches!(group, Some(LINK_GROUP | ADOPTED_GROUP)) {
+            if matches!(group, Some(LINK_GROUP | LEAVING_GROUP | ADOPTED_GROUP)) {
                 let link = link_of(&reply)?;
                 names.insert(link.index, link.name.clone());
                 ours.insert(link.index, link);
@@ -417,13 +417,34 @@ impl Links {
         }
     }
 
-    /// Deletes a link; done when nobody sees it any more. After that the kernel waits for all its processors to have let
-    /// go of it (`rcu_barrier`), some 15 ms during which it holds the asker: a thread of its own, not this one.
+    /// Removes several links of ours at once (`rtnl_group_dellink`, net/core/rtnetlink.c), for which the kernel waits once and not
+    /// for each.
+    pub(super) async fn remove_many(&mut self, names: &[&IfName]) -> Result<(), Failure> {
+        let mut last = None;
+        for name in names {
+            if let Some(link) = self.find_ours(name).await? {
+                self.regroup(link.index, LEAVING_GROUP).await?;
+                last = Some(link.index);
+            }
+        }
+        let Some(last) = last else { return Ok(()) };
+        let group = LinkMessageBuilder::<LinkUnspec>::new().link_group(LEAVING_GROUP);
+        self.delete_with(group.build(), last).await
+    }
+
+    /// Deletes a link; done when nobody sees it any more.
     pub(super) async fn delete(&mut self, index: u32) -> Result<(), Failure> {
+        self.delete_with(LinkUnspec::new_with_index(index).build(), index)
+            .await
+    }
+
+    /// Deletes what a message says, a link of this index among it. When that is gone the kernel waits for all its processors to have
+    /// let go of it (`rcu_barrier`), some 15 ms during which it holds the asker: a thread of its own, not this one.
+    async fn delete_with(&mut self, which: LinkMessage, index: u32) -> Result<(), Failure> {
         let mut deletion = tokio::task::spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|e| Failure::Broken(format!("making a runtime: {e}")))?;
-            runtime.block_on(Self::new().delete_and_wait(index))
+            runtime.block_on(Self::new().delete_and_wait(which))
         });
         loop {
             if let Ok(ended) = timeout(GLANCE, &mut deletion).await {
@@ -435,8 +456,8 @@ impl Links {
         }
     }
 
-    async fn delete_and_wait(&mut self, index: u32) -> Result<(), Failure> {
-        let message = RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(index).build());
+    async fn delete_and_wait(&mut self, which: LinkMessage) -> Result<(), Failure> {
+        let message = RouteNetlinkMessage::DelLink(which);
         unless(self.tell(message, 0).await, &[libc::ENODEV])
     }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use ipnet::IpNet;
 use tokio::time::timeout_at;
+use tombolo_core::model::IfName;
 use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
 
 use super::announce::Announcer;
@@ -260,6 +261,16 @@ fn unreadable(what: &'static str, why: impl Display) -> Error {
     }
 }
 
+/// The link that a step removes, where it is one that is only ours: a pair, a bridge, a tunnel.
+fn removed_link(step: &Step) -> Option<&IfName> {
+    match step {
+        Step::Remove(Key::Link(link), Value::Veth { .. } | Value::Bridge { .. } | Value::Vxlan { .. }) => {
+            Some(link)
+        }
+        _ => None,
+    }
+}
+
 /// How many elements go in one transaction.
 const EXCHANGED: usize = 256;
 
@@ -312,10 +323,12 @@ impl Kernel for Real {
     fn apply_all(&mut self, steps: &[Step]) -> impl Future<Output = Vec<Result<(), Error>>> + Send {
         Box::pin(async move {
             let mut results = Vec::with_capacity(steps.len());
-            // One after the other, but that entries which follow each other go together, and so do other hosts' parts of
-            // networks: where two become one or one becomes two, there is no moment at which an address is in none.
+            // One after the other, but that entries which follow each other go together, links that are removed, and other hosts'
+            // parts of networks: where two become one or one becomes two, there is no moment at which an address is in none.
             let together = |a: &Step, b: &Step| {
-                is_entry(a.key()) && is_entry(b.key()) || is_part(a.key()) && is_part(b.key())
+                is_entry(a.key()) && is_entry(b.key())
+                    || is_part(a.key()) && is_part(b.key())
+                    || removed_link(a).is_some() && removed_link(b).is_some()
             };
             for run in steps.chunk_by(together) {
                 match run {
@@ -323,6 +336,18 @@ impl Kernel for Real {
                     [first, ..] if is_part(first.key()) => {
                         for some in run.chunks(EXCHANGED) {
                             self.exchange(some, &mut results).await;
+                        }
+                    }
+                    run if removed_link(&run[0]).is_some() => {
+                        let links: Vec<&IfName> = run.iter().filter_map(removed_link).collect();
+                        match self.links.remove_many(&links).await {
+                            Ok(()) => results.extend(run.iter().map(|_| Ok(()))),
+                            // One that can't be keeps back no other one.
+                            Err(_) => {
+                                for step in run {
+                                    results.push(self.apply(step).await);
+                                }
+                            }
                         }
                     }
                     run => {

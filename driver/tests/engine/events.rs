@@ -43,7 +43,8 @@ fn run(scene: Scene, asks: impl IntoIterator<Item = Ask>) -> Vec<String> {
     asks.into_iter().for_each(|ask| sender.try_send(ask).unwrap());
     drop(sender);
     let engine = scene.engine.telling(events);
-    engine.run(queue).now_or_never().expect("nothing waits");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    runtime.unwrap().block_on(engine.run(queue));
     told(follower)
 }
 

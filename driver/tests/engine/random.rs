@@ -15,7 +15,10 @@ use crate::scene::{Scene, network, text};
 
 #[derive(Debug, Clone)]
 enum Event {
-    Ask(Box<Command>),
+    /// Whether it is answered first.
+    Ask(Box<Command>, bool),
+    /// Nothing is asked for a moment.
+    Pause,
     Refuse(usize),
     LoseAnswer(usize),
     Die(usize),
@@ -83,7 +86,8 @@ fn command() -> impl Strategy<Value = Command> {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        20 => command().prop_map(|command| Event::Ask(Box::new(command))),
+        20 => (command(), any::<bool>()).prop_map(|(command, first)| Event::Ask(Box::new(command), first)),
+        4 => Just(Event::Pause),
         1 => (0..6usize).prop_map(Event::Refuse),
         1 => (0..6usize).prop_map(Event::LoseAnswer),
         2 => (0..6usize).prop_map(Event::Die),
@@ -97,9 +101,12 @@ fn event() -> impl Strategy<Value = Event> {
 fn play(scene: &mut Scene, events: Vec<Event>) {
     for event in events {
         match event {
-            Event::Ask(command) => {
+            Event::Ask(command, first) => {
                 let before = text(scene.engine.state());
-                let granted = scene.ask(&command);
+                let granted = match first {
+                    true => scene.ask_first(&command),
+                    false => scene.ask(&command),
+                };
                 let after = text(scene.engine.state());
                 if granted.is_none() && !command.shrinks() {
                     // A death may come after the commit; a refusal changes nothing.
@@ -123,6 +130,7 @@ fn play(scene: &mut Scene, events: Vec<Event>) {
                 }
             }
             Event::Restart => scene.restart(),
+            Event::Pause => scene.remove_later(),
         }
     }
 }
@@ -157,6 +165,21 @@ proptest! {
             scene.ask(&command);
             prop_assert_eq!(scene.undone(), []);
         }
+    }
+
+    #[test]
+    fn what_is_left_after_an_answer_is_nothing_but_links_to_remove(
+        commands in proptest::collection::vec(command(), 1..60)
+    ) {
+        let mut scene = Scene::new();
+        for command in commands {
+            scene.ask_first(&command);
+            for step in scene.undone() {
+                prop_assert!(step.removes() && step.key().on().is_some(), "{}", step);
+            }
+        }
+        scene.remove_later();
+        prop_assert_eq!(scene.undone(), []);
     }
 }
 

@@ -228,12 +228,32 @@ impl Scene {
 
     /// The reply, if the command was granted. A death is followed by the next start.
     pub fn ask(&mut self, command: &Command) -> Option<Reply> {
+        self.ask_for(command, false)
+    }
+
+    /// The same; links of what is gone may still be there.
+    pub fn ask_first(&mut self, command: &Command) -> Option<Reply> {
+        self.ask_for(command, true)
+    }
+
+    /// Removes such links.
+    pub fn remove_later(&mut self) {
+        if self.engine.remove_later().now_or_never().is_none() {
+            self.restart();
+        }
+    }
+
+    fn ask_for(&mut self, command: &Command, first: bool) -> Option<Reply> {
         let deadline = Instant::now() + Duration::from_secs(60);
-        match self
-            .engine
-            .carry_out(command, &Looked::default(), deadline)
-            .now_or_never()
-        {
+        let looked = Looked::default();
+        let answer = match first {
+            true => self
+                .engine
+                .carry_out_first(command, &looked, deadline)
+                .now_or_never(),
+            false => self.engine.carry_out(command, &looked, deadline).now_or_never(),
+        };
+        match answer {
             Some(answer) => answer.ok().map(|(reply, _)| reply),
             None => {
                 self.restart();

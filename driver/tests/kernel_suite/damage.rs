@@ -2,7 +2,7 @@
 
 use tombolo::kernel::Real;
 use tombolo_core::model::Group;
-use tombolo_core::world::{Family, Key, Step, Value, World, diff};
+use tombolo_core::world::{Family, Key, LEAVING_GROUP, Step, Value, World, diff};
 
 use crate::lab::{
     Namespace, apply, assert_settled, in_namespace, look, make_forward, name, run, settle, without_settings,
@@ -69,6 +69,21 @@ fn a_table_with_something_strange_is_replaced() {
         ],
         vec![Key::Table],
     );
+}
+
+#[test]
+fn links_that_were_being_removed_when_somebody_died_are_ours_and_go() {
+    in_namespace(async || {
+        let mut kernel = Real::new();
+        let world: World = one_of_each().into_iter().collect();
+        settle(&mut kernel, &world).await;
+        run(&format!(
+            "ip link set tbh1 group {LEAVING_GROUP}; ip link set tb-1 group {LEAVING_GROUP}"
+        ));
+        assert_settled(&mut kernel, &world).await;
+        settle(&mut kernel, &World::new()).await;
+        assert_settled(&mut kernel, &World::new()).await;
+    });
 }
 
 #[test]

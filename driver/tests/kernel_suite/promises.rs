@@ -576,6 +576,52 @@ async fn begin<T>(future: impl Future<Output = T>) {
     }
 }
 
+pub async fn links_that_are_removed_together_go_with_what_is_on_them(mut kernel: impl Kernel) {
+    let all: World = one_of_each().into_iter().collect();
+    settle(&mut kernel, &all).await;
+    let end = |number: u8| {
+        (
+            name(&format!("tbh4{number}")),
+            veth(&format!("tbc4{number}"), 0x40 + 2 * number),
+        )
+    };
+    let ends: Vec<_> = (0..5).map(end).collect();
+    for (link, value) in &ends {
+        apply(&mut kernel, Step::Add(Key::Link(link.clone()), value.clone())).await;
+        apply(&mut kernel, Step::Add(Key::Port(link.clone()), on(&name("tb-1")))).await;
+    }
+    // One is gone already.
+    apply(
+        &mut kernel,
+        Step::Remove(Key::Link(ends[2].0.clone()), ends[2].1.clone()),
+    )
+    .await;
+    let remove = |(link, value): &(IfName, Value)| Step::Remove(Key::Link(link.clone()), value.clone());
+    let steps: Vec<Step> = ends.iter().map(remove).collect();
+    assert!(kernel.apply_all(&steps).await.iter().all(Result::is_ok));
+    assert_settled(&mut kernel, &all).await;
+    // A bridge with its ports, a tunnel among them.
+    let links = all.iter().filter_map(|(key, value)| match (key, value) {
+        (Key::Link(link), Value::Veth { .. } | Value::Bridge { .. } | Value::Vxlan { .. }) => {
+            Some((link.clone(), value.clone()))
+        }
+        _ => None,
+    });
+    let links: Vec<(IfName, Value)> = links.collect();
+    assert!(links.len() > 3);
+    let steps: Vec<Step> = links.iter().map(remove).collect();
+    assert!(kernel.apply_all(&steps).await.iter().all(Result::is_ok));
+    let gone = |key: &Key| {
+        key.on()
+            .is_some_and(|link| links.iter().any(|(name, _)| name == link))
+    };
+    let left = without_settings(look(&mut kernel).await);
+    let on_gone: Vec<&Key> = left.keys().filter(|key| gone(key)).collect();
+    assert!(on_gone.is_empty(), "{on_gone:?}");
+    let elements: Vec<&Key> = all.keys().filter(|key| key.is_element()).collect();
+    assert!(elements.iter().all(|key| left.contains_key(key)), "elements stay");
+}
+
 pub async fn many_steps_at_once_have_a_result_each(mut kernel: impl Kernel) {
     const MANY: u32 = 1_000;
     settle(&mut kernel, &one_of_each().into_iter().collect()).await;
