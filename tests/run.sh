@@ -214,7 +214,7 @@ bench_quick() {
     install_test_programs
     tested_build
     step "bench, a round of each" \
-        env TOMBOLO_TEST_BINARY="$PWD/target/debug/tombolo" TOMBOLO_BENCH_ROUNDS=1 TOMBOLO_BENCH_CALLS=2 TOMBOLO_BENCH_ACROSS_ROUNDS=1 \
+        env TOMBOLO_TEST_BINARY="$PWD/target/debug/tombolo" TOMBOLO_BENCH_ROUNDS=1 TOMBOLO_BENCH_CALLS=2 TOMBOLO_BENCH_ACROSS_ROUNDS=1 TOMBOLO_BENCH_MOST=1000 \
         cargo run --locked -p system-tests --bin bench -- attach bridge growth
 }
 

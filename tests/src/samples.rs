@@ -18,6 +18,11 @@ impl Samples {
         self.0.extend(&other.0);
     }
 
+    /// All of them.
+    pub fn all(&self) -> &[f64] {
+        &self.0
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -57,12 +62,6 @@ impl Samples {
     /// The longest.
     pub fn max(&self) -> f64 {
         self.quantile(1.0)
-    }
-
-    /// Median and quartiles, as two cells of a table.
-    pub fn quartiles(&self) -> String {
-        let [low, high] = [0.25, 0.75].map(|part| self.quantile(part));
-        format!("{:.0} ms | {low:.0} to {high:.0} ms", self.median())
     }
 }
 

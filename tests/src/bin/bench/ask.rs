@@ -4,7 +4,7 @@
 //! processor takes to wake up.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -42,9 +42,13 @@ pub fn stay_on(processor: usize) {
 
 impl Server {
     /// A server on a port of all addresses of a place.
-    pub fn start(place: &Spaces, port: usize) -> Self {
-        let address = format!("0.0.0.0:{port}");
-        let listener = place.enter(|| TcpListener::bind(&address));
+    pub fn start(place: &Spaces, port: u16) -> Self {
+        Self::at(place, (Ipv4Addr::UNSPECIFIED, port).into())
+    }
+
+    /// A server at an address of a place, with a port of the kernel's choice where that is 0.
+    pub fn at(place: &Spaces, address: SocketAddr) -> Self {
+        let listener = place.enter(|| TcpListener::bind(address));
         let listener = Arc::new(listener.unwrap_or_else(|e| panic!("listening on {address}: {e}")));
         let accepting = Arc::clone(&listener);
         let thread = std::thread::spawn(move || {
@@ -58,6 +62,13 @@ impl Server {
             listener,
             thread: Some(thread),
         }
+    }
+}
+
+impl Server {
+    /// Where it answers.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().expect("a socket that is bound")
     }
 }
 

@@ -6,7 +6,6 @@ use system_tests::measure::Way;
 use system_tests::{Scene, say, wait};
 
 use crate::cost::{self, Cost, QUESTIONS, ratios};
-use crate::picture::{Bar, bars};
 use crate::spread::{median, quantile, with_quartiles};
 use crate::{aim, machine};
 
@@ -39,15 +38,11 @@ pub fn measure(rounds: usize) -> Vec<String> {
             .zip(&costs)
             .map(|((_, name), cost)| (format!("{name} / Docker's"), [cost, theirs])),
     ));
-    let bar = |(name, cost): (&(&str, &str), &Cost)| Bar {
-        name: name.1.to_owned(),
-        ours: name.0 != "theirs",
-        numbers: QUESTIONS[1].1(cost).clone(),
-    };
-    lines.extend(bars(
+    lines.extend(cost::pictures(
         "bridge",
-        "a question and its answer on a connection, µs",
-        &NETWORKS.iter().zip(&costs).map(bar).collect::<Vec<_>>(),
+        &NETWORKS.map(|(_, name)| name),
+        &costs,
+        |name| name.starts_with("tombolo"),
     ));
     lines.extend(aims(&costs[0], theirs));
     drop(ways);

@@ -6,6 +6,7 @@ use system_tests::measure::Way;
 use system_tests::samples::Samples;
 use system_tests::say;
 
+use crate::picture::{Bar, bars};
 use crate::spread::{pairs, with_quartiles};
 use crate::{probe, turns};
 
@@ -14,6 +15,7 @@ const LONGEST: Duration = Duration::from_secs(240);
 
 /// How often is asked in a round, of each sort, and how long a connection carries what it can.
 const EXCHANGES: usize = 400;
+const CONNECTIONS: usize = 60;
 const STREAM: Duration = Duration::from_millis(300);
 
 /// What was measured of a way.
@@ -21,8 +23,11 @@ const STREAM: Duration = Duration::from_millis(300);
 pub struct Cost {
     udp: Asked,
     tcp: Asked,
-    /// Round by round: the processor's µs of an exchange, what a connection carried in Gbit/s, its seconds of a gigabyte.
+    connections: Asked,
+    /// Round by round: the processor's µs of an exchange, what datagrams and what a connection carried in Gbit/s, the
+    /// connection's seconds of a gigabyte.
     udp_work: Vec<f64>,
+    udp_gbits: Vec<f64>,
     pub gbits: Vec<f64>,
     work: Vec<f64>,
 }
@@ -45,7 +50,9 @@ impl Cost {
     fn add(&mut self, turn: &probe::Turn) {
         self.udp.add(&turn.udp);
         self.tcp.add(&turn.tcp);
+        self.connections.add(&turn.connections);
         self.udp_work.push(turn.udp_work);
+        self.udp_gbits.push(turn.udp_gbits);
         self.gbits.push(turn.gbits);
         self.work.push(turn.work);
     }
@@ -64,7 +71,7 @@ pub fn in_turns(part: &str, ways: &[Way], rounds: usize, before: impl Fn(usize))
         }
         for at in turns::order(round, ways.len()) {
             before(at);
-            let turn = probe::turn(&ways[at], EXCHANGES, STREAM);
+            let turn = probe::turn(&ways[at], EXCHANGES, CONNECTIONS, STREAM);
             // The first round only warms up.
             if round > 0 {
                 costs[at].add(&turn);
@@ -81,8 +88,9 @@ pub fn in_turns(part: &str, ways: &[Way], rounds: usize, before: impl Fn(usize))
 pub fn how(costs: &[Cost]) -> String {
     format!(
         "{} rounds, in each all ways in turns: {EXCHANGES} questions of one byte with their answers in datagrams, {EXCHANGES} on a \
-         connection that is open, with both ends on one processor; then a connection that carries what it can for {} ms, with a \
-         processor for each end. The processor's time is that of both ends' threads, in which the kernel does most of its work for \
+         connection that is open, and {CONNECTIONS} connections with one each, from connecting to closing, with both ends on one processor; \
+         then, with a processor for each end, datagrams as fast as can be for half as long, of which those count that arrive, and a \
+         connection that carries what it can for {} ms. The processor's time is that of both ends' threads, in which the kernel does most of its work for \
          packets, and of its own threads for the rest; all of them go before the machine's other work (nice -10).",
         costs[0].gbits.len(),
         STREAM.as_millis()
@@ -93,16 +101,17 @@ pub fn how(costs: &[Cost]) -> String {
 pub type Of = fn(&Cost) -> &Vec<f64>;
 
 /// The sorts of questions.
-pub const QUESTIONS: [(&str, Of); 2] = [
+pub const QUESTIONS: [(&str, Of); 3] = [
     ("UDP", |cost| &cost.udp.medians),
     ("TCP", |cost| &cost.tcp.medians),
+    ("with a connection of its own", |cost| &cost.connections.medians),
 ];
 
 /// What each way cost.
 pub fn table<'a>(rows: impl Iterator<Item = (&'a str, &'a Cost)>) -> Vec<String> {
     let mut lines = vec![
-        "| | UDP p50, µs | p99 | TCP p50, µs | p99 | processor, s per 100,000 UDP | Gbit/s | processor, s per GB |".to_owned(),
-        "|---|---|---|---|---|---|---|---|".to_owned(),
+        "| | UDP p50, µs | p99 | TCP p50, µs | p99 | a connection, µs | p99 | UDP, Gbit/s | TCP, Gbit/s | processor, s per 100,000 UDP | per GB of TCP |".to_owned(),
+        "|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     let asked = |asked: &Asked| {
         let p99 = asked.all.p99() * 1e3;
@@ -111,11 +120,13 @@ pub fn table<'a>(rows: impl Iterator<Item = (&'a str, &'a Cost)>) -> Vec<String>
     lines.extend(rows.map(|(name, cost)| {
         let in_all: Vec<f64> = cost.udp_work.iter().map(|each| each / 10.0).collect();
         format!(
-            "| {name} | {} | {} | {} | {} | {} |",
+            "| {name} | {} | {} | {} | {} | {} | {} | {} |",
             asked(&cost.udp),
             asked(&cost.tcp),
-            with_quartiles(&in_all, 2),
+            asked(&cost.connections),
+            with_quartiles(&cost.udp_gbits, 2),
             with_quartiles(&cost.gbits, 1),
+            with_quartiles(&in_all, 2),
             with_quartiles(&cost.work, 2)
         )
     }));
@@ -125,15 +136,42 @@ pub fn table<'a>(rows: impl Iterator<Item = (&'a str, &'a Cost)>) -> Vec<String>
     lines
 }
 
+/// Pictures of what ways cost; those whose name `ours` takes are tombolo's.
+pub fn pictures(part: &str, names: &[&str], costs: &[Cost], ours: impl Fn(&str) -> bool) -> Vec<String> {
+    let sorts: [(&str, &str, Of); 3] = [
+        ("", "a question and its answer on a connection, µs", |cost| {
+            &cost.tcp.medians
+        }),
+        ("-connection", "a connection with one question, µs", |cost| {
+            &cost.connections.medians
+        }),
+        ("-carried", "what a connection carries, Gbit/s", |cost| {
+            &cost.gbits
+        }),
+    ];
+    let picture = |(name, what, of): (&str, &str, Of)| {
+        let bar = |(name, cost): (&&str, &Cost)| Bar {
+            name: (*name).to_owned(),
+            ours: ours(name),
+            numbers: of(cost).clone(),
+        };
+        let all: Vec<Bar> = names.iter().zip(costs).map(bar).collect();
+        bars(&format!("{part}{name}"), what, &all)
+    };
+    sorts.into_iter().flat_map(picture).collect()
+}
+
 /// What some cost beside others: what is compared, and the two.
 pub fn compared<'a>(rows: impl Iterator<Item = (String, [&'a Cost; 2])>) -> Vec<String> {
     let mut lines = vec![
-        "| ratio, round by round | UDP | TCP | throughput | processor per GB |".to_owned(),
-        "|---|---|---|---|---|".to_owned(),
+        "| ratio, round by round | UDP | TCP | a connection | UDP throughput | TCP throughput | processor per GB |".to_owned(),
+        "|---|---|---|---|---|---|---|".to_owned(),
     ];
-    let sorts: [Of; 4] = [
+    let sorts: [Of; 6] = [
         |cost| &cost.udp.medians,
         |cost| &cost.tcp.medians,
+        |cost| &cost.connections.medians,
+        |cost| &cost.udp_gbits,
         |cost| &cost.gbits,
         |cost| &cost.work,
     ];

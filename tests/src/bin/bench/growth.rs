@@ -1,4 +1,5 @@
-//! What more endpoints on a host cost those that come and go: the calls of a container's life, a start of tombolo, its memory.
+//! What more endpoints and more networks on a host cost those that come and go: the calls of a container's life and of a
+//! network's, a start of tombolo, its memory.
 
 use std::time::Instant;
 
@@ -9,98 +10,153 @@ use crate::picture::{Bar, bars};
 use crate::spread::{median, with_quartiles};
 use crate::{aim, disk, machine, turns};
 
-/// How many endpoints there are, on four networks, each with a published port. A bridge of the kernel has 1,023 ports.
-const SIZES: [usize; 3] = [10, 100, 1000];
+/// How many endpoints there are, on networks of 500 at most, each with a published port.
+const ENDPOINTS: [usize; 4] = [10, 100, 1_000, 10_000];
+
+/// How many networks there are, with nothing on them.
+const NETWORKS: [usize; 3] = [10, 100, 1_000];
 
 /// How often tombolo is started anew at each place.
 const STARTS: usize = 10;
 
-/// How much longer a container's calls may take with the most endpoints than with the fewest, and seconds that a start may take.
+/// How much longer calls may take with 1,000 than with 10, and seconds that a start with 1,000 may take.
 const RATIO: f64 = 1.3;
 const START_S: f64 = 1.0;
+const AIMED_AT: usize = 1_000;
 
-/// Measures in so many rounds, and says what was found.
-pub fn measure(rounds: usize) -> Vec<String> {
-    let begin = crate::load();
-    let mut places = SIZES.map(Place::with);
-    // Nothing is done for the first time while we measure.
-    places.iter_mut().for_each(|place| place.life(0));
-    let mut lives: [Vec<f64>; SIZES.len()] = Default::default();
-    for round in 0..rounds {
-        for at in turns::order(round, SIZES.len()) {
-            let begin = Instant::now();
-            places[at].life(round);
-            lives[at].push(begin.elapsed().as_secs_f64() * 1e3);
-        }
-        if (round + 1) % 50 == 0 {
-            say(&format!("growth: {} of {rounds} rounds", round + 1));
-        }
-    }
-    let mut starts: [Vec<f64>; SIZES.len()] = Default::default();
-    for round in 0..STARTS {
-        for at in turns::order(round, SIZES.len()) {
-            starts[at].push(places[at].start_anew().as_secs_f64() * 1e3);
-        }
-    }
-    say("growth: starts");
-    places.iter().for_each(Place::must_be_well);
-    let lines = report(&begin, &places, &lives, &starts);
-    let images: Vec<_> = places.iter().map(|place| place.image.clone()).collect();
-    drop(places);
-    disk::must_be_gone(&images);
-    lines
+/// What comes and goes.
+struct Sort {
+    many: &'static str,
+    one: &'static str,
+    picture: &'static str,
+    place: fn(usize) -> Place,
+    life: fn(&mut Place, usize),
 }
 
-fn report(begin: &str, places: &[Place], lives: &[Vec<f64>], starts: &[Vec<f64>]) -> Vec<String> {
+const SORTS: [(Sort, &[usize]); 2] = [
+    (
+        Sort {
+            many: "endpoints",
+            one: "a container's calls, ms",
+            picture: "growth",
+            place: Place::with,
+            life: Place::life,
+        },
+        &ENDPOINTS,
+    ),
+    (
+        Sort {
+            many: "networks",
+            one: "a network's calls, ms",
+            picture: "growth-networks",
+            place: Place::of_networks,
+            life: |place, _| place.come_and_go(),
+        },
+        &NETWORKS,
+    ),
+];
+
+/// Measures in so many rounds with this many endpoints at most, and says what was found.
+pub fn measure(rounds: usize, most: usize) -> Vec<String> {
     let mut lines = vec![
-        "## More endpoints on a host".to_owned(),
+        "## More endpoints and more networks on a host".to_owned(),
         String::new(),
         format!(
             "{} Hosts made of namespaces with a tombolo each, whose records are on ext4 on a loop device, and without engines. *A \
-             container's calls*: the nine that an engine makes while a container comes and goes, with a published port, {} times at each \
-             place in turns. *Start*: from the starting of the process until it answers and all that its records ask for holds, \
-             {STARTS} times.",
-            machine("growth", begin),
-            lives[0].len()
+             container's calls*: the nine that an engine makes while a container comes and goes, with a published port; *a network's*: the \
+             five from `RequestPool` to `ReleasePool`; {rounds} times at each place in turns. *Start*: from the starting of the process until \
+             it answers and all that its records ask for holds, {STARTS} times.",
+            machine("growth", &crate::load())
         ),
         String::new(),
-        "| endpoints | a container's calls, ms | start, ms | memory, MiB |".to_owned(),
+    ];
+    for (sort, sizes) in SORTS {
+        let sizes: Vec<usize> = sizes.iter().copied().filter(|size| *size <= most).collect();
+        lines.extend(of_sort(&sort, &sizes, rounds));
+    }
+    lines
+}
+
+fn of_sort(sort: &Sort, sizes: &[usize], rounds: usize) -> Vec<String> {
+    let mut places: Vec<Place> = sizes.iter().map(|size| (sort.place)(*size)).collect();
+    // Nothing is done for the first time while we measure.
+    places.iter_mut().for_each(|place| (sort.life)(place, 0));
+    let mut lives = vec![Vec::new(); sizes.len()];
+    for round in 0..rounds {
+        for at in turns::order(round, sizes.len()) {
+            let begin = Instant::now();
+            (sort.life)(&mut places[at], round);
+            lives[at].push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+        if (round + 1) % 50 == 0 {
+            say(&format!(
+                "growth of {}: {} of {rounds} rounds",
+                sort.many,
+                round + 1
+            ));
+        }
+    }
+    let mut starts = vec![Vec::new(); sizes.len()];
+    for round in 0..STARTS {
+        for at in turns::order(round, sizes.len()) {
+            starts[at].push(places[at].start_anew().as_secs_f64() * 1e3);
+        }
+    }
+    say(&format!("growth of {}: starts", sort.many));
+    places.iter().for_each(Place::must_be_well);
+    let memory: Vec<f64> = places.iter().map(|place| place.memory()[0]).collect();
+    let images: Vec<_> = places.iter().map(|place| place.image.clone()).collect();
+    drop(places);
+    disk::must_be_gone(&images);
+    report(sort, sizes, &lives, &starts, &memory)
+}
+
+fn report(
+    sort: &Sort,
+    sizes: &[usize],
+    lives: &[Vec<f64>],
+    starts: &[Vec<f64>],
+    memory: &[f64],
+) -> Vec<String> {
+    let mut lines = vec![
+        format!("| {} | {} | start, ms | memory, MiB |", sort.many, sort.one),
         "|---|---|---|---|".to_owned(),
     ];
-    for (((place, size), life), start) in places.iter().zip(SIZES).zip(lives).zip(starts) {
+    let mut all = Vec::new();
+    for (at, size) in sizes.iter().enumerate() {
         lines.push(format!(
             "| {size} | {} | {} | {:.1} |",
-            with_quartiles(life, 1),
-            with_quartiles(start, 0),
-            place.memory()[0]
+            with_quartiles(&lives[at], 1),
+            with_quartiles(&starts[at], 0),
+            memory[at]
         ));
+        all.push(Bar {
+            name: format!("{size} {}", sort.many),
+            ours: true,
+            numbers: lives[at].clone(),
+        });
     }
     lines.push(String::new());
-    let bar = |(size, life): (usize, &Vec<f64>)| Bar {
-        name: format!("{size} endpoints"),
-        ours: true,
-        numbers: life.clone(),
+    lines.extend(bars(sort.picture, sort.one, &all));
+    let Some(aimed) = sizes.iter().position(|size| *size == AIMED_AT) else {
+        return lines;
     };
-    lines.extend(bars(
-        "growth",
-        "a container's calls, ms",
-        &SIZES.into_iter().zip(lives).map(bar).collect::<Vec<_>>(),
-    ));
-    let [first, .., last] = lives else { return lines };
-    let ratio = median(last) / median(first);
+    let ratio = median(&lives[aimed]) / median(&lives[0]);
     lines.push(aim(
         &format!(
-            "a container's calls take at most {RATIO} times as long with {} endpoints as with {}, medians",
-            SIZES[2], SIZES[0]
+            "{} take at most {RATIO} times as long with {AIMED_AT} {} as with {}, medians",
+            sort.one.trim_end_matches(", ms"),
+            sort.many,
+            sizes[0]
         ),
         &format!("{ratio:.2}"),
         ratio <= RATIO,
     ));
-    let start = starts.last().map_or(f64::NAN, |start| median(start) / 1e3);
+    let start = median(&starts[aimed]) / 1e3;
     lines.push(aim(
         &format!(
-            "with {} endpoints all is as it should be within {START_S} s of a start, median",
-            SIZES[2]
+            "with {AIMED_AT} {} all is as it should be within {START_S} s of a start, median",
+            sort.many
         ),
         &format!("{start:.2} s"),
         start < START_S,

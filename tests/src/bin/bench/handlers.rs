@@ -37,8 +37,9 @@ pub const METHODS: [&str; 13] = [
     "IpamDriver.ReleasePool",
 ];
 
-/// On how many networks the endpoints are.
+/// On how many networks the endpoints are at least, and how many are on one at most: a bridge of the kernel has 1,023 ports.
 const NETWORKS: usize = 4;
+const OF_A_NETWORK: usize = 500;
 
 /// The network namespace that stands for the sandboxes of the endpoints that stay.
 const SANDBOX: &str = "sandbox";
@@ -81,6 +82,15 @@ pub struct Place {
 impl Place {
     /// A host with this many endpoints, each joined and with a published port.
     pub fn with(endpoints: usize) -> Self {
+        Self::prepare(endpoints, NETWORKS.max(endpoints.div_ceil(OF_A_NETWORK)))
+    }
+
+    /// A host with this many networks and nothing on them.
+    pub fn of_networks(networks: usize) -> Self {
+        Self::prepare(0, networks)
+    }
+
+    fn prepare(endpoints: usize, networks: usize) -> Self {
         let host = Arc::new(Host::new());
         let image = disk::give(&host);
         let tombolo = Tombolo::start_with(&host, &[("TOMBOLO_STATE_DIR", disk::STATE)]);
@@ -94,22 +104,22 @@ impl Place {
             image,
             host,
         };
-        place.populate();
+        place.populate(networks);
         place
     }
 
-    fn populate(&mut self) {
+    fn populate(&mut self, networks: usize) {
         // An engine switches IPv6 off in containers whose network has none.
         self.host.sh(&format!(
             "ip netns add {SANDBOX}; ip netns exec {SANDBOX} sh -c 'echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6'"
         ));
-        for number in 0..NETWORKS {
-            let network = self.network(&format!("10.{}.0.0/16", 100 + number));
+        for number in 0..networks {
+            let network = self.network(&format!("10.{}.{}.0/22", 100 + number / 64, number % 64 * 4));
             self.networks.push(network);
         }
         for first in (0..self.endpoints).step_by(BATCH) {
             let numbers = first..self.endpoints.min(first + BATCH);
-            let made: Vec<Endpoint> = numbers.map(|n| self.join(n % NETWORKS, PORT + n)).collect();
+            let made: Vec<Endpoint> = numbers.map(|n| self.join(n % networks, PORT + n)).collect();
             self.move_away(&made);
             say(&format!(
                 "handlers: {} of {} endpoints",
@@ -229,8 +239,15 @@ impl Place {
 
     /// One container comes and goes.
     pub fn life(&mut self, number: usize) {
-        let endpoint = self.join(number % NETWORKS, PORT - 1);
+        let endpoint = self.join(number % self.networks.len(), PORT - 1);
         self.leave(&endpoint);
+    }
+
+    /// A network comes and goes.
+    pub fn come_and_go(&mut self) {
+        let network = self.network("10.200.0.0/24");
+        self.call("NetworkDriver.DeleteNetwork", &json!({ "NetworkID": network.id }));
+        self.call("IpamDriver.ReleasePool", &json!({ "PoolID": network.pool }));
     }
 
     /// Starts tombolo anew; until it answers and all that its records ask for holds.
@@ -250,9 +267,7 @@ impl Place {
     /// One container and one network come and go.
     pub fn round(&mut self, number: usize) {
         self.life(number);
-        let network = self.network("10.200.0.0/24");
-        self.call("NetworkDriver.DeleteNetwork", &json!({ "NetworkID": network.id }));
-        self.call("IpamDriver.ReleasePool", &json!({ "PoolID": network.pool }));
+        self.come_and_go();
     }
 
     /// The times of all methods for which there is something to do.
@@ -287,6 +302,6 @@ impl Place {
             self.tombolo.log()
         );
         let networks = self.tombolo.cli(&["networks"]);
-        assert_eq!(look::rows(&networks).len(), NETWORKS, "{networks:#}");
+        assert_eq!(look::rows(&networks).len(), self.networks.len(), "{networks:#}");
     }
 }

@@ -4,9 +4,9 @@
 //!
 //! - `attach`: what networks cost a container's start and end, beside Docker's own of the same sort
 //! - `bridge`: what a way between containers of one host costs, beside Docker's own bridge
-//! - `growth`: what more endpoints on a host cost those that come and go
+//! - `growth`: what more endpoints and more networks on a host cost those that come and go
 //! - `slowed`: whether a slower tombolo is told from the usual one (`make bench-check`)
-//! - `calls`: the network's share of a `docker run`, tombolo's own answers with few and with many endpoints, its memory
+//! - `calls`: how long tombolo's own answers take with few and with many endpoints
 //! - `ports`: what a question through a published port takes with few ports and with many
 //! - `across`: what a way between containers of two hosts costs, beside the wire and Docker's Swarm
 //! - `repair`: how fast six hosts put right what was broken by hand, and reach what is new or has moved
@@ -18,10 +18,10 @@
 //! containers there are, `TOMBOLO_BENCH_CALLS` (default 300) how many times each method is called,
 //! `TOMBOLO_BENCH_PORTS` (default 10000) how many ports are many, `TOMBOLO_BENCH_PORT_ROUNDS` (default 100) how many rounds
 //! of questions there are, `TOMBOLO_TEST_ENGINE` which engine is used, as for the tests. Between hosts:
-//! `TOMBOLO_BENCH_ACROSS_ROUNDS` (default 60) is how many rounds of ways there are, `TOMBOLO_BENCH_REPAIRS` (default 30) how
-//! often each thing is broken, started, moved, or one more, `TOMBOLO_BENCH_PEERS` (default 10000) how many endpoints are many,
-//! and `TOMBOLO_BENCH_WRITE` a document in which these parts write their sections anew (see `docs/multi-host.md`). `wire` goes by
-//! `TOMBOLO_BENCH_ROUNDS` and `TOMBOLO_BENCH_ACROSS_ROUNDS`, and writes its section as well (see `docs/wire.md`).
+//! `TOMBOLO_BENCH_ACROSS_ROUNDS` (default 60) is how many rounds of ways there are (of `bridge` and `wire` as well),
+//! `TOMBOLO_BENCH_REPAIRS` (default 30) how often each thing is broken, started, moved, or one more, `TOMBOLO_BENCH_PEERS`
+//! (default 10000) how many endpoints are many. `TOMBOLO_BENCH_MOST` (default 10000) is how many endpoints `growth` goes up to.
+//! `TOMBOLO_BENCH_WRITE` names a document in which the parts write their sections anew (`make bench` has `docs/benchmarks.md`).
 
 mod across;
 mod ask;
@@ -39,7 +39,6 @@ mod picture;
 mod ports;
 mod probe;
 mod repair;
-mod runs;
 mod slowed;
 mod spread;
 mod turns;
@@ -51,7 +50,7 @@ use std::time::{Duration, Instant};
 use system_tests::{samples, say, tombolo};
 
 use handlers::{METHODS, NOTHING, Place};
-use runs::{PAIRS, Runs};
+use picture::{Bar, bars};
 
 /// How many endpoints the two hosts have.
 const FEW: usize = 10;
@@ -86,7 +85,12 @@ const PARTS: [Part; 10] = [
     ),
     (
         "growth",
-        || growth::measure(number_from("TOMBOLO_BENCH_CALLS", 300)),
+        || {
+            growth::measure(
+                number_from("TOMBOLO_BENCH_CALLS", 300),
+                number_from("TOMBOLO_BENCH_MOST", 10_000),
+            )
+        },
         ALL,
     ),
     (
@@ -118,12 +122,7 @@ const PARTS: [Part; 10] = [
     ),
     (
         "wire",
-        || {
-            wire::measure(
-                number_from("TOMBOLO_BENCH_ROUNDS", 30),
-                number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60),
-            )
-        },
+        || wire::measure(number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
         ALL,
     ),
 ];
@@ -165,18 +164,11 @@ fn main() {
 /// The part `calls`.
 fn calls() -> Vec<String> {
     let begin = load();
-    let runs = runs::measure(number_from("TOMBOLO_BENCH_ROUNDS", 30));
     let [few, many] = ask_in_turns(number_from("TOMBOLO_BENCH_CALLS", 300));
-    let memory = [few.memory(), many.memory()];
     let mut sync = few.cost_of_sync();
     sync.extend(&many.cost_of_sync());
-    let lines = [
-        how_made(&runs, &few, &begin, &sync),
-        table_of_runs(&runs),
-        table_of_handlers(&few, &many),
-        table_of_memory(memory),
-    ];
-    let images = [&runs.images[..], &[few.image.clone(), many.image.clone()]].concat();
+    let lines = [how_made(&few, &begin, &sync), table_of_handlers(&few, &many)];
+    let images = [few.image.clone(), many.image.clone()];
     drop((few, many));
     disk::must_be_gone(&images);
     lines.concat()
@@ -187,7 +179,12 @@ fn scaling_of_ports() -> Vec<String> {
     let many = number_from("TOMBOLO_BENCH_PORTS", 10_000);
     let begin = load();
     let table = ports::measure(FEW_PORTS, many, number_from("TOMBOLO_BENCH_PORT_ROUNDS", 100));
-    [vec![machine("ports", &begin), String::new()], table].concat()
+    let title = "## Through a published port".to_owned();
+    [
+        vec![title, String::new(), machine("ports", &begin), String::new()],
+        table,
+    ]
+    .concat()
 }
 
 /// How a part was measured, and on what.
@@ -254,44 +251,21 @@ fn load() -> String {
     text.split(' ').next().unwrap_or_default().to_owned()
 }
 
-fn how_made(runs: &Runs, few: &Place, load_before: &str, sync: &samples::Samples) -> Vec<String> {
-    let cores = std::thread::available_parallelism().expect("the number of processors");
-    let rounds = runs.times.rounds();
-    let calls = few.times["NetworkDriver.Join"].len();
+fn how_made(few: &Place, load_before: &str, sync: &samples::Samples) -> Vec<String> {
     vec![
-        format!(
-            "One run of `make bench`: Docker {}, Linux {}, {cores} processors, load average {load_before} before (the \
-             machine's other work) and {} after. What is compared was measured in turns. Docker's \
-             data and tombolo's state were on ext4 on a loop device, where a write of 500 bytes with fsync takes \
-             {:.2} ms (p99 {:.2} ms).",
-            runs.version,
-            read("/proc/sys/kernel/osrelease").trim(),
-            load(),
-            sync.median(),
-            sync.p99()
-        ),
+        "## tombolo's own answers".to_owned(),
         String::new(),
         format!(
-            "`docker run --rm busybox true`, from the command to its end, {rounds} rounds; the share is the time with a \
-             network less the time with `--network none` in the same round. Answers to Docker's calls: {calls} of each \
-             method, a connection each, {FEW} or {MANY} endpoints on four networks, each with a published port."
+            "{} Hosts made of namespaces with a tombolo each and without engines, whose records are on ext4 on a loop device, where a write \
+             of 500 bytes with fsync takes {:.2} ms (p99 {:.2} ms). {} calls of each method in turns, a connection each, {FEW} or {MANY} \
+             endpoints on four networks, each with a published port.",
+            machine("calls", load_before),
+            sync.median(),
+            sync.p99(),
+            few.times["NetworkDriver.Join"].len()
         ),
         String::new(),
     ]
-}
-
-fn table_of_runs(runs: &Runs) -> Vec<String> {
-    let mut lines = runs.times.table(&PAIRS);
-    for ((ours, theirs, _), what) in PAIRS.iter().zip(["", ", one published port"]) {
-        let difference = runs.times.above(*ours, *theirs).median();
-        lines.push(aim(
-            &format!("a share no larger than Docker's bridge{what}"),
-            &format!("{difference:+.0} ms"),
-            difference <= 0.0,
-        ));
-    }
-    lines.push(String::new());
-    lines
 }
 
 fn table_of_handlers(few: &Place, many: &Place) -> Vec<String> {
@@ -319,6 +293,16 @@ fn table_of_handlers(few: &Place, many: &Place) -> Vec<String> {
     let all = [few.all(), many.all()];
     lines.push(row("all but `EndpointOperInfo`", [&all[0], &all[1]]));
     lines.push(String::new());
+    let bar = |method: &&'static str| Bar {
+        name: method.split('.').next_back().unwrap_or(method).to_owned(),
+        ours: true,
+        numbers: many.times[*method].all().to_vec(),
+    };
+    lines.extend(bars(
+        "calls",
+        &format!("an answer with {MANY} endpoints, ms"),
+        &METHODS.iter().map(bar).collect::<Vec<_>>(),
+    ));
     let worst = all[0].p99().max(all[1].p99());
     let ratio = all[1].p99() / all[0].p99();
     lines.push(aim(
@@ -332,19 +316,6 @@ fn table_of_handlers(few: &Place, many: &Place) -> Vec<String> {
         ratio <= AIM_RATIO,
     ));
     lines.push(String::new());
-    lines
-}
-
-fn table_of_memory(memory: [[f64; 2]; 2]) -> Vec<String> {
-    let mut lines = vec![
-        "| memory of tombolo (RSS) | now | at most |".to_owned(),
-        "|---|---|---|".to_owned(),
-    ];
-    for (endpoints, [now, most]) in [FEW, MANY].iter().zip(memory) {
-        lines.push(format!(
-            "| {endpoints} endpoints | {now:.1} MiB | {most:.1} MiB |"
-        ));
-    }
     lines
 }
 

@@ -22,7 +22,7 @@ const WIDTH: u32 = 760;
 const ROW: u32 = 30;
 const AROUND: u32 = 80;
 /// Where names end.
-const NAMES: u32 = 210;
+const NAMES: u32 = 280;
 
 const OURS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const THEIRS: RGBColor = RGBColor(0x9a, 0x9a, 0x9a);

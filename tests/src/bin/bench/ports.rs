@@ -20,6 +20,7 @@ use system_tests::outside::HOST;
 use system_tests::{Container, Engine, Host, Outside, Tombolo, say};
 
 use crate::ask::{self, Server};
+use crate::picture::{Bar, bars};
 use crate::samples::Samples;
 use crate::turns;
 
@@ -146,7 +147,7 @@ impl Place {
         let asked = asked.map(|(number, port)| (number, PORT + number * STEP + port));
         let servers = asked.map(|(number, port)| {
             let container = Container::known(&host, &engine, &container_name(number));
-            Server::start(&container.spaces(), port)
+            Server::start(&container.spaces(), u16::try_from(port).expect("a port"))
         });
         let address = |(_, port)| format!("{}:{port}", HOST[0]).parse().expect("an address");
         Self {
@@ -328,6 +329,28 @@ fn table(places: &[Place], [few, many]: [usize; 2]) -> Vec<String> {
         }
     }
     lines.push(String::new());
+    for (what, of) in [
+        (
+            "exchange",
+            (|place| &place.exchanges.medians) as fn(&Place) -> &Vec<f64>,
+        ),
+        ("connection", |place| &place.connections.medians),
+    ] {
+        let bar = |place: &Place| Bar {
+            name: format!(
+                "{}, {} ports",
+                WAYS[place.way].0.replace("userland ", ""),
+                place.ports
+            ),
+            ours: place.way == 0,
+            numbers: of(place).iter().map(|ms| ms * 1e3).collect(),
+        };
+        lines.extend(bars(
+            &format!("ports-{what}"),
+            &format!("{what} through a published port, µs"),
+            &places.iter().map(bar).collect::<Vec<_>>(),
+        ));
+    }
     lines.push(format!(
         "| until {CONTAINERS} containers have their ports | ports | seconds |"
     ));

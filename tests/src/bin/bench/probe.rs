@@ -23,6 +23,9 @@ const WARM_UP: usize = 30;
 /// What is written at a time.
 const CHUNK: usize = 128 << 10;
 
+/// The bytes of a datagram that is one of many: each network's MTU is larger.
+const DATAGRAM: usize = 1_300;
+
 /// What one turn of a way has given.
 pub struct Turn {
     /// One byte there and one back, in datagrams.
@@ -31,21 +34,29 @@ pub struct Turn {
     pub tcp: Samples,
     /// The processor's time of an exchange of datagrams, in µs.
     pub udp_work: f64,
+    /// Connections with an exchange each, from the connecting to the closing.
+    pub connections: Samples,
+    /// What arrived of datagrams that were sent as fast as can be, in Gbit/s.
+    pub udp_gbits: f64,
     /// What a connection carried, in Gbit/s.
     pub gbits: f64,
     /// The processor's time of a gigabyte, in seconds.
     pub work: f64,
 }
 
-/// Asks so many times and then streams for a while.
-pub fn turn(way: &Way, exchanges: usize, stream: Duration) -> Turn {
+/// Asks so many times and connects so many times, and then streams for a while.
+pub fn turn(way: &Way, exchanges: usize, connections: usize, stream: Duration) -> Turn {
     let measured = udp(way, exchanges).and_then(|(udp, udp_work)| {
         let tcp = tcp(way, exchanges)?;
+        let connections = connect(way, connections)?;
+        let udp_gbits = flood(way, stream / 2)?;
         let (gbits, work) = carry(way, stream)?;
         Ok(Turn {
             udp,
             tcp,
             udp_work,
+            connections,
+            udp_gbits,
             gbits,
             work,
         })
@@ -136,6 +147,59 @@ fn tcp(way: &Way, count: usize) -> io::Result<Samples> {
             Ok(samples)
         });
         asking.join().expect("the thread that asks")
+    })
+}
+
+fn connect(way: &Way, count: usize) -> io::Result<Samples> {
+    let server = ask::Server::at(&way.to, (way.address, 0).into());
+    let asked = way.from.enter(|| {
+        first_on(Which::Last);
+        let mut samples = Samples::default();
+        for _ in 0..count {
+            let begun = Instant::now();
+            let mut stream = ask::connect(server.address())?;
+            ask::exchange(&mut stream)?;
+            drop(stream);
+            samples.add(begun.elapsed());
+        }
+        Ok(samples)
+    });
+    drop(server);
+    asked
+}
+
+fn flood(way: &Way, time: Duration) -> io::Result<f64> {
+    let server = way.to.enter(|| UdpSocket::bind((way.address, 0)))?;
+    server.set_read_timeout(Some(PATIENCE))?;
+    let client = way.from.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+    client.connect(server.local_addr()?)?;
+    // The first one finds the way.
+    client.send(&[0; DATAGRAM])?;
+    server.recv(&mut [0; DATAGRAM])?;
+    let (receiver, sender) = (&server, &client);
+    thread::scope(|scope| {
+        let receiving = scope.spawn(move || {
+            first_on(Which::Last);
+            let (begun, mut bytes, mut buffer) = (Instant::now(), 0, [0; DATAGRAM]);
+            // Some are lost, so it ends by the clock: the last ones are worth nothing.
+            while begun.elapsed() < time {
+                bytes += receiver.recv(&mut buffer)?;
+            }
+            Ok::<_, io::Error>(bytes as f64 * 8.0 / begun.elapsed().as_secs_f64() / 1e9)
+        });
+        let sending = scope.spawn(move || {
+            first_on(Which::First);
+            let begun = Instant::now();
+            // A little longer than is received.
+            while begun.elapsed() < time * 2 {
+                if receiving.is_finished() {
+                    break;
+                }
+                sender.send(&[0; DATAGRAM])?;
+            }
+            receiving.join().expect("the thread that receives")
+        });
+        sending.join().expect("the thread that sends")
     })
 }
 

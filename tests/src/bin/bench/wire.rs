@@ -16,66 +16,55 @@ use system_tests::measure::Way;
 use system_tests::{Host, Scene, Wire, say, wait};
 
 use crate::cost::{self, Cost, QUESTIONS, ratios};
-use crate::runs::{self, Times};
 use crate::spread::{quantile, with_quartiles};
-use crate::{aim, disk, load, machine};
+use crate::{aim, load, machine};
 
-/// The networks, in the order of their wires: a name, and which drivers make it.
-const NETWORKS: [(&str, &[&str]); 2] = [
-    (
-        "ours",
-        &["-d", "tombolo", "--ipam-driver", "tombolo", "-o", "type=macvlan"],
-    ),
-    ("theirs", &["-d", "macvlan"]),
+/// The networks, in the order of their wires: a name, and what it is called.
+const NETWORKS: [(&str, &str); 2] = [
+    ("wire-ours", "tombolo's macvlan"),
+    ("wire-theirs", "Docker's macvlan"),
 ];
 
 /// The places on each wire: the host with the containers, and the neighbour.
 const HOST: usize = 0;
 const NEIGHBOUR: usize = 1;
 
-/// What is run.
-const RUNS: [runs::Way; 3] = [
-    ("without network", &["--network", "none"]),
-    ("tombolo's macvlan", &["--network", "ours"]),
-    ("Docker's macvlan", &["--network", "theirs"]),
-];
-
 /// Where questions go from a container.
 const TO: [&str; 2] = ["another container", "a neighbour on the wire"];
 
-/// Runs containers in so many rounds, then measures ways in so many, and says what was found.
-pub fn measure(run_rounds: usize, way_rounds: usize) -> Vec<String> {
+/// Measures ways in so many rounds, and says what was found.
+pub fn measure(rounds: usize) -> Vec<String> {
     let begin = load();
     say("wire: starting tombolo and an engine");
-    let (scene, images) = disk::scene();
+    let scene = Scene::new();
     let neighbour = Host::new();
     // The scene's own is the one with the number 0.
     let wires = [1, 2].map(|number| Wire::new(number, None, false));
-    for wire in &wires {
-        wire.plug(&scene.host, HOST);
-        wire.plug(&neighbour, NEIGHBOUR);
-    }
-    let before = scene.snapshot();
-    for (wire, network) in wires.iter().zip(NETWORKS) {
+    for (wire, (network, _)) in wires.iter().zip(NETWORKS) {
+        lay(wire, &scene.host, &neighbour);
         create(&scene, wire, network);
     }
-    let times = runs::in_turns(&scene, &RUNS, run_rounds);
     let ways = ways(&scene, &neighbour, &wires);
-    let costs = cost::in_turns("wire", &ways, way_rounds, |_| ());
-    let lines = [
-        how_made(&scene.version(), &begin),
-        of_runs(&times),
-        of_ways(&ways, &costs),
-    ];
+    let costs = cost::in_turns("wire", &ways, rounds, |_| ());
+    let lines = [how_made(&scene.version(), &begin), of_ways(&ways, &costs)];
     drop(ways);
-    scene.must_clear_to(&before);
-    drop(scene);
-    disk::must_be_gone(&images);
+    scene.clear();
     lines.concat()
 }
 
-/// Makes a network on a wire. Its addresses are those of the wire, without those of host and neighbour.
-fn create(scene: &Scene, wire: &Wire, (name, drivers): (&str, &[&str])) {
+/// Plugs a host and its neighbour into a wire.
+pub fn lay(wire: &Wire, host: &Host, neighbour: &Host) {
+    wire.plug(host, HOST);
+    wire.plug(neighbour, NEIGHBOUR);
+}
+
+/// Makes a network on a wire, by tombolo or by Docker's own driver. Its addresses are those of the wire, without those of host
+/// and neighbour.
+pub fn create(scene: &Scene, wire: &Wire, name: &str) {
+    let drivers: &[&str] = match name {
+        "wire-ours" => &["-d", "tombolo", "--ipam-driver", "tombolo", "-o", "type=macvlan"],
+        _ => &["-d", "macvlan"],
+    };
     let first = wire.ipv4(HOST);
     let net = first.strip_suffix('1').expect("an address that ends in 1");
     let [subnet, range, gateway] = ["0/24", "128/25", "254"].map(|last| format!("{net}{last}"));
@@ -89,7 +78,7 @@ fn create(scene: &Scene, wire: &Wire, (name, drivers): (&str, &[&str])) {
 fn ways(scene: &Scene, neighbour: &Host, wires: &[Wire; 2]) -> Vec<Way> {
     let mut ways = Vec::new();
     for (to, place) in TO.iter().enumerate() {
-        for (((network, _), wire), (driver, _)) in NETWORKS.iter().zip(wires).zip(&RUNS[1..]) {
+        for ((network, driver), wire) in NETWORKS.iter().zip(wires) {
             let container =
                 |name: &str| scene.container(&format!("{network}-{to}-{name}"), &["--network", network]);
             let from = container("asks");
@@ -118,7 +107,7 @@ fn how_made(version: &str, load_before: &str) -> Vec<String> {
         "## macvlan, beside Docker's own".to_owned(),
         String::new(),
         format!(
-            "{} A host made of namespaces with Docker {version} and tombolo, whose data are on ext4 on a loop device. Each network has \
+            "{} A host made of namespaces with Docker {version} and tombolo. Each network has \
              a parent of its own (a veth) that leads to a bridge and a neighbour behind it, with MTU 1500; both are alike. So what tombolo \
              puts on its parent, the host's own link there and a socket that hears who is on the wire, costs its own containers only. \
              tombolo's `host_access` and `probe` are on, as by default.",
@@ -128,27 +117,6 @@ fn how_made(version: &str, load_before: &str) -> Vec<String> {
     ]
 }
 
-fn of_runs(times: &Times) -> Vec<String> {
-    let [ours, theirs] = [1, 2].map(|way| times.share(way).median());
-    let ratio = ours / theirs;
-    let mut lines = vec![
-        format!(
-            "`docker run --rm busybox true`, from the command to its end with all taken away again, {} rounds in turns; the share \
-             is the time with a network less the time with `--network none` in the same round.",
-            times.rounds()
-        ),
-        String::new(),
-    ];
-    lines.extend(times.table(&[(1, 2, "tombolo above Docker's")]));
-    lines.push(aim(
-        "tombolo adds no more to a container's life than Docker's macvlan does (ratio of the medians)",
-        &format!("{ratio:.2}"),
-        ratio <= 1.0,
-    ));
-    lines.push(String::new());
-    lines
-}
-
 fn of_ways(ways: &[Way], costs: &[Cost]) -> Vec<String> {
     let pairs: Vec<_> = TO.iter().zip(costs.chunks_exact(2)).collect();
     let mut lines = vec![cost::how(costs), String::new()];
@@ -156,6 +124,10 @@ fn of_ways(ways: &[Way], costs: &[Cost]) -> Vec<String> {
     lines.extend(cost::compared(pairs.iter().map(|(to, pair)| {
         (format!("tombolo / Docker, to {to}"), [&pair[0], &pair[1]])
     })));
+    let names: Vec<&str> = ways.iter().map(|way| way.name.as_str()).collect();
+    lines.extend(cost::pictures("wire", &names, costs, |name| {
+        name.starts_with("tombolo")
+    }));
     for (to, pair) in &pairs {
         for (sort, of) in QUESTIONS {
             let took = ratios(of, &pair[0], &pair[1]);

@@ -18,6 +18,9 @@ pub fn lines(version: &str, load: &str, costs: &[Cost]) -> Vec<String> {
             let what = format!("{} / {}", one.name(), other.name());
             (what, [of(one), of(other)])
         })),
+        cost::pictures("across", &ALL.map(Which::name), costs, |name| {
+            name.starts_with("overlay") || name.starts_with("host-gateway")
+        }),
         aims(&of),
     ]
     .concat()
@@ -77,6 +80,9 @@ fn aims<'a>(of: &impl Fn(Which) -> &'a Cost) -> Vec<String> {
                 with_quartiles(&took, 2),
                 median(&took) <= 1.0,
             );
+            if name.contains("connection") {
+                continue;
+            }
             let above = pairs(sort(routed), sort(wire), |one, other| one - other);
             aim(
                 &format!(
