@@ -51,9 +51,25 @@ pub fn spare_memory() {
     }
 }
 
+/// Gives memory that is free just now back to the kernel, wherever in the heap it is. It takes some milliseconds.
+#[cfg(target_env = "gnu")]
+#[expect(
+    unsafe_code,
+    reason = "malloc_trim(3) has no other form; it takes a number and keeps no pointer"
+)]
+pub fn give_back_memory() {
+    // SAFETY: malloc_trim(3) may be called at any time by any thread.
+    let given = unsafe { libc::malloc_trim(0) };
+    tracing::debug!(given, "memory that is free was given back");
+}
+
 /// The same for other libraries, whose allocators have no such habits or can't be told.
 #[cfg(not(target_env = "gnu"))]
 pub fn spare_memory() {}
+
+/// The same.
+#[cfg(not(target_env = "gnu"))]
+pub fn give_back_memory() {}
 
 /// Has this process be allowed as many open files as it may have: three sockets are open for each container that names are
 /// answered in, and the usual limit of 1,024 is for programs that use select(2).

@@ -406,9 +406,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     }
 
     /// Notes that a step has put right what somebody had changed.
-    pub(super) fn repaired(&mut self, step: &Step, why: &str) {
+    pub(super) fn repaired(&mut self, step: &Step, why: &str, tell: bool) {
         let fact = super::sort(step.key());
         *self.repairs.entry(fact).or_default() += 1;
+        if !tell {
+            return;
+        }
         let place = self.place(self.state.owner(step.key()).as_ref());
         let (network, container) = (&place.network_name, &place.container_name);
         tracing::info!(%step, because = why, network, container, "repaired");

@@ -28,6 +28,7 @@ pub mod tunnels;
 pub mod views;
 pub mod wires;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -58,6 +59,15 @@ use crate::store::{self, Put, Row};
 
 /// How many requests may wait for the engine: more than the sockets let in at a time.
 pub const QUEUE: usize = 1024;
+
+/// Why a full look is made that somebody waits for, who is told of each difference.
+const BY_HAND: &str = "asked for by hand";
+
+/// How many repairs of one look are told one by one: with thousands of facts, as after a boot, nobody reads them.
+const MANY_REPAIRS: usize = 200;
+
+/// From how many facts on memory that a look took is given back after it.
+const MANY_FACTS: usize = 4_096;
 
 /// The MTU of Ethernet, which a bridge has by itself.
 const USUAL_MTU: u32 = 1500;
@@ -458,7 +468,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 }
                 Ask::Compare { repair, answer } => {
                     let compared = match repair {
-                        true => self.settle("asked for by hand").await,
+                        true => self.settle(BY_HAND).await,
                         false => self.compare().await,
                     };
                     answer.send(compared).ok();
@@ -956,9 +966,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     }
 
     /// Looks at the kernel, notes endpoints whose links are gone, and repairs what differs. One object that won't settle
-    /// doesn't stop the others; it is a problem that `status` shows, and tried again on the next look. Tells what it found.
+    /// doesn't stop the others; it is a problem that `status` shows, and tried again on the next look. Tells what it found, where
+    /// that was asked for by hand.
     pub async fn settle(&mut self, why: &str) -> views::Comparison {
         self.remove_later().await;
+        let noted = why == BY_HAND;
         let mut compared = views::Comparison::default();
         self.in_doubt = false;
         let observed = match self.kernel.observe().await {
@@ -1001,14 +1013,21 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         let strays = self.note_strays(&steps);
         let loaded = self.load_table(&steps, &desired).await;
+        let large = desired.len() > MANY_FACTS;
+        self.count_facts(&desired);
+        drop(desired);
+        let mut told = 0;
         for run in runs(&steps) {
-            let wanted: Vec<Step> = run.iter().filter(|step| !self.is_kept(step)).cloned().collect();
+            let wanted = match run.iter().any(|step| self.is_kept(step)) {
+                true => Cow::Owned(run.iter().filter(|step| !self.is_kept(step)).cloned().collect()),
+                false => Cow::Borrowed(run),
+            };
             let in_table = |step: &Step| *step.key() == Key::Table || step.key().is_element();
             let mut made = Vec::new();
             if wanted.first().is_some_and(|step| step.key().is_of_peers()) && !loaded {
                 made = self.steps(&wanted).await;
             } else {
-                for step in &wanted {
+                for step in wanted.iter() {
                     made.push(match loaded && in_table(step) {
                         true => Ok(()),
                         false => self.step(step).await,
@@ -1016,17 +1035,28 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 }
             }
             for (step, done) in wanted.iter().zip(made) {
-                compared.note(step, Some(done.as_ref().err().map(ToString::to_string)));
+                if noted {
+                    compared.note(step, Some(done.as_ref().err().map(ToString::to_string)));
+                }
                 match done {
-                    Ok(()) => self.repaired(step, why),
+                    Ok(()) => {
+                        told += 1;
+                        self.repaired(step, why, told <= MANY_REPAIRS);
+                    }
                     Err(error) => self.trouble(step, &error),
                 }
             }
         }
+        if let Some(more) = told.checked_sub(MANY_REPAIRS).filter(|more| *more > 0) {
+            tracing::info!(because = why, "repaired: {more} more");
+        }
         self.forget(&steps);
         self.forget_bare(&steps);
         self.announce(&strays);
-        self.count_facts(&desired);
+        drop(steps);
+        if large {
+            crate::host::give_back_memory();
+        }
         // Steps with an unknown outcome were just tried; trying again at once would only spin.
         self.in_doubt = false;
         compared

@@ -18,19 +18,22 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     pub async fn hear(&mut self, news: News) {
         let first = news.everything && !self.peers_known;
         let owners: BTreeSet<Owner> = self.state.concerned(&news);
-        let before = facts_of(&self.state, &owners);
         let seen = seen_of(&owners);
         self.note_sights(&seen);
         self.peers_known |= news.everything;
-        self.state.hear(news);
-        let after = facts_of(&self.state, &owners);
-        self.agree().await;
         if first {
+            drop(owners);
+            self.state.hear(news);
+            self.agree().await;
             // What an earlier run has made and nobody wants goes now.
             self.settle("the cluster was heard").await;
             self.announce(&seen);
             return;
         }
+        let before = facts_of(&self.state, &owners);
+        self.state.hear(news);
+        let after = facts_of(&self.state, &owners);
+        self.agree().await;
         let steps = seamless(self.steps_to(&before, &after));
         self.make_of_peers(&steps).await;
         self.announce(&seen);

@@ -43,7 +43,9 @@ fn run(scene: Scene, asks: impl IntoIterator<Item = Ask>) -> Vec<String> {
     asks.into_iter().for_each(|ask| sender.try_send(ask).unwrap());
     drop(sender);
     let engine = scene.engine.telling(events);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
     runtime.unwrap().block_on(engine.run(queue));
     told(follower)
 }
