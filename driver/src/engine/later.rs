@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tombolo_core::model::IfName;
-use tombolo_core::world::{Key, Step, Value};
+use tombolo_core::world::{Key, Step, Value, World};
 
 use super::{Engine, Journal};
 use crate::kernel::Kernel;
@@ -26,7 +26,7 @@ pub(super) struct Later {
     /// Whether what is removed just now may wait.
     pub may_wait: bool,
     steps: Vec<Step>,
-    links: usize,
+    links: BTreeSet<IfName>,
     first: Option<Instant>,
     last: Option<Instant>,
 }
@@ -35,10 +35,22 @@ impl Later {
     /// When they go.
     pub fn due(&self) -> Option<Instant> {
         let (first, last) = self.first.zip(self.last)?;
-        Some(match self.links >= MANY {
+        Some(match self.links.len() >= MANY {
             true => first,
             false => (first + LONGEST).min(last + PAUSE),
         })
+    }
+
+    /// Whether what is wanted, and the steps to it, may meet with one of them: it is to be there after all, or a link is made that has
+    /// addresses, as one may.
+    pub fn meets(&self, wanted: &World, steps: &[Step]) -> bool {
+        let makes = |step: &Step| match step {
+            Step::Add(Key::Link(_) | Key::Parent(_), value)
+            | Step::Change(Key::Link(_) | Key::Parent(_), _, value) => !matches!(value, Value::Veth { .. }),
+            _ => false,
+        };
+        let stays = |key: &Key| key.on().is_some_and(|link| self.links.contains(link));
+        !self.links.is_empty() && (wanted.keys().any(stays) || steps.iter().any(makes))
     }
 
     /// Puts off what removes links, and what is on them; gives the rest.
@@ -54,7 +66,7 @@ impl Later {
             |step: &Step| step.removes() && step.key().on().is_some_and(|link| gone.contains(link));
         let (later, rest) = steps.into_iter().partition(goes_with);
         self.steps.extend::<Vec<Step>>(later);
-        self.links += gone.len();
+        self.links.extend(gone);
         let now = Instant::now();
         self.first.get_or_insert(now);
         self.last = Some(now);

@@ -738,8 +738,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// (with a deadline) stops at the first refusal; removing goes on to the end and tells the first, but for what is removed later.
     async fn reach(&mut self, before: &World, after: &World, deadline: Option<Instant>) -> Result<(), Error> {
         let mut steps = self.steps_to(before, after);
-        if deadline.is_some() && !steps.is_empty() && self.later.due().is_some() {
-            // It may want a name or an address that a link has which is to go.
+        if deadline.is_some() && self.later.meets(after, &steps) {
             self.remove_later().await;
             steps = self.steps_to(before, after);
         }
