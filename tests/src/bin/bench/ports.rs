@@ -184,6 +184,7 @@ fn copy_rules(host: &Host, real: usize, each: usize) {
     let save = host.run("iptables-save", &[]);
     let mut text = String::new();
     let mut table: Vec<&str> = Vec::new();
+    let mut at_the_end = true;
     for line in save.lines() {
         if line == "COMMIT" {
             for number in 0..CONTAINERS {
@@ -196,11 +197,16 @@ fn copy_rules(host: &Host, real: usize, each: usize) {
                 let ports = first + real..first + each;
                 let copies =
                     ports.flat_map(|port| of_first.iter().map(move |line| with_port(line, first, port)));
-                text.extend(copies);
+                // Engines of 28 and later drop what no rule of a port has accepted, at the end of the same chain.
+                text.extend(copies.map(|copy| match at_the_end {
+                    true => copy,
+                    false => copy.replacen("-A ", "-I ", 1),
+                }));
             }
             text.push_str("COMMIT\n");
             table.clear();
         } else if line.starts_with('*') {
+            at_the_end = line != "*filter";
             text.push_str(&format!("{line}\n"));
         } else {
             table.push(line);
