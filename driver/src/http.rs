@@ -398,7 +398,11 @@ async fn removed(plugin: &Plugin) -> Result<(), Error> {
 /// Looks up on the host what a command depends on.
 async fn look(plugin: &Plugin, command: &Command) -> Result<Looked, Error> {
     let why = Error::Kernel;
-    if matches!(command, Command::CreateNetwork(_) | Command::RequestPool(_)) {
+    let looks = match command {
+        Command::RequestPool(request) => !matches!(request.want, Want::Exactly(_)),
+        command => matches!(command, Command::CreateNetwork(_)),
+    };
+    if looks {
         removed(plugin).await?;
     }
     match command {

@@ -514,6 +514,17 @@ impl Step {
     pub fn removes(&self) -> bool {
         matches!(self, Self::Remove(..))
     }
+
+    /// The link that the step removes, where it is one that is only ours (a pair, a bridge, a tunnel): what is on it goes with it.
+    pub fn removed_link(&self) -> Option<&IfName> {
+        match self {
+            Self::Remove(
+                Key::Link(link),
+                Value::Veth { .. } | Value::Bridge { .. } | Value::Vxlan { .. },
+            ) => Some(link),
+            _ => None,
+        }
+    }
 }
 
 /// The steps from `observed` to `desired`: removals first, from the last key to the first, then additions and changes

@@ -58,7 +58,7 @@ impl Later {
         if !self.may_wait {
             return steps;
         }
-        let gone: BTreeSet<IfName> = steps.iter().filter_map(link_of).cloned().collect();
+        let gone: BTreeSet<IfName> = steps.iter().filter_map(Step::removed_link).cloned().collect();
         if gone.is_empty() {
             return steps;
         }
@@ -74,16 +74,6 @@ impl Later {
     }
 }
 
-/// The link that a step removes with all that is on it.
-fn link_of(step: &Step) -> Option<&IfName> {
-    match step {
-        Step::Remove(Key::Link(link), Value::Veth { .. } | Value::Bridge { .. } | Value::Vxlan { .. }) => {
-            Some(link)
-        }
-        _ => None,
-    }
-}
-
 impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Removes what was put off. What can't be removed now is tried again by the next full look.
     pub async fn remove_later(&mut self) {
@@ -93,12 +83,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         // What is on a link goes with it.
         let (links, on_them): (Vec<Step>, Vec<Step>) =
-            steps.into_iter().partition(|step| link_of(step).is_some());
+            steps.into_iter().partition(|step| step.removed_link().is_some());
         let made = self.steps(&links).await;
         let mut gone = BTreeSet::new();
         for (step, made) in links.iter().zip(made) {
             match made {
-                Ok(()) => gone.extend(link_of(step)),
+                Ok(()) => gone.extend(step.removed_link()),
                 Err(error) => {
                     tracing::warn!(%step, %error, "removed from the records, but not from the kernel yet; tried again");
                     self.in_doubt = true;

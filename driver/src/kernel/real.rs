@@ -261,16 +261,6 @@ fn unreadable(what: &'static str, why: impl Display) -> Error {
     }
 }
 
-/// The link that a step removes, where it is one that is only ours: a pair, a bridge, a tunnel.
-fn removed_link(step: &Step) -> Option<&IfName> {
-    match step {
-        Step::Remove(Key::Link(link), Value::Veth { .. } | Value::Bridge { .. } | Value::Vxlan { .. }) => {
-            Some(link)
-        }
-        _ => None,
-    }
-}
-
 /// How many elements go in one transaction.
 const EXCHANGED: usize = 256;
 
@@ -328,7 +318,7 @@ impl Kernel for Real {
             let together = |a: &Step, b: &Step| {
                 is_entry(a.key()) && is_entry(b.key())
                     || is_part(a.key()) && is_part(b.key())
-                    || removed_link(a).is_some() && removed_link(b).is_some()
+                    || a.removed_link().is_some() && b.removed_link().is_some()
             };
             for run in steps.chunk_by(together) {
                 match run {
@@ -338,8 +328,8 @@ impl Kernel for Real {
                             self.exchange(some, &mut results).await;
                         }
                     }
-                    run if removed_link(&run[0]).is_some() => {
-                        let links: Vec<&IfName> = run.iter().filter_map(removed_link).collect();
+                    run if run[0].removed_link().is_some() => {
+                        let links: Vec<&IfName> = run.iter().filter_map(Step::removed_link).collect();
                         match self.links.remove_many(&links).await {
                             Ok(()) => results.extend(run.iter().map(|_| Ok(()))),
                             // One that can't be keeps back no other one.

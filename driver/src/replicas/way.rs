@@ -137,6 +137,14 @@ mod tests {
         BTreeSet::from([pool(POOL)])
     }
 
+    /// A copy that is being made, up to our own request for its pool.
+    async fn under_way() -> Way {
+        let way = Way::default();
+        assert!(way.begin(pools(), Instant::now()));
+        way.ask(pool(POOL)).await;
+        way
+    }
+
     /// Begins something, which then waits.
     fn must_wait<F: Future>(begun: F) -> Pin<Box<F>> {
         let mut begun = Box::pin(begun);
@@ -151,10 +159,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_user_waits_for_the_copy_under_way_and_nobody_else_does() {
-        let way = Way::default();
-        assert!(way.begin(pools(), Instant::now()));
-        // Our own request, and one for another pool.
-        way.ask(pool(POOL)).await;
+        // Neither our own request waited, nor does one for another pool.
+        let way = under_way().await;
         way.ask(pool("10.43.0.0/16")).await;
         assert!(!way.is_wanted());
         let user = must_wait(way.ask(pool(POOL)));
@@ -169,9 +175,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_does_not_go_is_waited_for_within_a_bound() {
-        let way = Way::default();
-        assert!(way.begin(pools(), Instant::now()));
-        way.ask(pool(POOL)).await;
+        let way = under_way().await;
         let begun = tokio::time::Instant::now();
         way.ask(pool(POOL)).await;
         let took = begun.elapsed();
@@ -182,9 +186,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_is_dropped_wants_nothing_and_the_next_copy_owes_it_nothing() {
-        let way = Way::default();
-        assert!(way.begin(pools(), Instant::now()));
-        way.ask(pool(POOL)).await;
+        let way = under_way().await;
         for ended in [false, true] {
             let user = must_wait(way.ask(pool(POOL)));
             if ended {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use system_tests::{Container, Site, at_once, say, until};
 
-use super::lab::{all_have, comes, has, make_overlay, networks, plan, says, standing};
+use super::lab::{all_have, comes, has, make_overlay, networks, plan, says, standing, try_make};
 
 const FILE: &str = "\
 services:
@@ -95,9 +95,7 @@ fn a_network_that_is_made_while_it_comes_from_another_host_is_made() {
                 standing(site, "app", site.name()) == "coming"
             });
             until("the moment", || (made.elapsed() >= late).then_some(()));
-            let line = ["network", "create", "-d", "tombolo", "--ipam-driver", "tombolo"];
-            let network = ["-o", "type=overlay", "--subnet", "10.42.0.0/16", "app"];
-            let own = site.engine.try_docker(&[&line[..], &network].concat());
+            let own = try_make(site, "app", &["-o", "type=overlay", "--subnet", "10.42.0.0/16"]);
             // Where it was there before the engine looked for the name, there is nothing to make.
             if !own.ok {
                 own.must_fail_with(&["already exists"]);

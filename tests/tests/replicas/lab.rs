@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use system_tests::wait::within;
-use system_tests::{Plan, Site, Sites, json};
+use system_tests::{Output, Plan, Site, Sites, json};
 
 /// How long what is to be everywhere may take; generous, as engines of a test machine share two cores.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -116,8 +116,13 @@ pub fn problems(site: &Site) -> String {
 /// Makes a network on one host as a user does.
 #[track_caller]
 pub fn make(site: &Site, network: &str, args: &[&str]) {
+    try_make(site, network, args).must();
+}
+
+/// The same, which the engine may refuse.
+pub fn try_make(site: &Site, network: &str, args: &[&str]) -> Output {
     let line = ["network", "create", "-d", "tombolo", "--ipam-driver", "tombolo"];
-    site.engine.docker(&[&line[..], args, &[network]].concat());
+    site.engine.try_docker(&[&line[..], args, &[network]].concat())
 }
 
 /// An overlay on a subnet.
