@@ -5,10 +5,9 @@
 //! ```
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -144,32 +143,19 @@ async fn until(what: &str, look: impl Fn() -> String, fine: impl Fn(&str) -> boo
     }
 }
 
-#[derive(Default)]
-struct Log {
-    lines: Mutex<Vec<String>>,
-    more: Condvar,
-}
-
 /// A server that runs as long as this.
 pub struct Server {
     child: Child,
-    log: Arc<Log>,
+    /// What it says. A line is in it before what it tells of is sent.
+    log: fs::File,
 }
 
 impl Server {
     fn start(lan: &Lan, mut command: Command, ready: &str, package: &str) -> Self {
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let log = tempfile::tempfile().unwrap();
+        command.stdout(Stdio::null()).stderr(log.try_clone().unwrap());
         let child = lan.namespace.within(|| command.spawn());
-        let mut child =
-            child.unwrap_or_else(|error| panic!("{command:?}: {error} (Debian's package {package})"));
-        let log = Arc::new(Log::default());
-        let (lines, said) = (BufReader::new(child.stderr.take().unwrap()).lines(), log.clone());
-        thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                said.lines.lock().unwrap().push(line);
-                said.more.notify_all();
-            }
-        });
+        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error} (Debian's package {package})"));
         let server = Self { child, log };
         server.says(ready, 1);
         server
@@ -177,21 +163,30 @@ impl Server {
 
     /// How many lines of its log have a text.
     pub fn count(&self, text: &str) -> usize {
-        let lines = self.log.lines.lock().unwrap();
-        lines.iter().filter(|line| line.contains(text)).count()
+        self.log().lines().filter(|line| line.contains(text)).count()
     }
 
     /// Waits until so many lines of its log have a text.
     pub fn says(&self, text: &str, times: usize) {
-        let lines = self.log.lines.lock().unwrap();
-        let few = |lines: &mut Vec<String>| lines.iter().filter(|line| line.contains(text)).count() < times;
-        let (lines, waited) = self.log.more.wait_timeout_while(lines, PATIENCE, few).unwrap();
-        assert!(!waited.timed_out(), "{times} of {text:?} in {lines:#?}");
+        let end = Instant::now() + PATIENCE;
+        while self.count(text) < times {
+            assert!(Instant::now() < end, "{times} of {text:?} in {}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// All that it has said.
     pub fn log(&self) -> String {
-        self.log.lines.lock().unwrap().join("\n")
+        let mut bytes = Vec::new();
+        let mut part = [0; 4096];
+        // From where on is told each time: the place in the file is shared with the server, which writes there.
+        loop {
+            let read = self.log.read_at(&mut part, bytes.len() as u64).unwrap();
+            if read == 0 {
+                return String::from_utf8_lossy(&bytes).into_owned();
+            }
+            bytes.extend_from_slice(&part[..read]);
+        }
     }
 }
 
