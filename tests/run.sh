@@ -131,7 +131,7 @@ engines() {
     # `make conformance` asks its part everywhere.
     step "Docker engine of Debian sid" \
         env TOMBOLO_TEST_ENGINE=sid "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
-        cargo test --locked -p system-tests --test everyday --test attach
+        cargo test --locked -p system-tests --test everyday --test attach --test examples
     step "the same with links that are made within their sandboxes" \
         env TOMBOLO_TEST_ATTACH=inside TOMBOLO_TEST_ENGINE=sid "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
         cargo test --locked -p system-tests --test everyday

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use system_tests::{Plan, Site, until};
+use system_tests::wait::{PATIENCE, within};
+use system_tests::{Plan, Site};
 
 /// The examples, here.
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
@@ -117,13 +118,18 @@ fn walk_through(example: &str) {
         };
         // What a host hears of others takes a moment.
         let mut last = first;
-        until(&format!("{line} answers {:?}", entry.answer), || {
+        let come = within(PATIENCE, || {
             if last.ok && holds(&last.stdout) {
                 return Some(());
             }
             last = run();
             None
         });
+        assert!(
+            come.is_some(),
+            "{line} does not answer {:?}: {last:?}",
+            entry.answer
+        );
     }
 }
 
