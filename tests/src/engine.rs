@@ -238,6 +238,21 @@ pub fn send(process: &Background, signal: Signal) {
     let id = process.lock().expect("no panic while held").id();
     let pid = Pid::from_raw(i32::try_from(id).expect("process ids fit"));
     kill(pid, signal).expect("signalling a process of ours");
+    if signal == Signal::SIGSTOP {
+        // One thread takes the signal and stops the others, when its turn comes.
+        wait::until("a process that was told to stand still does", || {
+            stands_still(pid).then_some(())
+        });
+    }
+}
+
+fn stands_still(pid: Pid) -> bool {
+    let stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+        // The name before it may have brackets, too.
+        stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+    };
+    std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|mut tasks| tasks.all(stopped))
 }
 
 /// Sends a signal to a background process and waits for its end.
