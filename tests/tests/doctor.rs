@@ -115,7 +115,7 @@ fn a_well_host_gets_no_fault_and_each_check_says_something() {
     assert!(output.ok);
     let mut checks: Vec<&str> = findings.iter().map(|f| json::text(f, "/check")).collect();
     checks.dedup();
-    assert_eq!(checks.len(), 49, "{checks:?}");
+    assert_eq!(checks.len(), 50, "{checks:?}");
     let table = scene.tombolo().try_cli(&["doctor"]).must().stdout;
     assert!(
         table.ends_with("not applicable") && table.contains("0 faults, 0 warnings"),

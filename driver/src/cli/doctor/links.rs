@@ -251,6 +251,52 @@ fn ports(evidence: &Evidence, check: &'static str, bridge: &Link) -> Vec<Finding
         .collect()
 }
 
+/// Containers whose links came the classic way though their networks ask for the other.
+pub(super) fn attach(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "links.attach";
+    let is_inside = |row: &serde_json::Value| row["attach"] == "inside";
+    let networks = || {
+        evidence
+            .daemon
+            .networks
+            .iter()
+            .filter(|network| is_inside(network))
+    };
+    if networks().next().is_none() {
+        return vec![Finding::none(CHECK, "no network has attach=inside")];
+    }
+    let on = |endpoint: &&serde_json::Value| {
+        networks().any(|network| network["network_id"] == endpoint["network_id"])
+    };
+    let joined = evidence.daemon.endpoints.iter().filter(on);
+    let joined: Vec<_> = joined.filter(|endpoint| endpoint["attach"].is_string()).collect();
+    let classic: Vec<_> = joined.iter().filter(|endpoint| !is_inside(endpoint)).collect();
+    if classic.is_empty() {
+        let found = format!(
+            "{} containers have links that were made within their sandboxes",
+            joined.len()
+        );
+        return vec![Finding::ok(CHECK, found)];
+    }
+    let name = |endpoint: &&&serde_json::Value| {
+        let name = endpoint["container_name"].as_str();
+        name.or(endpoint["endpoint_id"].as_str())
+            .unwrap_or("-")
+            .to_owned()
+    };
+    let some: Vec<String> = classic.iter().take(3).map(name).collect();
+    let found = format!(
+        "{} of {} containers on networks with attach=inside came by their links the classic way: {}{}",
+        classic.len(),
+        joined.len(),
+        some.join(", "),
+        if classic.len() > some.len() { ", ..." } else { "" }
+    );
+    let remedy = "it takes Docker 28 or later without live-restore, containers on networks of tombolo's only, and a tombolo that sees \
+                  /run/docker/netns; a container that was started before is made so at its next start";
+    vec![Finding::warning(CHECK, found, remedy)]
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -403,5 +449,34 @@ mod tests {
         // Without a carrier that is its state, and the other end tells why.
         evidence.host.links[1].carrier = false;
         assert_eq!(state(&evidence)[0].verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn links_that_came_otherwise_than_asked_are_told() {
+        let mut evidence = Evidence::default();
+        assert_eq!(attach(&evidence)[0].verdict, Verdict::NotApplicable);
+        evidence.daemon.networks = vec![
+            json!({ "network_id": "a", "attach": "inside" }),
+            json!({ "network_id": "b", "attach": "classic" }),
+        ];
+        let endpoint = |network: &str, name: &str, attach: Option<&str>| json!({ "network_id": network, "endpoint_id": "e", "container_name": name, "attach": attach });
+        evidence.daemon.endpoints = vec![
+            endpoint("a", "fast", Some("inside")),
+            endpoint("a", "starts", None),
+            endpoint("b", "other", Some("classic")),
+        ];
+        assert_eq!(attach(&evidence)[0].verdict, Verdict::Ok);
+        evidence
+            .daemon
+            .endpoints
+            .push(endpoint("a", "slow", Some("classic")));
+        let finding = &attach(&evidence)[0];
+        assert_eq!(finding.verdict, Verdict::Warning);
+        assert!(
+            finding.evidence.starts_with("1 of 2 containers"),
+            "{}",
+            finding.evidence
+        );
+        assert!(finding.evidence.ends_with(": slow"), "{}", finding.evidence);
     }
 }

@@ -140,7 +140,7 @@ const REPAIR: &str = "tombolo doctor --repair";
 type Check = fn(&Evidence) -> Vec<Finding>;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: [Check; 49] = [
+const CHECKS: [Check; 50] = [
     daemon::reachable,
     daemon::problems,
     daemon::facts,
@@ -166,6 +166,7 @@ const CHECKS: [Check; 49] = [
     links::state,
     links::parents,
     links::mtu,
+    links::attach,
     addresses::overlaps,
     addresses::listeners,
     cluster::standing,
