@@ -4,7 +4,7 @@
 //! digests differ, the host that notices calls the other one: buckets first, then the heads of those that differ, then
 //! rows. It goes on at a quick pace until all is equal. Who is there and what was decided are compared on the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tombolo_ipam::HostId;
@@ -38,6 +38,9 @@ const PLACES: Duration = Duration::from_secs(20);
 
 /// How many hosts, about, compare at once with one that has come.
 const FIRST: u64 = 8;
+
+/// With how many it is enough to be level: what came to the others came to one of them as well.
+const ENOUGH: usize = 3;
 
 /// How many hosts may wait to be compared with; whoever comes on top tells its digest again.
 const WAITING: usize = 8;
@@ -74,6 +77,8 @@ pub(super) struct State {
     /// Who is being compared with.
     with: Option<HostId>,
     last: BTreeMap<HostId, Tick>,
+    /// Who was found, at a time since the start, to know no row that is missing here.
+    level: BTreeSet<HostId>,
     members: Tick,
     /// When to look next whether there is a member without an address.
     places: Tick,
@@ -89,6 +94,7 @@ impl State {
             soon: BTreeMap::new(),
             with: None,
             last: BTreeMap::new(),
+            level: BTreeSet::new(),
             members: now,
             places: now + MEMBERS,
             moved: now,
@@ -150,7 +156,9 @@ impl Node {
         if theirs.index > ours.index {
             self.fetch_charter(from);
         }
-        if theirs.table != ours.table {
+        if theirs.table == ours.table {
+            self.sync.level.insert(from);
+        } else {
             self.sync_soon(from);
         }
         if theirs.members != ours.members {
@@ -194,6 +202,14 @@ impl Node {
         if self.chance() % others.max(1) < FIRST {
             self.sync_soon(host);
         }
+    }
+
+    /// Whether the hosts that are there, or three of them, were asked since the start for what this one has missed, and have no
+    /// more of it. Where nobody is there, nobody was.
+    pub fn has_caught_up(&self) -> bool {
+        let alive = self.membership.alive_count().min(ENOUGH);
+        let level = self.membership.alive().map(|seat| seat.host);
+        alive > 0 && level.filter(|host| self.sync.level.contains(host)).count() >= alive
     }
 
     /// What an echo tells of the way to a host and of its clock.
@@ -471,6 +487,9 @@ impl Node {
             .collect();
         let deltas = self.deltas(&have);
         let want = missing.want;
+        if want.is_empty() {
+            self.sync.level.insert(with);
+        }
         if want.is_empty() && deltas.is_empty() {
             self.sync.with = None;
             return;

@@ -46,8 +46,8 @@ pub(super) struct Told {
     met: bool,
 }
 
-/// How long after the first other host was met all there is is told. What was remembered may be old, and what the kernel has of
-/// an earlier run is as good; by then the others have told what has changed.
+/// How long after the first other host was met all there is is told, if not all that are met have told before what has changed:
+/// what was remembered may be old, and what the kernel has of an earlier run is as good.
 const CAUGHT_UP: Duration = Duration::from_millis(500);
 
 /// How long another host is waited for.
@@ -232,6 +232,9 @@ impl Part {
         if self.told.underlay != Some(underlay) {
             self.told.underlay = Some(underlay);
             self.told.news.underlay = Some(underlay);
+        }
+        if self.told.all_due.is_some() && self.node.has_caught_up() {
+            self.tell_all_peers();
         }
         if self.told.all_due.is_some() {
             // All that is of others will be told soon; tunnels need not wait for it.
