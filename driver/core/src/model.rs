@@ -164,36 +164,36 @@ pub const TUNNEL: &str = "tbv";
 impl NetworkId {
     /// The name of the network's bridge where the user chose none: `tb-` and twelve digits.
     pub fn bridge_name(&self) -> IfName {
-        IfName(format!("tb-{}", short(&self.0)))
+        IfName::fitting(&format!("tb-{}", short(&self.0)))
     }
 
     /// The name of the network's VXLAN link: [`TUNNEL`] and twelve digits.
     pub fn tunnel_name(&self) -> IfName {
-        IfName(format!("{TUNNEL}{}", short(&self.0)))
+        IfName::fitting(&format!("{TUNNEL}{}", short(&self.0)))
     }
 }
 
 impl NetworkId {
     /// The name of the link of a network that leads nowhere: `dm-` and twelve digits, as Docker names it.
     pub fn dummy_name(&self) -> IfName {
-        IfName(format!("dm-{}", short(&self.0)))
+        IfName::fitting(&format!("dm-{}", short(&self.0)))
     }
 
     /// The name of this host's own link on a network whose containers are on a wire: `tbs` and twelve digits.
     pub fn shim_name(&self) -> IfName {
-        IfName(format!("tbs{}", short(&self.0)))
+        IfName::fitting(&format!("tbs{}", short(&self.0)))
     }
 }
 
 impl EndpointId {
     /// The name of the host's end of the endpoint's veth pair: `tbh` and twelve digits.
     pub fn host_link(&self) -> IfName {
-        IfName(format!("tbh{}", short(&self.0)))
+        IfName::fitting(&format!("tbh{}", short(&self.0)))
     }
 
     /// The name of the container's end while it is with the host: `tbc` and twelve digits. Docker renames it.
     pub fn container_link(&self) -> IfName {
-        IfName(format!("tbc{}", short(&self.0)))
+        IfName::fitting(&format!("tbc{}", short(&self.0)))
     }
 }
 
@@ -243,27 +243,54 @@ impl fmt::Display for NetName {
 }
 
 /// A name that a network interface can have: 1 to 15 bytes, as the kernel's `dev_valid_name` (net/core/dev.c) wants it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+///
+/// It needs no memory of its own: each fact of the kernel has one or two, and there may be tens of thousands of them.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct IfName(String);
+pub struct IfName {
+    /// In ASCII, and zeros behind it.
+    bytes: [u8; IF_NAME_MAX],
+    length: u8,
+}
+
+/// How many bytes a name of a link has at most: `IFNAMSIZ` (include/uapi/linux/if.h) without the zero at its end.
+const IF_NAME_MAX: usize = 15;
 
 impl IfName {
+    /// One that is known to fit.
+    fn fitting(text: &str) -> Self {
+        debug_assert!(text.is_ascii() && text.len() <= IF_NAME_MAX, "{text}");
+        let mut bytes = [0; IF_NAME_MAX];
+        let length = text.len().min(IF_NAME_MAX);
+        bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+        Self {
+            bytes,
+            length: length as u8,
+        }
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
-        &self.0
+        str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("IfName").field(&self.as_str()).finish()
     }
 }
 
 impl FromStr for IfName {
     type Err = Malformed;
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
+        let fits = (1..=IF_NAME_MAX).contains(&text.len()) && text != "." && text != "..";
         // '%' is the kernel's placeholder for a number; the rest of printable ASCII is what every tool copes with.
         let plain = text
             .bytes()
             .all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%' | b'"'));
         if fits && plain {
-            Ok(Self(text.to_owned()))
+            Ok(Self::fitting(text))
         } else {
             Err(Malformed::IfName { got: cut(text) })
         }
@@ -279,13 +306,13 @@ impl TryFrom<String> for IfName {
 
 impl From<IfName> for String {
     fn from(name: IfName) -> Self {
-        name.0
+        name.as_str().to_owned()
     }
 }
 
 impl fmt::Display for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

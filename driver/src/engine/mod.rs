@@ -993,11 +993,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             self.state.note_foreign(foreign.collect());
         }
         self.note_lost(&observed).await;
-        let desired = self.state.world();
-        let mut observed = observed;
-        self.state.out_of_sight(&desired, &mut observed);
-        let steps = diff(&desired, &observed);
+        // With tens of thousands of facts a world takes megabytes: what was believed goes before what is wanted comes.
         self.believed = observed;
+        let desired = self.state.world();
+        self.state.out_of_sight(&desired, &mut self.believed);
+        let steps = diff(&desired, &self.believed);
         self.problems
             .retain(|about, _| about.starts_with(reconcile::PROBLEM));
         let kept = steps

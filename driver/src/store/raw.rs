@@ -25,7 +25,8 @@ use super::{Error, Row};
 /// The name of our own entry. No row's name begins with NUL.
 const META: &[u8] = b"\0meta";
 
-const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// How much of the records is kept in memory a second time, by the database: what is asked for is answered from the state.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 const FLUSH_EVERY_MS: u64 = 500;
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
