@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use system_tests::json::{self, text};
 use system_tests::wait::{PATIENCE, within};
-use system_tests::{Kind, Plan, Sites, Spaces, http};
+use system_tests::{Host, Kind, Plan, Sites, http};
 
 use crate::matrix::{network, one_each};
 
@@ -143,21 +143,37 @@ fn a_smaller_wire_that_an_older_network_does_not_suit_is_told_with_both_values()
     says(&sites, 0, "fault", &words);
 }
 
-/// Has frames of the probes' type counted that come in by a link.
-fn count(place: &Spaces, link: &str) {
-    let ruleset = format!(
-        "table netdev probes {{ chain into {{ type filter hook ingress device \"{link}\" priority 0; ether type 0x88b5 counter; }}; }}"
-    );
-    place.run("nft", &[&ruleset]);
+/// `nft` of a host, in its own network namespace or in a container's: another version of it may not read what was made there.
+struct Nft<'a> {
+    host: &'a Host,
+    sandbox: Option<String>,
 }
 
-/// How many have been.
-fn counted(place: &Spaces) -> u64 {
-    let ruleset = json::parse(&place.run("nft", &["-j", "list", "table", "netdev", "probes"]));
-    let rules = json::rows(&ruleset["nftables"]).iter();
-    let counters = rules.filter_map(|rule| rule["rule"]["expr"].as_array()).flatten();
-    let mut packets = counters.filter_map(|expression| expression["counter"]["packets"].as_u64());
-    packets.next().expect("a counter")
+impl Nft<'_> {
+    fn run(&self, args: &[&str]) -> String {
+        let Some(sandbox) = &self.sandbox else {
+            return self.host.run("nft", args);
+        };
+        let net = format!("--net={sandbox}");
+        self.host.run("nsenter", &[&[net.as_str(), "nft"], args].concat())
+    }
+
+    /// Has frames of the probes' type counted that come in by a link.
+    fn count(&self, link: &str) {
+        let ruleset = format!(
+            "table netdev probes {{ chain into {{ type filter hook ingress device \"{link}\" priority 0; ether type 0x88b5 counter; }}; }}"
+        );
+        self.run(&[&ruleset]);
+    }
+
+    /// How many have been.
+    fn counted(&self) -> u64 {
+        let ruleset = json::parse(&self.run(&["-j", "list", "table", "netdev", "probes"]));
+        let rules = json::rows(&ruleset["nftables"]).iter();
+        let counters = rules.filter_map(|rule| rule["rule"]["expr"].as_array()).flatten();
+        let mut packets = counters.filter_map(|expression| expression["counter"]["packets"].as_u64());
+        packets.next().expect("a counter")
+    }
 }
 
 #[test]
@@ -168,15 +184,23 @@ fn no_container_sees_a_probe() {
     says(&sites, 0, "ok", &[ALL_PASS]);
     let links = json::parse(&sites[1].host.run("ip", &["-j", "link", "show", "type", "vxlan"]));
     let tunnel = text(&links[0], "/ifname").to_owned();
-    count(sites[1].host.spaces(), &tunnel);
-    let inside: Vec<Spaces> = containers.iter().map(|container| container.spaces()).collect();
+    let outside = Nft {
+        host: &sites[1].host,
+        sandbox: None,
+    };
+    outside.count(&tunnel);
+    let inside = containers.iter().zip(&*sites).map(|(container, site)| Nft {
+        host: &site.host,
+        sandbox: Some(text(&container.inspect(), "/NetworkSettings/SandboxKey").to_owned()),
+    });
+    let inside: Vec<Nft> = inside.collect();
     for place in &inside {
-        count(place, "eth0");
+        place.count("eth0");
     }
     says(&sites, 0, "ok", &[ALL_PASS]);
-    assert!(counted(sites[1].host.spaces()) >= 2);
+    assert!(outside.counted() >= 2);
     for place in &inside {
-        assert_eq!(counted(place), 0);
+        assert_eq!(place.counted(), 0);
     }
 }
 
