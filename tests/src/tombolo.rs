@@ -168,6 +168,13 @@ impl Tombolo {
         run(self.host.spaces(), self.command(args), None, LIMIT)
     }
 
+    /// What `tombolo doctor` finds. It ends with 1 where there is a fault.
+    #[track_caller]
+    pub fn findings(&self) -> Vec<Value> {
+        let output = self.try_cli(&["doctor", "--output", "json"]);
+        json::rows(&json::parse(&output.stdout)["findings"]).to_vec()
+    }
+
     /// Runs the command line with `--output json`; it must succeed.
     #[track_caller]
     pub fn cli(&self, args: &[&str]) -> Value {

@@ -307,10 +307,8 @@ fn where_it_cannot_be_it_is_refused_or_done_the_classic_way() {
     let one = scene.container("one", &[]);
     scene.docker(&["network", "connect", "net", "one"]);
     assert_eq!(attached(&scene, &one, "net"), "classic");
-    let doctor = scene.tombolo().try_cli(&["doctor", "--output", "json"]);
-    let document = json::parse(&doctor.stdout);
-    let mut findings = json::rows(&document["findings"]).iter();
-    let finding = findings.find(|finding| finding["check"] == "links.attach");
+    let findings = scene.tombolo().findings();
+    let finding = findings.iter().find(|finding| finding["check"] == "links.attach");
     let finding = finding.expect("a finding about links that came the classic way");
     assert_eq!(json::text(finding, "/verdict"), "warning");
     let evidence = json::text(finding, "/evidence");

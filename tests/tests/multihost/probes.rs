@@ -12,10 +12,8 @@ use crate::matrix::{network, one_each};
 
 /// What doctor says on a host of the probes.
 fn probes(sites: &Sites, at: usize) -> (String, String) {
-    let output = sites[at].tombolo.try_cli(&["doctor", "--output", "json"]);
-    let document = json::parse(&output.stdout);
-    let about = |finding: &&Value| finding["check"] == "tunnels.probes";
-    let findings: Vec<&Value> = json::rows(&document["findings"]).iter().filter(about).collect();
+    let mut findings = sites[at].tombolo.findings();
+    findings.retain(|finding| finding["check"] == "tunnels.probes");
     let [finding] = findings.as_slice() else {
         panic!("one finding of the probes: {findings:#?}");
     };

@@ -36,9 +36,7 @@ fn reach(containers: &[Container], network: &str) {
 
 /// What doctor says of a check.
 pub fn finding(sites: &Sites, at: usize, check: &str) -> (String, String) {
-    let output = sites[at].tombolo.try_cli(&["doctor", "--output", "json"]);
-    let document = system_tests::json::parse(&output.stdout);
-    let findings = system_tests::json::rows(&document["findings"]);
+    let findings = sites[at].tombolo.findings();
     let found = findings.iter().find(|finding| finding["check"] == check);
     let found = found.unwrap_or_else(|| panic!("doctor says nothing of {check}"));
     (

@@ -210,9 +210,8 @@ pub fn clear(site: &Site) {
 /// What doctor says by checks whose verdict is not good: the name of each, and its evidence.
 #[track_caller]
 pub fn complaints(site: &Site) -> Vec<(String, String)> {
-    let output = site.tombolo.try_cli(&["doctor", "--output", "json"]);
-    let document = json::parse(&output.stdout);
-    let bad = json::rows(&document["findings"])
+    let findings = site.tombolo.findings();
+    let bad = findings
         .iter()
         .filter(|finding| finding["verdict"] == "fault" || finding["verdict"] == "warning");
     bad.map(|finding| {

@@ -42,7 +42,12 @@ fn others(cluster: &Value) -> impl Iterator<Item = &Value> {
 
 /// The names of hosts, of many the first ones.
 pub(super) fn names<'a>(hosts: impl IntoIterator<Item = &'a Value>) -> String {
-    let all: Vec<&str> = hosts.into_iter().map(|host| text(host, "name")).collect();
+    listed(hosts.into_iter().map(|host| text(host, "name")))
+}
+
+/// Of many names the first ones.
+pub(super) fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let all: Vec<&str> = names.collect();
     let shown = all.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
     match all.len().saturating_sub(NAMED) {
         0 => shown,

@@ -1,9 +1,11 @@
 //! Links: do the sizes of their packets fit together, and do they carry any?
 
+use std::collections::BTreeSet;
+
 use tombolo_core::world::LINK_GROUP;
 
-use super::Finding;
 use super::evidence::{Evidence, name_of};
+use super::{Finding, cluster};
 use crate::kernel::look::Link;
 
 /// The number of the state in which a bridge's port carries nothing (`BR_STATE_DISABLED`). The others are for STP to choose.
@@ -254,22 +256,19 @@ fn ports(evidence: &Evidence, check: &'static str, bridge: &Link) -> Vec<Finding
 /// Containers whose links came the classic way though their networks ask for the other.
 pub(super) fn attach(evidence: &Evidence) -> Vec<Finding> {
     const CHECK: &str = "links.attach";
-    let is_inside = |row: &serde_json::Value| row["attach"] == "inside";
-    let networks = || {
-        evidence
-            .daemon
-            .networks
-            .iter()
-            .filter(|network| is_inside(network))
-    };
-    if networks().next().is_none() {
+    let is_inside = |row: &&serde_json::Value| row["attach"] == "inside";
+    let networks = evidence.daemon.networks.iter().filter(is_inside);
+    let networks: BTreeSet<&str> = networks
+        .filter_map(|network| network["network_id"].as_str())
+        .collect();
+    if networks.is_empty() {
         return vec![Finding::none(CHECK, "no network has attach=inside")];
     }
     let on = |endpoint: &&serde_json::Value| {
-        networks().any(|network| network["network_id"] == endpoint["network_id"])
+        let network = endpoint["network_id"].as_str();
+        endpoint["attach"].is_string() && network.is_some_and(|network| networks.contains(network))
     };
-    let joined = evidence.daemon.endpoints.iter().filter(on);
-    let joined: Vec<_> = joined.filter(|endpoint| endpoint["attach"].is_string()).collect();
+    let joined: Vec<_> = evidence.daemon.endpoints.iter().filter(on).collect();
     let classic: Vec<_> = joined.iter().filter(|endpoint| !is_inside(endpoint)).collect();
     if classic.is_empty() {
         let found = format!(
@@ -278,19 +277,15 @@ pub(super) fn attach(evidence: &Evidence) -> Vec<Finding> {
         );
         return vec![Finding::ok(CHECK, found)];
     }
-    let name = |endpoint: &&&serde_json::Value| {
+    let names = classic.iter().map(|endpoint| {
         let name = endpoint["container_name"].as_str();
-        name.or(endpoint["endpoint_id"].as_str())
-            .unwrap_or("-")
-            .to_owned()
-    };
-    let some: Vec<String> = classic.iter().take(3).map(name).collect();
+        name.or(endpoint["endpoint_id"].as_str()).unwrap_or("-")
+    });
     let found = format!(
-        "{} of {} containers on networks with attach=inside came by their links the classic way: {}{}",
+        "{} of {} containers on networks with attach=inside came by their links the classic way: {}",
         classic.len(),
         joined.len(),
-        some.join(", "),
-        if classic.len() > some.len() { ", ..." } else { "" }
+        cluster::listed(names)
     );
     let remedy = "it takes Docker 28 or later without live-restore, containers on networks of tombolo's only, and a tombolo that sees \
                   /run/docker/netns; a container that was started before is made so at its next start";
