@@ -296,7 +296,11 @@ impl Node {
         }
         let twice = self.confirm.twice.is_some_and(|at| self.now.since(at) < TWICE);
         if matches!(self.confirm.standing, Standing::Cloned(_)) && !twice {
-            self.confirm_anew();
+            // Both rose above each other step by step, so what others hold of our last epoch may be the other one's.
+            let random = self.chance();
+            if !self.begin_epoch(super::next_epoch(self.epoch, random)) {
+                self.confirm_anew();
+            }
             self.stand(Standing::Waiting);
             self.store_anew();
         }

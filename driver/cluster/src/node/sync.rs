@@ -404,18 +404,25 @@ impl Node {
 
     /// Others know rows of ours that we never wrote: our disk was set back. All are stated anew, under an epoch above.
     pub(super) fn rows_from_future(&mut self, from: HostId, version: Version) {
-        let epoch = version.epoch.saturating_add(1);
-        if self.table.restate(epoch).is_ok() {
-            self.epoch = self.epoch.max(epoch);
-            self.out.push_back(Output::Epoch(self.epoch));
-            self.membership.begin(self.now, self.epoch);
-            self.confirm_anew();
+        if self.begin_epoch(version.epoch.saturating_add(1)) {
             self.set_back(format!(
                 "host {} knows rows of a later start of this host",
                 self.name(&from)
             ));
+        }
+    }
+
+    /// States all own rows anew, under another epoch; gives whether that one is above the one before.
+    pub(super) fn begin_epoch(&mut self, epoch: u32) -> bool {
+        let begun = self.table.restate(epoch).is_ok();
+        if begun {
+            self.epoch = self.epoch.max(epoch);
+            self.out.push_back(Output::Epoch(self.epoch));
+            self.membership.begin(self.now, self.epoch);
+            self.confirm_anew();
             self.sync_now();
         }
+        begun
     }
 
     /// How a call of ours went.
