@@ -399,8 +399,10 @@ async fn removed(plugin: &Plugin) -> Result<(), Error> {
 async fn look(plugin: &Plugin, command: &Command) -> Result<Looked, Error> {
     let why = Error::Kernel;
     let looks = match command {
-        Command::RequestPool(request) => !matches!(request.want, Want::Exactly(_)),
-        command => matches!(command, Command::CreateNetwork(_)),
+        Command::CreateNetwork(network) => {
+            network.spec.uplink().is_some() || network.spec.named_link().is_some()
+        }
+        _ => false,
     };
     if looks {
         removed(plugin).await?;

@@ -216,6 +216,16 @@ pub enum Ask {
     Import(Records, oneshot::Sender<Result<(), String>>),
 }
 
+/// What there is to do next.
+enum Next {
+    /// Something was put off until now.
+    Due,
+    /// Links have been removed.
+    Removed(later::Removed),
+    /// Something is asked for, or nobody will ask any more.
+    Asked(Option<Box<Ask>>),
+}
+
 /// What was looked up on the host for one command, before the engine was asked.
 #[derive(Debug, Clone, Default)]
 pub struct Looked {
@@ -396,93 +406,17 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Serves requests until all askers are gone. Gives the journal back, for a last copy of the records.
     pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) -> J {
         loop {
-            let due = self.announcements.due().into_iter().chain(self.later.due());
-            let next = match due.min() {
-                Some(due) => timeout_at(due.into(), asks.recv()).await,
-                None => Ok(asks.recv().await),
-            };
+            let next = self.next(&mut asks).await;
             self.announce_held();
-            if self.later.due().is_some_and(|due| due <= Instant::now()) {
-                self.remove_later().await;
+            let now = Instant::now();
+            if self.later.due().is_some_and(|due| due <= now) {
+                self.begin_removal(Some(now));
             }
-            let Ok(ask) = next else { continue };
-            let Some(ask) = ask else { break };
-            match ask {
-                Ask::Do {
-                    command,
-                    looked,
-                    deadline,
-                    answer,
-                } => {
-                    self.serve(&command, &looked, deadline, answer).await;
-                }
-                Ask::Show(show, answer) => {
-                    self.remove_later().await;
-                    // An asker that has gone needs no answer, here and below.
-                    answer.send(self.show(show)).ok();
-                }
-                Ask::Tally(answer) => {
-                    self.remove_later().await;
-                    answer.send(self.tally()).ok();
-                }
-                Ask::LentPool(pool, parent, answer) => {
-                    drop(answer.send(self.keep_lent_pool(pool, parent.as_ref())));
-                }
-                Ask::Lent(lease, answer) => drop(answer.send(self.keep_lent(lease))),
-                Ask::Relent(lease, answer) => drop(answer.send(self.keep_relent(lease))),
-                Ask::Unlent(lease, answer) => drop(answer.send(self.forget_lent(&lease))),
-                Ask::IsLent(address, answer) => drop(answer.send(self.lent.contains_key(&address))),
-                Ask::AllLent(answer) => drop(answer.send(self.all_lent())),
-                Ask::Probed(answer) => drop(answer.send(self.probed())),
-                Ask::ProbedOn(subnet, answer) => {
-                    drop(answer.send(self.state.probed_on(subnet)));
-                }
-                Ask::HostNext(subnet, answer) => drop(answer.send(self.state.host_next(subnet))),
-                Ask::Parents(answer) => drop(answer.send(self.state.parents().cloned().collect())),
-                Ask::Inside(parent, answer) => drop(answer.send(self.inside(&parent))),
-                Ask::PutBack(id, inside) => self.put_back(&id, &inside),
-                Ask::Named(network, answer) => drop(answer.send(self.state.as_named(&network))),
-                Ask::Asked(id, answer) => {
-                    self.make_room(&id).await;
-                    answer.send(()).ok();
-                }
-                Ask::Networks(answer) => {
-                    let ids = self.state.networks().map(|network| network.id.clone());
-                    answer.send(ids.collect()).ok();
-                }
-                Ask::Tunnels(answer) => drop(answer.send(self.tunnels())),
-                Ask::Settle { why, backup } => {
-                    self.settle(why).await;
-                    if backup && let Err(error) = self.journal.backup() {
-                        tracing::warn!(%error, "the plain copy of the records was not written");
-                    }
-                }
-                Ask::Noticed(noticed) => {
-                    if self.surprises(&noticed) {
-                        self.settle("somebody changed what is tombolo's").await;
-                    }
-                }
-                Ask::Alive(answer) => {
-                    self.remove_later().await;
-                    answer.send(()).ok();
-                }
-                Ask::Compare { repair, answer } => {
-                    let compared = match repair {
-                        true => self.settle(BY_HAND).await,
-                        false => self.compare().await,
-                    };
-                    answer.send(compared).ok();
-                }
-                Ask::Docker(view) => self.heard_from_docker(view, Instant::now()).await,
-                Ask::Called(named) => self.heard_names(named),
-                Ask::Cluster { everything, answer } => drop(answer.send(self.told_cluster(everything))),
-                Ask::Heard(groups) => self.listen(groups),
-                Ask::Peers(news) => self.hear(news).await,
-                Ask::Keep(records, answer) => drop(answer.send(self.keep(records))),
-                Ask::Import(records, answer) => {
-                    let imported = self.import(records).await;
-                    answer.send(imported).ok();
-                }
+            match next {
+                Next::Due => {}
+                Next::Removed(removed) => self.note_removed(removed),
+                Next::Asked(Some(ask)) => self.answer(*ask).await,
+                Next::Asked(None) => break,
             }
             if self.in_doubt {
                 self.settle("a step with unknown outcome").await;
@@ -494,6 +428,103 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             tracing::warn!("ended while flows of before were still being ended");
         }
         self.journal
+    }
+
+    /// What is to be done next.
+    async fn next(&mut self, asks: &mut mpsc::Receiver<Ask>) -> Next {
+        let due = self.announcements.due().into_iter().chain(self.later.due());
+        let asked = async {
+            let asked = match due.min() {
+                Some(due) => timeout_at(due.into(), asks.recv()).await,
+                None => Ok(asks.recv().await),
+            };
+            asked.map_or(Next::Due, |ask| Next::Asked(ask.map(Box::new)))
+        };
+        tokio::select! {
+            biased;
+            Some(removed) = self.later.removed() => Next::Removed(removed),
+            next = asked => next,
+        }
+    }
+
+    async fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Do {
+                command,
+                looked,
+                deadline,
+                answer,
+            } => {
+                self.serve(&command, &looked, deadline, answer).await;
+            }
+            Ask::Show(show, answer) => {
+                self.remove_later().await;
+                // An asker that has gone needs no answer, here and below.
+                answer.send(self.show(show)).ok();
+            }
+            Ask::Tally(answer) => {
+                self.remove_later().await;
+                answer.send(self.tally()).ok();
+            }
+            Ask::LentPool(pool, parent, answer) => {
+                drop(answer.send(self.keep_lent_pool(pool, parent.as_ref())));
+            }
+            Ask::Lent(lease, answer) => drop(answer.send(self.keep_lent(lease))),
+            Ask::Relent(lease, answer) => drop(answer.send(self.keep_relent(lease))),
+            Ask::Unlent(lease, answer) => drop(answer.send(self.forget_lent(&lease))),
+            Ask::IsLent(address, answer) => drop(answer.send(self.lent.contains_key(&address))),
+            Ask::AllLent(answer) => drop(answer.send(self.all_lent())),
+            Ask::Probed(answer) => drop(answer.send(self.probed())),
+            Ask::ProbedOn(subnet, answer) => {
+                drop(answer.send(self.state.probed_on(subnet)));
+            }
+            Ask::HostNext(subnet, answer) => drop(answer.send(self.state.host_next(subnet))),
+            Ask::Parents(answer) => drop(answer.send(self.state.parents().cloned().collect())),
+            Ask::Inside(parent, answer) => drop(answer.send(self.inside(&parent))),
+            Ask::PutBack(id, inside) => self.put_back(&id, &inside),
+            Ask::Named(network, answer) => drop(answer.send(self.state.as_named(&network))),
+            Ask::Asked(id, answer) => {
+                self.make_room(&id).await;
+                answer.send(()).ok();
+            }
+            Ask::Networks(answer) => {
+                let ids = self.state.networks().map(|network| network.id.clone());
+                answer.send(ids.collect()).ok();
+            }
+            Ask::Tunnels(answer) => drop(answer.send(self.tunnels())),
+            Ask::Settle { why, backup } => {
+                self.settle(why).await;
+                if backup && let Err(error) = self.journal.backup() {
+                    tracing::warn!(%error, "the plain copy of the records was not written");
+                }
+            }
+            Ask::Noticed(noticed) => {
+                if self.surprises(&noticed) {
+                    self.settle("somebody changed what is tombolo's").await;
+                }
+            }
+            Ask::Alive(answer) => {
+                self.remove_later().await;
+                answer.send(()).ok();
+            }
+            Ask::Compare { repair, answer } => {
+                let compared = match repair {
+                    true => self.settle(BY_HAND).await,
+                    false => self.compare().await,
+                };
+                answer.send(compared).ok();
+            }
+            Ask::Docker(view) => self.heard_from_docker(view, Instant::now()).await,
+            Ask::Called(named) => self.heard_names(named),
+            Ask::Cluster { everything, answer } => drop(answer.send(self.told_cluster(everything))),
+            Ask::Heard(groups) => self.listen(groups),
+            Ask::Peers(news) => self.hear(news).await,
+            Ask::Keep(records, answer) => drop(answer.send(self.keep(records))),
+            Ask::Import(records, answer) => {
+                let imported = self.import(records).await;
+                answer.send(imported).ok();
+            }
+        }
     }
 
     async fn serve(
@@ -531,6 +562,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         looked: &Looked,
         deadline: Instant,
     ) -> Result<(Reply, Vec<Edit>), Error> {
+        self.later.asked();
         self.later.may_wait = command.shrinks();
         let done = self.carry_out(command, looked, deadline).await;
         self.later.may_wait = false;
@@ -1070,9 +1102,13 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         let believed = |key: &Key| self.believed.get(key).or_else(|| parent(key));
         let surprise = |(key, value): (&Key, &Option<Value>)| match (believed(key), value) {
             (Some(believed), Some(value)) => !believed.holds_as(value),
+            // One that is removed goes down first, and that may be heard of before it is heard that it is gone.
+            (None, Some(Value::Unfit(_))) => false,
             (believed, value) => believed.is_some() != value.is_some(),
         };
-        noticed.missed || noticed.facts.iter().any(surprise)
+        // What is to go may be gone, with its container's sandbox or by the steps that are under way.
+        let mut facts = noticed.facts.iter().filter(|(key, _)| !self.later.concerns(key));
+        noticed.missed || facts.any(surprise)
     }
 
     /// Whether a step would remove what may be wanted by those who were not heard yet: Docker, or other hosts.

@@ -18,7 +18,7 @@ use tombolo_core::model::IfName;
 use tombolo_core::world::{Family, Hop, Key, Setting, Step, Value, World};
 
 use self::values::{check_mtu, same_tunnel, settings_of_new, with_mtu};
-use super::{Announcement, Error, Flow, Kernel, Placed};
+use super::{Announcement, Error, Flow, Kernel, Placed, Removing};
 
 /// What a bridge of the kernel has until somebody changes it.
 const MTU: u32 = 1500;
@@ -572,6 +572,11 @@ impl Kernel for Fake {
 
     fn apply_all(&mut self, steps: &[Step]) -> impl Future<Output = Vec<Result<(), Error>>> + Send {
         ready(steps.iter().map(|step| self.apply_now(step)).collect())
+    }
+
+    fn remove_links(&mut self, removals: &[Step]) -> Removing {
+        let removed = removals.iter().map(|step| self.apply_now(step)).collect();
+        Box::pin(ready(removed))
     }
 
     fn load(&mut self, elements: &World) -> impl Future<Output = Result<(), Error>> + Send {

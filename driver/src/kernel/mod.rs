@@ -78,6 +78,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -196,6 +197,9 @@ pub enum Error {
     },
 }
 
+/// Links that are being removed: what became of each.
+pub type Removing = Pin<Box<dyn Future<Output = Vec<Result<(), Error>>> + Send>>;
+
 /// A kernel, real or fake.
 ///
 /// Both keep these promises, which one suite checks for both:
@@ -226,8 +230,12 @@ pub trait Kernel: Send {
     fn attach(&mut self, step: &Step, placed: &Placed) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Makes many steps, in their order; gives what became of each. It is faster than one by one where neighbours and
-    /// forwarding entries follow each other, or removals of links.
+    /// forwarding entries follow each other.
     fn apply_all(&mut self, steps: &[Step]) -> impl Future<Output = Vec<Result<(), Error>>> + Send;
+
+    /// Begins to remove links, by steps that do that and nothing else, at once and beside all else: it takes the kernel some 20 ms.
+    /// Gives what became of each.
+    fn remove_links(&mut self, removals: &[Step]) -> Removing;
 
     /// Makes the table anew with these of its elements, all at once: whatever was in it goes in the same moment, so no packet
     /// that comes after it meets a table that lacks something. A refusal changes nothing.

@@ -24,7 +24,7 @@ use super::socket::Failure;
 use super::user::User;
 use super::vxlan::Tunnel;
 use super::watch::Own;
-use super::{Announcement, Error, Flow, Kernel, Placed, settings};
+use super::{Announcement, Error, Flow, Kernel, Placed, Removing, settings};
 
 /// The Linux kernel, in the network namespace of the thread that uses this. It keeps nothing but open sockets, so a
 /// future of it may be dropped at any moment: the step was then done or not, and the next call begins afresh.
@@ -281,6 +281,24 @@ fn failed(step: &dyn Display, failure: Failure) -> Error {
     }
 }
 
+/// Removes links, all at once if that can be; one that can't be removed keeps back no other one.
+async fn remove(steps: &[Step]) -> Vec<Result<(), Error>> {
+    let mut links = Links::new();
+    let names: Vec<&IfName> = steps.iter().filter_map(Step::removed_link).collect();
+    if names.len() == steps.len() && links.remove_many(&names).await.is_ok() {
+        return steps.iter().map(|_| Ok(())).collect();
+    }
+    let mut results = Vec::with_capacity(steps.len());
+    for step in steps {
+        let removed = match step.removed_link() {
+            Some(name) => links.remove(name).await,
+            None => Failure::ours("it is no link that is removed"),
+        };
+        results.push(removed.map_err(|failure| failed(step, failure)));
+    }
+    results
+}
+
 impl Kernel for Real {
     fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send {
         // On the heap: it is awaited within the engine's own large futures.
@@ -313,12 +331,10 @@ impl Kernel for Real {
     fn apply_all(&mut self, steps: &[Step]) -> impl Future<Output = Vec<Result<(), Error>>> + Send {
         Box::pin(async move {
             let mut results = Vec::with_capacity(steps.len());
-            // One after the other, but that entries which follow each other go together, links that are removed, and other hosts'
-            // parts of networks: where two become one or one becomes two, there is no moment at which an address is in none.
+            // One after the other, but that entries which follow each other go together, and other hosts' parts of networks: where
+            // two become one or one becomes two, there is no moment at which an address is in none.
             let together = |a: &Step, b: &Step| {
-                is_entry(a.key()) && is_entry(b.key())
-                    || is_part(a.key()) && is_part(b.key())
-                    || a.removed_link().is_some() && b.removed_link().is_some()
+                is_entry(a.key()) && is_entry(b.key()) || is_part(a.key()) && is_part(b.key())
             };
             for run in steps.chunk_by(together) {
                 match run {
@@ -326,18 +342,6 @@ impl Kernel for Real {
                     [first, ..] if is_part(first.key()) => {
                         for some in run.chunks(EXCHANGED) {
                             self.exchange(some, &mut results).await;
-                        }
-                    }
-                    run if run[0].removed_link().is_some() => {
-                        let links: Vec<&IfName> = run.iter().filter_map(Step::removed_link).collect();
-                        match self.links.remove_many(&links).await {
-                            Ok(()) => results.extend(run.iter().map(|_| Ok(()))),
-                            // One that can't be keeps back no other one.
-                            Err(_) => {
-                                for step in run {
-                                    results.push(self.apply(step).await);
-                                }
-                            }
                         }
                     }
                     run => {
@@ -350,6 +354,26 @@ impl Kernel for Real {
                 }
             }
             results
+        })
+    }
+
+    fn remove_links(&mut self, removals: &[Step]) -> Removing {
+        let steps = removals.to_vec();
+        let removing = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|e| format!("making a runtime: {e}"))?;
+            let results = runtime.block_on(remove(&steps));
+            // Nobody sees the links any more; the kernel may still wait for its processors to let go of them.
+            runtime.shutdown_background();
+            Ok(results)
+        });
+        let steps = removals.to_vec();
+        Box::pin(async move {
+            let removed = removing.await.unwrap_or_else(|e| Err(e.to_string()));
+            removed.unwrap_or_else(|why: String| {
+                let broken = |step| failed(step, Failure::Broken(why.clone()));
+                steps.iter().map(|step| Err(broken(step))).collect()
+            })
         })
     }
 

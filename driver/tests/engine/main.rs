@@ -6,5 +6,6 @@ mod docker;
 mod events;
 mod flows;
 mod grants;
+mod later;
 mod random;
 mod scene;

@@ -19,6 +19,8 @@ enum Event {
     Ask(Box<Command>, bool),
     /// Nothing is asked for a moment.
     Pause,
+    /// The same, and something is asked before all is gone that is to be removed.
+    ShortPause,
     Refuse(usize),
     LoseAnswer(usize),
     Die(usize),
@@ -88,6 +90,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         20 => (command(), any::<bool>()).prop_map(|(command, first)| Event::Ask(Box::new(command), first)),
         4 => Just(Event::Pause),
+        2 => Just(Event::ShortPause),
         1 => (0..6usize).prop_map(Event::Refuse),
         1 => (0..6usize).prop_map(Event::LoseAnswer),
         2 => (0..6usize).prop_map(Event::Die),
@@ -131,6 +134,7 @@ fn play(scene: &mut Scene, events: Vec<Event>) {
             }
             Event::Restart => scene.restart(),
             Event::Pause => scene.remove_later(),
+            Event::ShortPause => scene.engine.begin_removal(None),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tombolo::engine::{Edge, Engine, Journal, Looked, Setup};
-use tombolo::kernel::{Announcement, Error, Fake, Flow, Kernel, Placed};
+use tombolo::kernel::{Announcement, Error, Fake, Flow, Kernel, Placed, Removing};
 use tombolo::records::Records;
 use tombolo::store::{self, Put, Row};
 use tombolo_core::kinds::Spec;
@@ -52,6 +52,11 @@ impl Kernel for Mortal {
             results.push(self.apply(step).await);
         }
         results
+    }
+
+    fn remove_links(&mut self, removals: &[Step]) -> Removing {
+        let (mut kernel, steps) = (self.clone(), removals.to_vec());
+        Box::pin(async move { kernel.apply_all(&steps).await })
     }
 
     fn load(&mut self, elements: &World) -> impl Future<Output = Result<(), Error>> + Send {

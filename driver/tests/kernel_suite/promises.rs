@@ -598,7 +598,7 @@ pub async fn links_that_are_removed_together_go_with_what_is_on_them(mut kernel:
     .await;
     let remove = |(link, value): &(IfName, Value)| Step::Remove(Key::Link(link.clone()), value.clone());
     let steps: Vec<Step> = ends.iter().map(remove).collect();
-    assert!(kernel.apply_all(&steps).await.iter().all(Result::is_ok));
+    assert!(kernel.remove_links(&steps).await.iter().all(Result::is_ok));
     assert_settled(&mut kernel, &all).await;
     // A bridge with its ports, a tunnel among them.
     let links = all.iter().filter_map(|(key, value)| match (key, value) {
@@ -610,7 +610,7 @@ pub async fn links_that_are_removed_together_go_with_what_is_on_them(mut kernel:
     let links: Vec<(IfName, Value)> = links.collect();
     assert!(links.len() > 3);
     let steps: Vec<Step> = links.iter().map(remove).collect();
-    assert!(kernel.apply_all(&steps).await.iter().all(Result::is_ok));
+    assert!(kernel.remove_links(&steps).await.iter().all(Result::is_ok));
     let gone = |key: &Key| {
         key.on()
             .is_some_and(|link| links.iter().any(|(name, _)| name == link))

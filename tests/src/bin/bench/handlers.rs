@@ -264,10 +264,12 @@ impl Place {
         })
     }
 
-    /// One container and one network come and go.
+    /// One container and one network come and go, and their links after that: all hosts are of one kernel, which lets nobody change
+    /// a link while a bridge goes.
     pub fn round(&mut self, number: usize) {
         self.life(number);
         self.come_and_go();
+        self.tombolo.cli(&["networks"]);
     }
 
     /// The times of all methods for which there is something to do.

@@ -258,7 +258,8 @@ fn how_made(few: &Place, load_before: &str, sync: &samples::Samples) -> Vec<Stri
         format!(
             "{} Hosts made of namespaces with a tombolo each and without engines, whose records are on ext4 on a loop device, where a write \
              of 500 bytes with fsync takes {:.2} ms (p99 {:.2} ms). {} calls of each method in turns, a connection each, {FEW} or {MANY} \
-             endpoints on four networks, each with a published port.",
+             endpoints on four networks, each with a published port. A turn begins when the links of the one before are gone: both hosts \
+             are of one kernel, which lets nobody change a link for some 20 ms while a bridge goes.",
             machine("calls", load_before),
             sync.median(),
             sync.p99(),
