@@ -389,7 +389,7 @@ async fn removed(plugin: &Plugin) -> Result<(), Error> {
     let (answer, answered) = oneshot::channel();
     plugin
         .asks
-        .send(Ask::Alive(answer))
+        .send(Ask::Removed(answer))
         .await
         .map_err(|_| Error::Gone)?;
     answered.await.map_err(|_| Error::Gone)

@@ -158,13 +158,16 @@ id_type!(
     "Docker's identifier of one container's place on one network."
 );
 
+/// What the names of bridges of ours begin with that have none of the user's choice.
+pub const BRIDGE: &str = "tb-";
+
 /// What the names of VXLAN links of ours begin with.
 pub const TUNNEL: &str = "tbv";
 
 impl NetworkId {
-    /// The name of the network's bridge where the user chose none: `tb-` and twelve digits.
+    /// The name of the network's bridge where the user chose none: [`BRIDGE`] and twelve digits.
     pub fn bridge_name(&self) -> IfName {
-        IfName::fitting(&format!("tb-{}", short(&self.0)))
+        IfName::fitting(&format!("{BRIDGE}{}", short(&self.0)))
     }
 
     /// The name of the network's VXLAN link: [`TUNNEL`] and twelve digits.

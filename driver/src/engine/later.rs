@@ -4,29 +4,30 @@
 //! gone; what goes with a link stays for a moment, until no further one comes. Who asks for something that meets with it waits until
 //! it is gone. Who dies meanwhile leaves links that no record asks for, which the next start sweeps.
 //!
-//! Containers' links go at once and together, as their addresses may be others' next. While a bridge goes, the kernel lets nobody
-//! change any link for some 20 ms (`rcu_barrier` in `br_multicast_dev_del`, under the lock of all links), so that waits for a lull, and
-//! bridges go one by one.
+//! Containers' links and tunnels go soon and together: an address may be another container's next. While a bridge goes, the kernel lets
+//! nobody change any link for some 20 ms (`rcu_barrier` in `br_multicast_dev_del`, under the lock of all links), so that waits for a
+//! lull, and bridges go one by one. One that has a name of the user's choice is not put off: others may want that name next.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tombolo_core::model::IfName;
+use tombolo_core::model::{BRIDGE, IfName};
 use tombolo_core::world::{Key, Step, Value, World};
 
 use super::{Engine, Journal};
 use crate::kernel::{self, Kernel, Removing};
 
-/// How long a container's link is waited with for further ones, after the last one and after the first.
+/// How long a container's link or a tunnel waits for further ones, after the last one and after the first.
 const PAUSE: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_millis(50);
 
-/// How long nothing must be asked for until other links go, and how long they stay at most.
+/// How long nothing must be asked for until a bridge goes, and how long it stays at most where none goes before it.
 const LULL: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How many links are removed at once.
+/// How many links are removed at once, and how many bridges may wait: who wants all to be gone waits for each of them.
 const MANY: usize = 64;
+const BRIDGES: usize = 16;
 
 /// Links that are to be removed.
 #[derive(Default)]
@@ -35,8 +36,9 @@ pub(super) struct Later {
     pub may_wait: bool,
     /// When something was asked for last.
     asked: Option<Instant>,
+    /// Ends of containers' links, and tunnels.
     ends: Batch,
-    others: Batch,
+    bridges: Batch,
     going: Option<Going>,
 }
 
@@ -107,7 +109,7 @@ impl Later {
     pub fn due(&self) -> Option<Instant> {
         match self.going {
             Some(_) => None,
-            None => self.ends_due().into_iter().chain(self.others_due()).min(),
+            None => self.ends_due().into_iter().chain(self.bridges_due()).min(),
         }
     }
 
@@ -115,8 +117,9 @@ impl Later {
         self.ends.due(self.ends.last, PAUSE, LONGEST)
     }
 
-    fn others_due(&self) -> Option<Instant> {
-        self.others.due(self.others.last.max(self.asked), LULL, PATIENCE)
+    fn bridges_due(&self) -> Option<Instant> {
+        self.bridges
+            .due(self.bridges.last.max(self.asked), LULL, PATIENCE)
     }
 
     /// Whether a link is to go.
@@ -130,7 +133,7 @@ impl Later {
                 .as_ref()
                 .is_some_and(|going| going.links.contains(link))
         };
-        self.ends.links.contains(link) || self.others.links.contains(link) || going()
+        self.ends.links.contains(link) || self.bridges.links.contains(link) || going()
     }
 
     /// Whether what is wanted, and the steps to it, may meet with one of them: it is to be there after all, or a link is made while
@@ -146,7 +149,7 @@ impl Later {
         };
         let tunnel = |step: &Step| matches!(step, Step::Remove(_, Value::Vxlan { .. }));
         let going = self.going.iter().flat_map(|going| &going.removals);
-        steps.iter().any(makes) && self.others.steps.iter().chain(going).any(tunnel)
+        steps.iter().any(makes) && self.ends.steps.iter().chain(going).any(tunnel)
     }
 
     /// Puts off what removes links, and what is on them; gives the rest. Addresses are none of it: another network may have them
@@ -156,25 +159,41 @@ impl Later {
             return steps;
         }
         let now = Instant::now();
-        let is_end = |step: &Step| matches!(step, Step::Remove(_, Value::Veth { .. }));
-        let (ends, rest) = going_with(steps, is_end);
-        self.ends.add(ends.0, ends.1, now);
-        let (others, rest) = going_with(rest, |_| true);
-        self.others.add(others.0, others.1, now);
+        let room = BRIDGES.saturating_sub(self.bridges.links.len());
+        let is_bridge = |step: &&Step| matches!(step, Step::Remove(_, Value::Bridge { .. }));
+        let bridges = steps.iter().filter(is_bridge).filter_map(Step::removed_link);
+        let bridges: BTreeSet<IfName> = bridges
+            .filter(|link| link.as_str().starts_with(BRIDGE))
+            .take(room)
+            .cloned()
+            .collect();
+        // On a bridge that stays, a tunnel goes before the table that guards it.
+        let is_end = |step: &&Step| match step {
+            Step::Remove(_, Value::Vxlan { .. }) => !bridges.is_empty(),
+            Step::Remove(_, Value::Veth { .. }) => true,
+            _ => false,
+        };
+        let ends = steps.iter().filter(is_end).filter_map(Step::removed_link);
+        let ends: BTreeSet<IfName> = ends.cloned().collect();
+        let (on_ends, rest) = going_with(steps, &ends);
+        self.ends.add(on_ends, ends, now);
+        let (on_bridges, rest) = going_with(rest, &bridges);
+        self.bridges.add(on_bridges, bridges, now);
         rest
     }
 
-    /// Takes what is to be begun of what is due by a time, or of all: all ends of containers, or one of the others.
+    /// Takes what is to be begun of what is due by a time, or of all: all ends, and one bridge, which goes after what is on it.
     fn take(&mut self, due_by: Option<Instant>) -> Vec<Step> {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due_by.is_none_or(|by| due <= by));
-        // A bridge goes after what is on it.
-        if is_due(self.ends_due()) || is_due(self.others_due()) && self.ends.first.is_some() {
-            return std::mem::take(&mut self.ends).steps;
+        let (ends, bridges) = (is_due(self.ends_due()), is_due(self.bridges_due()));
+        let mut steps = Vec::new();
+        if ends || bridges {
+            steps.extend(std::mem::take(&mut self.ends).steps);
         }
-        match is_due(self.others_due()) {
-            true => self.others.take_one(),
-            false => Vec::new(),
+        if bridges {
+            steps.extend(self.bridges.take_one());
         }
+        steps
     }
 
     /// What became of those that are being removed; none if there are none. It may be dropped and asked for again.
@@ -188,13 +207,8 @@ impl Later {
     }
 }
 
-/// The steps that remove some links, and what goes with them, with these links; and the rest.
-fn going_with(steps: Vec<Step>, which: impl Fn(&Step) -> bool) -> ((Vec<Step>, BTreeSet<IfName>), Vec<Step>) {
-    let links = steps
-        .iter()
-        .filter(|step| which(step))
-        .filter_map(Step::removed_link);
-    let links: BTreeSet<IfName> = links.cloned().collect();
+/// The steps that remove some links and what goes with them, and the rest.
+fn going_with(steps: Vec<Step>, links: &BTreeSet<IfName>) -> (Vec<Step>, Vec<Step>) {
     let goes = |step: &Step| {
         let on = step
             .key()
@@ -202,8 +216,7 @@ fn going_with(steps: Vec<Step>, which: impl Fn(&Step) -> bool) -> ((Vec<Step>, B
             .filter(|_| !matches!(step.key(), Key::Address(..)));
         step.removes() && on.is_some_and(|link| links.contains(link))
     };
-    let (gone, rest) = steps.into_iter().partition(goes);
-    ((gone, links), rest)
+    steps.into_iter().partition(goes)
 }
 
 impl<K: Kernel, J: Journal> Engine<K, J> {

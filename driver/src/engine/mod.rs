@@ -186,8 +186,10 @@ pub enum Ask {
     },
     /// Look at the kernel if this is not what is believed of it.
     Noticed(Noticed),
-    /// Say that the engine's task is alive, and has removed what it had put off.
+    /// Say that the engine's task is alive.
     Alive(oneshot::Sender<()>),
+    /// Say when all links are gone whose removal was put off.
+    Removed(oneshot::Sender<()>),
     /// Compare the kernel with the records now, and repair what differs if that is wanted.
     Compare {
         /// Whether to repair it.
@@ -503,7 +505,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                     self.settle("somebody changed what is tombolo's").await;
                 }
             }
-            Ask::Alive(answer) => {
+            Ask::Alive(answer) => drop(answer.send(())),
+            Ask::Removed(answer) => {
                 self.remove_later().await;
                 answer.send(()).ok();
             }

@@ -12,13 +12,13 @@
 //! about time.
 
 mod clones;
+mod cut;
 mod flood;
 mod health;
 mod joining;
 mod keys;
 mod lab;
 mod leaving;
-mod partition;
 mod peers;
 mod plugin;
 mod space;

@@ -111,8 +111,10 @@ fn each_host_has_its_own_way_out_and_ports_and_what_one_removes_stays_with_the_o
     let containers = one_each(&sites, "over");
     sites[0].engine.docker(&["rm", "-f", containers[0].name()]);
     sites[0].engine.docker(&["network", "rm", "over"]);
-    let links = sites[0].host.run("ip", &["link", "show", "type", "vxlan"]);
-    assert_eq!(links.trim(), "", "the tunnel went with the network");
+    until("the tunnel goes with the network", || {
+        let links = sites[0].host.run("ip", &["link", "show", "type", "vxlan"]);
+        links.trim().is_empty().then_some(())
+    });
     let again = sites[1].container("again", "over", &[]);
     let [v4, v6] = addresses(&containers[1], "over");
     assert!(again.pings(&v4.to_string()) && again.pings6(&v6.to_string()));
