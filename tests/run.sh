@@ -200,6 +200,7 @@ bench() {
     need_root bench
     need_cargo
     install_test_programs
+    case " $* " in *" profile "*) install_missing perf:linux-perf ;; esac
     release_build
     step "bench" with_release cargo run --locked --release -p system-tests --bin bench -- "$@"
 }

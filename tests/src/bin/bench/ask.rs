@@ -29,8 +29,13 @@ pub struct Server {
 
 /// Keeps the calling thread on the processor of all questions and answers.
 pub fn stay() {
+    stay_on(last());
+}
+
+/// The processor of all questions and answers.
+pub fn last() -> usize {
     let count = std::thread::available_parallelism().expect("the number of processors");
-    stay_on(count.get() - 1);
+    count.get() - 1
 }
 
 /// Keeps the calling thread on a processor.

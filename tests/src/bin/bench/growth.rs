@@ -110,7 +110,7 @@ fn of_sort(sort: &Sort, sizes: &[usize], rounds: usize) -> Vec<String> {
     }
     say(&format!("growth of {}: starts", sort.many));
     places.iter().for_each(Place::must_be_well);
-    let memory: Vec<f64> = places.iter().map(|place| place.memory()[0]).collect();
+    let memory: Vec<f64> = places.iter().map(|place| place.memory()).collect();
     let images: Vec<_> = places.iter().map(|place| place.image.clone()).collect();
     drop(places);
     disk::must_be_gone(&images);

@@ -280,9 +280,10 @@ impl Place {
         all
     }
 
-    /// The memory of tombolo in MiB: what it holds, and the most that it has held.
-    pub fn memory(&self) -> [f64; 2] {
-        crate::memory::of(&self.host, &self.tombolo)
+    /// The memory that tombolo holds, in MiB.
+    pub fn memory(&self) -> f64 {
+        let [now, ..] = crate::memory::of(&self.host, &self.tombolo);
+        now
     }
 
     /// What it costs to make something durable on this host's disk.

@@ -1,6 +1,6 @@
 //! What tombolo costs, measured on one machine in one run. Prints tables in Markdown; progress goes to standard error.
 //!
-//! The parts, to be named on the command line (without a name: all but `slowed`):
+//! The parts, to be named on the command line (without a name: all but `slowed` and `profile`):
 //!
 //! - `attach`: what networks cost a container's start and end, beside Docker's own of the same sort
 //! - `bridge`: what a way between containers of one host costs, beside Docker's own bridge
@@ -11,6 +11,7 @@
 //! - `across`: what a way between containers of two hosts costs, beside the wire and Docker's Swarm
 //! - `repair`: how fast six hosts put right what was broken by hand, and reach what is new or has moved
 //! - `many`: what ten thousand endpoints of another host cost
+//! - `profile`: where the time of a question between two hosts goes in the kernel (needs `perf`)
 //! - `wire`: what a network on a wire (macvlan) costs beside Docker's own
 //!
 //! What is compared is measured in turns, so that whatever else the machine does hits all alike. Nothing depends on how
@@ -64,6 +65,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 const AIM_MS: f64 = 15.0;
 const AIM_RATIO: f64 = 2.0;
 
+/// How many rounds of profiles there are.
+const PROFILES: usize = 8;
+
 /// How many published ports are few.
 const FEW_PORTS: usize = 10;
 
@@ -72,7 +76,7 @@ type Part = (&'static str, fn() -> Vec<String>, Option<&'static str>);
 
 const ALL: Option<&str> = Some("Benchmarks");
 
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     (
         "attach",
         || attach::measure(number_from("TOMBOLO_BENCH_ROUNDS", 30)),
@@ -105,6 +109,7 @@ const PARTS: [Part; 10] = [
         || across::measure(number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
         ALL,
     ),
+    ("profile", || across::profile::measure(PROFILES), ALL),
     (
         "repair",
         || repair::measure(number_from("TOMBOLO_BENCH_REPAIRS", 30)),
@@ -135,11 +140,11 @@ fn main() {
     );
     let named: Vec<String> = std::env::args().skip(1).collect();
     let parts = match named.is_empty() {
-        // The other one takes a build of its own.
+        // The one takes a build of its own, the other one a tool.
         true => PARTS
             .iter()
             .map(|(name, ..)| (*name).to_owned())
-            .filter(|name| name != "slowed")
+            .filter(|name| name != "slowed" && name != "profile")
             .collect(),
         false => named,
     };
@@ -191,11 +196,28 @@ fn scaling_of_ports() -> Vec<String> {
 fn machine(part: &str, load_before: &str) -> String {
     let cores = std::thread::available_parallelism().expect("the number of processors");
     format!(
-        "One run of `make bench PARTS={part}`: Linux {}, {cores} processors, load average {load_before} before (the \
+        "One run of `make bench PARTS={part}` at {}: Linux {}, {cores} processors, load average {load_before} before (the \
          machine's other work) and {} after.",
+        commit(),
         read("/proc/sys/kernel/osrelease").trim(),
         load()
     )
+}
+
+/// The commit that is measured, in short, and whether something differs from it that isn't a document.
+fn commit() -> String {
+    let git = |args: &[&str]| {
+        let output = std::process::Command::new("git").args(args).output();
+        let output = output.ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let head = git(&["rev-parse", "--short", "HEAD"]);
+    let changed = git(&["status", "--porcelain", "--", ".", ":!docs"]);
+    match (head, changed) {
+        (Some(head), Some(changed)) if changed.is_empty() => head,
+        (Some(head), _) => format!("{head} with changes"),
+        (None, _) => "an unknown commit".to_owned(),
+    }
 }
 
 /// A number of at least one from the environment.

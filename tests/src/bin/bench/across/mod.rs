@@ -9,6 +9,7 @@
 //! bridges as well, though not its own, which are in a namespace apart. Elsewhere it may be on or off, so tombolo's ways are
 //! measured with both.
 
+pub mod profile;
 mod report;
 
 use std::net::IpAddr;
@@ -73,15 +74,20 @@ pub fn measure(rounds: usize) -> Vec<String> {
     let load = crate::load();
     say("across: starting two hosts");
     let sites = Plan::of(2).joined();
-    sites.network("over", Kind::Overlay, &["--subnet", "10.42.0.0/16"]);
-    sites.network("routed", Kind::HostGateway, &["--subnet", "10.43.0.0/16"]);
-    swarm(&sites);
-    let ways = ALL.map(|which| way(&sites, which));
+    let ways = ways(&sites);
     let costs = cost::in_turns("across", &ways, rounds, |at| {
         let filtered = if ALL[at].filtered() { "1" } else { "0" };
         sites.iter().for_each(|site| site.host.sysctl(FILTERED, filtered));
     });
     report::lines(&sites[0].engine.version(), &load, &costs)
+}
+
+/// All ways between two hosts, with what they need.
+fn ways(sites: &Sites) -> [Way; ALL.len()] {
+    sites.network("over", Kind::Overlay, &["--subnet", "10.42.0.0/16"]);
+    sites.network("routed", Kind::HostGateway, &["--subnet", "10.43.0.0/16"]);
+    swarm(sites);
+    ALL.map(|which| way(sites, which))
 }
 
 /// Has both engines be a swarm with an overlay of its own that takes containers by hand.
