@@ -51,7 +51,7 @@ fn run(scene: Scene, asks: impl IntoIterator<Item = Ask>) -> Vec<String> {
 }
 
 /// A request whose asker waits for the answer, which may be read at the end.
-fn ask(
+pub fn ask(
     command: Command,
 ) -> (
     Ask,

@@ -1,15 +1,15 @@
 //! Links that are removed after the answer: what may be done meanwhile, and what waits for them.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
-use tombolo::engine::{Ask, Looked};
+use tokio::sync::mpsc;
+use tombolo::engine::Ask;
 use tombolo::kernel::notice::Noticed;
 use tombolo_core::model::IfName;
 use tombolo_core::state::Command;
 use tombolo_core::world::{Key, Value};
 
+use crate::events::ask;
 use crate::scene::{Scene, network};
 
 fn link_of(scene: &Scene, wanted: impl Fn(&Value) -> bool) -> IfName {
@@ -55,14 +55,8 @@ fn looks_for(facts: impl Fn(&Scene) -> BTreeMap<Key, Option<Value>>, ends: bool)
     let facts = facts(&scene);
     let kernel = scene.kernel.kernel.clone();
     let (asks, queue) = mpsc::channel(4);
-    let (answer, _answered) = oneshot::channel();
+    let (end, _answered) = ask(Command::DeleteEndpoint("e0".parse().unwrap()));
     if ends {
-        let end = Ask::Do {
-            command: Command::DeleteEndpoint("e0".parse().unwrap()),
-            looked: Looked::default(),
-            deadline: Instant::now() + Duration::from_secs(60),
-            answer,
-        };
         asks.try_send(end).unwrap();
     }
     asks.try_send(Ask::Noticed(Noticed { facts, missed: false }))

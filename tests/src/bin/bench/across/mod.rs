@@ -75,11 +75,14 @@ pub fn measure(rounds: usize) -> Vec<String> {
     say("across: starting two hosts");
     let sites = Plan::of(2).joined();
     let ways = ways(&sites);
-    let costs = cost::in_turns("across", &ways, rounds, |at| {
-        let filtered = if ALL[at].filtered() { "1" } else { "0" };
-        sites.iter().for_each(|site| site.host.sysctl(FILTERED, filtered));
-    });
+    let costs = cost::in_turns("across", &ways, rounds, |at| filter(&sites, ALL[at]));
     report::lines(&sites[0].engine.version(), &load, &costs)
+}
+
+/// Has frames on bridges filtered, or not, as a way wants it.
+fn filter(sites: &Sites, which: Which) {
+    let filtered = if which.filtered() { "1" } else { "0" };
+    sites.iter().for_each(|site| site.host.sysctl(FILTERED, filtered));
 }
 
 /// All ways between two hosts, with what they need.

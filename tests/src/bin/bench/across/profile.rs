@@ -11,7 +11,7 @@ use system_tests::measure::Way;
 use system_tests::samples::Samples;
 use system_tests::{Plan, say};
 
-use super::{ALL, FILTERED, Which, ways};
+use super::{ALL, Which, filter, ways};
 use crate::{ask, probe, turns};
 
 /// For how long each way is sampled in a round, in seconds, and how often a second.
@@ -94,8 +94,7 @@ pub fn measure(rounds: usize) -> Vec<String> {
     let mut found: [Found; ALL.len()] = Default::default();
     for round in 0..rounds {
         for at in turns::order(round, ways.len()) {
-            let filtered = if ALL[at].filtered() { "1" } else { "0" };
-            sites.iter().for_each(|site| site.host.sysctl(FILTERED, filtered));
+            filter(&sites, ALL[at]);
             sample(&ways[at], &mut found[at]);
         }
         say(&format!("profile: {} of {rounds} rounds", round + 1));
