@@ -28,6 +28,13 @@ const PIDFILE: &str = "/run/docker.pid";
 /// How long an engine may take to answer or to end. One that waits for a missing plug-in takes its time.
 const START: Duration = Duration::from_secs(90);
 
+/// The last words of an engine that has given its own containerd 15 seconds, which a machine that reads the program for the first time
+/// may need. A service manager starts it again.
+const CONTAINERD_LATE: &str = "timeout waiting for containerd to start";
+
+/// How often an engine is started whose containerd is late.
+const STARTS: usize = 3;
+
 /// The root of the files of the engine that this run is to use; made now if it is missing.
 pub fn root() -> PathBuf {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
@@ -88,14 +95,19 @@ impl Engine {
 
     /// Starts the engine's process and waits until it answers.
     pub fn start_again(&self) {
-        self.launch();
-        let answers = || match self.get("/_ping") {
-            Some(answer) if answer.status == 200 => Some(true),
-            _ => (!self.runs()).then_some(false),
-        };
-        if wait::within(START, answers) != Some(true) {
-            panic!("the engine does not answer\n{}", self.host.logs());
+        for _ in 0..STARTS {
+            self.launch();
+            let answers = || match self.get("/_ping") {
+                Some(answer) if answer.status == 200 => Some(true),
+                _ => (!self.runs()).then_some(false),
+            };
+            match wait::within(START, answers) {
+                Some(true) => return,
+                Some(false) if self.host.log(LOG).trim_end().ends_with(CONTAINERD_LATE) => {}
+                _ => break,
+            }
         }
+        panic!("the engine does not answer\n{}", self.host.logs());
     }
 
     /// Starts the engine's process without waiting for it.
