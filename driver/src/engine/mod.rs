@@ -8,7 +8,8 @@
 //!
 //! Two rules are here and nowhere else. *Grow: settle, then commit. Shrink: commit, then settle.* Dying in between leaves
 //! objects that no record asks for, which the next start sweeps; never a promise that the kernel doesn't keep. When a
-//! grow fails, its edits are taken back and the old records settled again: taking back is not a second program.
+//! grow fails, its edits are taken back and the old records settled again: taking back is not a second program. What waits
+//! meanwhile is committed together ([`together`]).
 //!
 //! A change computes the facts of the records it touches and compares them with what is *believed* to hold, so its cost
 //! doesn't grow with what else exists. A full look at the kernel ([`Engine::settle`]) comes at the start, on every slow
@@ -24,6 +25,7 @@ mod peers;
 pub mod reconcile;
 pub mod shared;
 pub mod tally;
+mod together;
 pub mod tunnels;
 pub mod views;
 pub mod wires;
@@ -47,6 +49,7 @@ use tombolo_core::world::{Family, Key, LINK_GROUP, Setting, Step, Value, World, 
 use tombolo_ipam::Carve;
 
 use self::events::Problem;
+use self::together::{Change, Together};
 use crate::dhcp::Lease;
 use crate::docker::{Named, View};
 use crate::kernel::groups::Groups;
@@ -119,7 +122,7 @@ pub enum Error {
     Kernel(#[source] kernel::Error),
     /// It could not be made durable.
     #[error("the change could not be stored ({0}); check the disk under the state directory")]
-    Store(#[source] store::Error),
+    Store(#[source] Arc<store::Error>),
     /// It took too long.
     #[error("not done within {} s; it was taken back. See 'tombolo status' and the daemon's log", .0.as_secs())]
     Late(Duration),
@@ -328,6 +331,8 @@ pub struct Engine<K, J> {
     placing: Option<(Key, Placed)>,
     /// Links that are removed after the answer.
     later: later::Later,
+    /// How long the last write of records took.
+    write_took: Duration,
     /// The containers that start with links within their sandboxes.
     starting: insides::Starting,
     kernel: K,
@@ -372,6 +377,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             believed: World::new(),
             placing: None,
             later: later::Later::default(),
+            write_took: Duration::ZERO,
             starting: insides::Starting::default(),
             kernel,
             journal,
@@ -417,7 +423,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             match next {
                 Next::Due => {}
                 Next::Removed(removed) => self.note_removed(removed),
-                Next::Asked(Some(ask)) => self.answer(*ask).await,
+                Next::Asked(Some(ask)) => self.answer_together(*ask, &mut asks).await,
                 Next::Asked(None) => break,
             }
             if self.in_doubt {
@@ -449,7 +455,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
-    async fn answer(&mut self, ask: Ask) {
+    /// Answers what is asked; what is carried out is answered when it is written, with others or before anything else is asked.
+    async fn answer(&mut self, ask: Ask, together: &mut Together) {
+        if !matches!(ask, Ask::Do { .. }) {
+            self.write_together(together).await.ok();
+        }
         match ask {
             Ask::Do {
                 command,
@@ -457,7 +467,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 deadline,
                 answer,
             } => {
-                self.serve(&command, &looked, deadline, answer).await;
+                self.carry_out_among(together, command, &looked, deadline, answer)
+                    .await;
             }
             Ask::Show(show, answer) => {
                 self.remove_later().await;
@@ -530,30 +541,6 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
-    async fn serve(
-        &mut self,
-        command: &Command,
-        looked: &Looked,
-        deadline: Instant,
-        answer: oneshot::Sender<Result<Reply, Error>>,
-    ) {
-        if answer.is_closed() {
-            return;
-        }
-        match self.carry_out_first(command, looked, deadline).await {
-            Ok((reply, taken)) => {
-                let unheard = answer.send(Ok(reply)).is_err();
-                if unheard && !command.shrinks() {
-                    tracing::warn!(?command, "the asker has gone; what it was granted is taken back");
-                    self.take_back(taken).await;
-                } else {
-                    self.tell_change(&taken);
-                }
-            }
-            Err(error) => drop(answer.send(Err(error))),
-        }
-    }
-
     /// Carries a command out as far as an asker waits for it: links of what is gone are left for
     /// [`remove_later`](Self::remove_later).
     ///
@@ -565,11 +552,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         looked: &Looked,
         deadline: Instant,
     ) -> Result<(Reply, Vec<Edit>), Error> {
-        self.later.asked();
-        self.later.may_wait = command.shrinks();
-        let done = self.carry_out(command, looked, deadline).await;
-        self.later.may_wait = false;
-        done
+        self.carry_out_alone(command, looked, deadline, command.shrinks())
+            .await
     }
 
     /// Carries a command out; gives the reply and the edits that take it back.
@@ -582,28 +566,73 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         looked: &Looked,
         deadline: Instant,
     ) -> Result<(Reply, Vec<Edit>), Error> {
+        self.carry_out_alone(command, looked, deadline, false).await
+    }
+
+    async fn carry_out_alone(
+        &mut self,
+        command: &Command,
+        looked: &Looked,
+        deadline: Instant,
+        may_wait: bool,
+    ) -> Result<(Reply, Vec<Edit>), Error> {
+        let mut change = self.change(command, looked, deadline, None).await?;
+        self.write(std::slice::from_mut(&mut change))
+            .await
+            .map_err(Error::Store)?;
+        self.finish(&change, may_wait).await;
+        Ok((change.reply, change.taken))
+    }
+
+    /// Decides on a command and, where it grows, makes it so in the kernel. `together`: what was done so and is to be written with it,
+    /// or before it where both are about one record.
+    async fn change(
+        &mut self,
+        command: &Command,
+        looked: &Looked,
+        deadline: Instant,
+        together: Option<&mut Together>,
+    ) -> Result<Change, Error> {
         let (edits, reply) = self.decide(command, looked)?;
         if edits.is_empty() {
-            return Ok((reply, Vec::new()));
+            return Ok(Change::none(reply));
+        }
+        let puts: Vec<Put> = edits.iter().map(records::put).collect();
+        store::check(&puts).map_err(|error| Error::Store(Arc::new(error)))?;
+        let rows = together::rows(&self.state, &edits, &puts);
+        if let Some(together) = together.filter(|together| together.meets(&rows)) {
+            self.write_together(together).await.map_err(Error::Store)?;
         }
         if command.shrinks() {
-            return Ok((reply, self.shrink(edits).await?));
+            let (taken, before, after) = self.apply(edits);
+            return Ok(Change {
+                reply,
+                taken,
+                puts,
+                rows,
+                left: Some((before, after)),
+            });
         }
         self.placing = self.placed(&edits, looked);
-        let Some((link, _)) = self.placing.clone() else {
-            return Ok((reply, self.grow(edits, deadline).await?));
-        };
         let grown = self.grow(edits, deadline).await;
-        self.placing = None;
-        match grown {
-            Ok(taken) => Ok((reply, taken)),
-            Err(Error::Late(limit)) => Err(Error::Late(limit)),
-            Err(why) => {
+        let placed = self.placing.take();
+        let (puts, taken, reply) = match (grown, placed) {
+            (Ok(taken), _) => (puts, taken, reply),
+            (Err(why @ Error::Kernel(_)), Some((link, _))) => {
                 tracing::info!(?link, %why, "not made within its sandbox; the engine is left to move it there");
                 let (edits, reply) = self.decide(command, &Looked::default())?;
-                Ok((reply, self.grow(edits, deadline).await?))
+                let puts = edits.iter().map(records::put).collect();
+                (puts, self.grow(edits, deadline).await?, reply)
             }
-        }
+            (Err(error), _) => return Err(error),
+        };
+        Ok(Change {
+            reply,
+            taken,
+            puts,
+            rows,
+            left: None,
+        })
     }
 
     fn decide(&mut self, command: &Command, looked: &Looked) -> Result<(Vec<Edit>, Reply), Refusal> {
@@ -667,28 +696,18 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
+    /// Makes edits that grow, in the records and in the kernel. Gives those that take them back.
     async fn grow(&mut self, edits: Vec<Edit>, deadline: Instant) -> Result<Vec<Edit>, Error> {
-        let puts: Vec<Put> = edits.iter().map(records::put).collect();
         self.await_forgotten(&edits, deadline).await;
         self.expect_children(&edits);
         let (taken, before, after) = self.apply(edits);
-        let settled = match self.reach(&before, &after, Some(deadline)).await {
-            Ok(()) => self.journal.commit(&puts).map_err(Error::Store),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = settled {
-            let (_, before, after) = self.apply(taken);
-            if let Err(again) = self.reach(&before, &after, None).await {
-                tracing::error!(%again, "taking a failed change back failed too; the next full look repairs it");
-                self.in_doubt = true;
+        match self.reach(&before, &after, Some(deadline)).await {
+            Ok(()) => Ok(taken),
+            Err(error) => {
+                self.undo(taken, true).await;
+                Err(error)
             }
-            return Err(error);
         }
-        // A new endpoint may have taken the place of one that Docker has forgotten.
-        self.forget_holders(&taken);
-        self.note_starts(&taken);
-        self.announce_change(&taken);
-        Ok(taken)
     }
 
     /// The link that goes right into a sandbox with some edits, if one does.
@@ -724,26 +743,6 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             if joins && was_in.is_none() {
                 self.believed.remove(&Key::Child(id.container_link()));
             }
-        }
-    }
-
-    async fn shrink(&mut self, edits: Vec<Edit>) -> Result<Vec<Edit>, Error> {
-        let puts: Vec<Put> = edits.iter().map(records::put).collect();
-        self.journal.commit(&puts).map_err(Error::Store)?;
-        let (taken, before, after) = self.apply(edits);
-        if let Err(error) = self.reach(&before, &after, None).await {
-            tracing::warn!(%error, "removed from the records, but not all of it from the kernel yet; tried again");
-            self.in_doubt = true;
-        }
-        self.forget_holders(&taken);
-        self.note_starts(&taken);
-        self.announce_change(&taken);
-        Ok(taken)
-    }
-
-    async fn take_back(&mut self, taken: Vec<Edit>) {
-        if let Err(error) = self.shrink(taken).await {
-            tracing::error!(%error, "an unheard grant could not be taken back; the reconciliation with Docker frees it");
         }
     }
 

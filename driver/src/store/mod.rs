@@ -169,11 +169,7 @@ impl Store {
         if changes.is_empty() {
             return Ok(());
         }
-        let puts = named(
-            changes
-                .iter()
-                .map(|p| (p.table.as_str(), p.key.as_str(), p.value.as_deref())),
-        )?;
+        let puts = named_puts(changes)?;
         self.write(&Changes {
             clear: false,
             puts,
@@ -244,6 +240,22 @@ impl Store {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether changes can be written as far as their names and sizes go.
+///
+/// # Errors
+/// [`Error::TooLarge`] or [`Error::BadName`].
+pub fn check(changes: &[Put]) -> Result<(), Error> {
+    named_puts(changes).map(drop)
+}
+
+fn named_puts(changes: &[Put]) -> Result<Named<'_>, Error> {
+    named(
+        changes
+            .iter()
+            .map(|put| (put.table.as_str(), put.key.as_str(), put.value.as_deref())),
+    )
 }
 
 type Named<'a> = BTreeMap<(&'a str, &'a str), Option<&'a [u8]>>;

@@ -15,7 +15,7 @@ use tombolo_core::world::Key;
 use crate::scene::{Scene, network};
 
 /// The events that were told, as `type action` and what they are about.
-fn told(mut follower: Follower) -> Vec<String> {
+pub fn told(mut follower: Follower) -> Vec<String> {
     let mut told = Vec::new();
     while let Some(Some(line)) = follower.next().now_or_never() {
         let event: Value = serde_json::from_str(&line).unwrap();

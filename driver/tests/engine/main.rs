@@ -9,3 +9,4 @@ mod grants;
 mod later;
 mod random;
 mod scene;
+mod together;

@@ -30,7 +30,7 @@ enum Event {
     Restart,
 }
 
-fn command() -> impl Strategy<Value = Command> {
+pub fn command() -> impl Strategy<Value = Command> {
     let id = 0..4u8;
     let endpoint = |e: u8| format!("e{e}").parse().unwrap();
     let net = |n: u8| format!("n{n}").parse().unwrap();

@@ -107,11 +107,23 @@ impl Kernel for Mortal {
 pub struct Disk {
     pub rows: Arc<Mutex<Rows>>,
     pub full: Arc<Mutex<bool>>,
+    /// How long a write takes.
+    pub slow: Arc<Mutex<Duration>>,
+    pub writes: Arc<Mutex<usize>>,
+    /// Which of the writes is refused, counted from 0.
+    pub refuses: Arc<Mutex<Option<usize>>>,
 }
 
 impl Journal for Disk {
     fn commit(&mut self, puts: &[Put]) -> Result<(), store::Error> {
-        if std::mem::take(&mut *self.full.lock().unwrap()) {
+        let write = {
+            let mut writes = self.writes.lock().unwrap();
+            *writes += 1;
+            *writes - 1
+        };
+        std::thread::sleep(*self.slow.lock().unwrap());
+        let refused = *self.refuses.lock().unwrap() == Some(write);
+        if std::mem::take(&mut *self.full.lock().unwrap()) || refused {
             return Err(store::Error::Closed {
                 why: "the disk is full".to_owned(),
             });
@@ -200,7 +212,11 @@ impl Scene {
             dies_in: Arc::default(),
             meanwhile: Arc::default(),
         };
-        let disk = Disk::default();
+        Self::after(kernel, Disk::default())
+    }
+
+    /// The next start on a kernel and a disk that have seen another engine end.
+    pub fn after(kernel: Mortal, disk: Disk) -> Self {
         let engine = start(&kernel, &disk, false);
         let mut scene = Self { kernel, disk, engine };
         scene.restart();
