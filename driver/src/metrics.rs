@@ -132,14 +132,14 @@ impl Metrics {
         let commit_durations = Histogram::new(BUCKETS);
         registry.register_with_unit(
             "store_commit_duration",
-            "How long it took to make a change durable",
+            "How long a write of changes took until they were durable",
             Unit::Seconds,
             commit_durations.clone(),
         );
         let commit_failures = Counter::default();
         registry.register(
             "store_commit_failures",
-            "Changes that could not be made durable; they were refused",
+            "Writes of changes that failed; what they were for was refused",
             commit_failures.clone(),
         );
         let (engine, cluster) = (Asked::default(), Asked::default());

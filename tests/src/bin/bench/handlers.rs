@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +48,10 @@ const SANDBOX: &str = "sandbox";
 /// The first host port of the endpoints that stay; the one that comes and goes has the one before.
 const PORT: usize = 10_000;
 
+/// Where tombolo tells its numbers, and that of its writes of records.
+const METRICS: &str = "127.0.0.1:9477";
+const WRITES: &str = "tombolo_store_commit_duration_seconds_count ";
+
 /// How many links are moved by one call of `ip`.
 const BATCH: usize = 100;
 
@@ -58,87 +63,46 @@ struct Network {
 
 /// An endpoint as a tombolo knows it.
 struct Endpoint {
-    network: usize,
     id: String,
     address: String,
     link: String,
+}
+
+/// Somebody who asks as an engine does, one thing after the other.
+struct Caller {
+    client: Client,
+    next: u64,
+    times: BTreeMap<&'static str, Samples>,
 }
 
 /// A host with a tombolo and its endpoints.
 pub struct Place {
     host: Arc<Host>,
     tombolo: Tombolo,
-    client: Client,
     networks: Vec<Network>,
-    next: u64,
+    caller: Caller,
     /// How many endpoints stay.
     pub endpoints: usize,
-    /// What was measured.
-    pub times: BTreeMap<&'static str, Samples>,
     /// The file of the host's disk.
     pub image: PathBuf,
 }
 
-impl Place {
-    /// A host with this many endpoints, each joined and with a published port.
-    pub fn with(endpoints: usize) -> Self {
-        Self::prepare(endpoints, NETWORKS.max(endpoints.div_ceil(OF_A_NETWORK)))
-    }
+/// What some containers took that came and went, each of them.
+pub struct Took {
+    /// How long.
+    pub time: Duration,
+    /// How many writes of records.
+    pub writes: f64,
+}
 
-    /// A host with this many networks and nothing on them.
-    pub fn of_networks(networks: usize) -> Self {
-        Self::prepare(0, networks)
-    }
-
-    fn prepare(endpoints: usize, networks: usize) -> Self {
-        let host = Arc::new(Host::new());
-        let image = disk::give(&host);
-        let tombolo = Tombolo::start_with(&host, &[("TOMBOLO_STATE_DIR", disk::STATE)]);
-        let mut place = Self {
-            client: Client::new(&host),
-            tombolo,
-            networks: Vec::new(),
-            next: 0,
-            endpoints,
+impl Caller {
+    /// One of a host, whose identifiers are those after a number.
+    fn new(host: &Host, after: u64) -> Self {
+        Self {
+            client: Client::new(host),
+            next: after,
             times: BTreeMap::new(),
-            image,
-            host,
-        };
-        place.populate(networks);
-        place
-    }
-
-    fn populate(&mut self, networks: usize) {
-        // An engine switches IPv6 off in containers whose network has none.
-        self.host.sh(&format!(
-            "ip netns add {SANDBOX}; ip netns exec {SANDBOX} sh -c 'echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6'"
-        ));
-        for number in 0..networks {
-            let network = self.network(&format!("10.{}.{}.0/22", 100 + number / 64, number % 64 * 4));
-            self.networks.push(network);
         }
-        for first in (0..self.endpoints).step_by(BATCH) {
-            let numbers = first..self.endpoints.min(first + BATCH);
-            let made: Vec<Endpoint> = numbers.map(|n| self.join(n % networks, PORT + n)).collect();
-            self.move_away(&made);
-            say(&format!(
-                "handlers: {} of {} endpoints",
-                first + made.len(),
-                self.endpoints
-            ));
-        }
-        self.times.clear();
-    }
-
-    /// Does with the containers' ends of links what an engine does.
-    fn move_away(&self, endpoints: &[Endpoint]) {
-        let lines = |line: &dyn Fn(&Endpoint) -> String| endpoints.iter().map(line).collect::<String>();
-        let move_all = lines(&|e| format!("link set dev {} netns {SANDBOX}\n", e.link));
-        let set_up = lines(&|e| format!("link set dev {} up\n", e.link));
-        self.host.write("/tmp/move", &move_all);
-        self.host.write("/tmp/up", &set_up);
-        self.host.run("ip", &["-batch", "/tmp/move"]);
-        self.host.run("ip", &["-n", SANDBOX, "-batch", "/tmp/up"]);
     }
 
     /// Calls a method, which must not refuse, and notes how long that took.
@@ -189,12 +153,9 @@ impl Place {
     }
 
     /// What an engine asks when a container starts.
-    fn join(&mut self, network: usize, host_port: usize) -> Endpoint {
-        let (network_id, pool) = (
-            self.networks[network].id.clone(),
-            self.networks[network].pool.clone(),
-        );
-        let request = json!({ "PoolID": pool, "Address": "", "Options": {} });
+    fn join(&mut self, network: &Network, host_port: usize) -> Endpoint {
+        let network_id = &network.id;
+        let request = json!({ "PoolID": network.pool, "Address": "", "Options": {} });
         let answer = self.call("IpamDriver.RequestAddress", &request);
         let address = look::text(&answer, "/Address").to_owned();
         let id = self.id();
@@ -218,7 +179,6 @@ impl Place {
         self.call("NetworkDriver.ProgramExternalConnectivity", &request);
         self.call(NOTHING, &json!({ "NetworkID": network_id, "EndpointID": id }));
         Endpoint {
-            network,
             id,
             address,
             link: look::text(&joined, "/InterfaceName/SrcName").to_owned(),
@@ -226,8 +186,7 @@ impl Place {
     }
 
     /// What an engine asks when a container ends.
-    fn leave(&mut self, endpoint: &Endpoint) {
-        let network = &self.networks[endpoint.network];
+    fn leave(&mut self, network: &Network, endpoint: &Endpoint) {
         let request = json!({ "NetworkID": network.id, "EndpointID": endpoint.id });
         let address = endpoint.address.split('/').next().unwrap_or_default();
         let release = json!({ "PoolID": network.pool, "Address": address });
@@ -238,16 +197,127 @@ impl Place {
     }
 
     /// One container comes and goes.
+    fn life(&mut self, network: &Network, host_port: usize) {
+        let endpoint = self.join(network, host_port);
+        self.leave(network, &endpoint);
+    }
+}
+
+impl Place {
+    /// A host with this many endpoints, each joined and with a published port.
+    pub fn with(endpoints: usize) -> Self {
+        Self::prepare(endpoints, NETWORKS.max(endpoints.div_ceil(OF_A_NETWORK)))
+    }
+
+    /// A host with this many networks and nothing on them.
+    pub fn of_networks(networks: usize) -> Self {
+        Self::prepare(0, networks)
+    }
+
+    fn prepare(endpoints: usize, networks: usize) -> Self {
+        let host = Arc::new(Host::new());
+        let image = disk::give(&host);
+        let settings = [
+            ("TOMBOLO_STATE_DIR", disk::STATE),
+            ("TOMBOLO_METRICS_ADDR", METRICS),
+        ];
+        let tombolo = Tombolo::start_with(&host, &settings);
+        let mut place = Self {
+            caller: Caller::new(&host, 0),
+            tombolo,
+            networks: Vec::new(),
+            endpoints,
+            image,
+            host,
+        };
+        place.populate(networks);
+        place
+    }
+
+    fn populate(&mut self, networks: usize) {
+        // An engine switches IPv6 off in containers whose network has none.
+        self.host.sh(&format!(
+            "ip netns add {SANDBOX}; ip netns exec {SANDBOX} sh -c 'echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6'"
+        ));
+        for number in 0..networks {
+            let subnet = format!("10.{}.{}.0/22", 100 + number / 64, number % 64 * 4);
+            let network = self.caller.network(&subnet);
+            self.networks.push(network);
+        }
+        for first in (0..self.endpoints).step_by(BATCH) {
+            let numbers = first..self.endpoints.min(first + BATCH);
+            let join = |n| self.caller.join(&self.networks[n % networks], PORT + n);
+            let made: Vec<Endpoint> = numbers.map(join).collect();
+            self.move_away(&made);
+            say(&format!(
+                "handlers: {} of {} endpoints",
+                first + made.len(),
+                self.endpoints
+            ));
+        }
+        self.warmed_up();
+    }
+
+    /// Does with the containers' ends of links what an engine does.
+    fn move_away(&self, endpoints: &[Endpoint]) {
+        let lines = |line: &dyn Fn(&Endpoint) -> String| endpoints.iter().map(line).collect::<String>();
+        let move_all = lines(&|e| format!("link set dev {} netns {SANDBOX}\n", e.link));
+        let set_up = lines(&|e| format!("link set dev {} up\n", e.link));
+        self.host.write("/tmp/move", &move_all);
+        self.host.write("/tmp/up", &set_up);
+        self.host.run("ip", &["-batch", "/tmp/move"]);
+        self.host.run("ip", &["-n", SANDBOX, "-batch", "/tmp/up"]);
+    }
+
+    /// One container comes and goes.
     pub fn life(&mut self, number: usize) {
-        let endpoint = self.join(number % self.networks.len(), PORT - 1);
-        self.leave(&endpoint);
+        let network = &self.networks[number % self.networks.len()];
+        self.caller.life(network, PORT - 1);
+    }
+
+    /// Some containers come and go at once, each with a caller of its own.
+    pub fn lives(&mut self, many: usize) -> Took {
+        let callers = (0..many).map(|n| Caller::new(&self.host, self.caller.next + ((n as u64 + 1) << 32)));
+        let mut callers: Vec<Caller> = callers.collect();
+        let (writes, begun) = (self.writes(), Instant::now());
+        std::thread::scope(|scope| {
+            for (n, caller) in callers.iter_mut().enumerate() {
+                let network = &self.networks[n % self.networks.len()];
+                scope.spawn(move || caller.life(network, PORT - 1 - n));
+            }
+        });
+        let took = begun.elapsed();
+        let writes = self.writes() - writes;
+        self.caller.next += 1 << 16;
+        // The next ones come when their links are gone.
+        self.tombolo.cli(&["networks"]);
+        Took {
+            time: took / u32::try_from(many).expect("a few"),
+            writes: writes / many as f64,
+        }
+    }
+
+    /// How many writes of records there were.
+    fn writes(&self) -> f64 {
+        let scraped = self.host.spaces().enter(|| TcpStream::connect(METRICS));
+        let mut line = BufReader::new(scraped.expect("connecting to tombolo's metrics"));
+        let asked = line
+            .get_mut()
+            .write_all(http::head("GET", "/metrics", 0).as_bytes());
+        let answer = asked.and_then(|()| http::read_answer(&mut line));
+        let text = answer.expect("tombolo's metrics").text();
+        let count = text.lines().find_map(|line| line.strip_prefix(WRITES));
+        let count = count.unwrap_or_else(|| panic!("no {WRITES} in {text}"));
+        count.trim().parse().expect("a number of writes")
     }
 
     /// A network comes and goes.
     pub fn come_and_go(&mut self) {
-        let network = self.network("10.200.0.0/24");
-        self.call("NetworkDriver.DeleteNetwork", &json!({ "NetworkID": network.id }));
-        self.call("IpamDriver.ReleasePool", &json!({ "PoolID": network.pool }));
+        let network = self.caller.network("10.200.0.0/24");
+        let request = json!({ "NetworkID": network.id });
+        self.caller.call("NetworkDriver.DeleteNetwork", &request);
+        let request = json!({ "PoolID": network.pool });
+        self.caller.call("IpamDriver.ReleasePool", &request);
     }
 
     /// Starts tombolo anew; until it answers and all that its records ask for holds.
@@ -272,10 +342,20 @@ impl Place {
         self.tombolo.cli(&["networks"]);
     }
 
+    /// The times of the answers, by method.
+    pub fn times(&self) -> &BTreeMap<&'static str, Samples> {
+        &self.caller.times
+    }
+
+    /// Forgets the times so far: nothing is done for the first time while we measure.
+    pub fn warmed_up(&mut self) {
+        self.caller.times.clear();
+    }
+
     /// The times of all methods for which there is something to do.
     pub fn all(&self) -> Samples {
         let mut all = Samples::default();
-        let busy = self.times.iter().filter(|(method, _)| **method != NOTHING);
+        let busy = self.caller.times.iter().filter(|(method, _)| **method != NOTHING);
         busy.for_each(|(_, times)| all.extend(times));
         all
     }

@@ -42,6 +42,7 @@ mod probe;
 mod repair;
 mod slowed;
 mod spread;
+mod together;
 mod turns;
 mod wire;
 
@@ -169,10 +170,15 @@ fn main() {
 /// The part `calls`.
 fn calls() -> Vec<String> {
     let begin = load();
-    let [few, many] = ask_in_turns(number_from("TOMBOLO_BENCH_CALLS", 300));
+    let [mut few, mut many] = ask_in_turns(number_from("TOMBOLO_BENCH_CALLS", 300));
+    let at_once = together::measure(&mut few, &mut many, number_from("TOMBOLO_BENCH_AT_ONCE", 40));
     let mut sync = few.cost_of_sync();
     sync.extend(&many.cost_of_sync());
-    let lines = [how_made(&few, &begin, &sync), table_of_handlers(&few, &many)];
+    let lines = [
+        how_made(&few, &begin, &sync),
+        table_of_handlers(&few, &many),
+        at_once,
+    ];
     let images = [few.image.clone(), many.image.clone()];
     drop((few, many));
     disk::must_be_gone(&images);
@@ -233,9 +239,8 @@ fn number_from(variable: &str, default: usize) -> usize {
 fn ask_in_turns(rounds: usize) -> [Place; 2] {
     let mut places = [FEW, MANY].map(Place::with);
     for place in &mut places {
-        // Nothing is done for the first time while we measure.
         place.round(0);
-        place.times.clear();
+        place.warmed_up();
     }
     let begun = Instant::now();
     for round in 0..rounds {
@@ -285,7 +290,7 @@ fn how_made(few: &Place, load_before: &str, sync: &samples::Samples) -> Vec<Stri
             machine("calls", load_before),
             sync.median(),
             sync.p99(),
-            few.times["NetworkDriver.Join"].len()
+            few.times()["NetworkDriver.Join"].len()
         ),
         String::new(),
     ]
@@ -310,7 +315,7 @@ fn table_of_handlers(few: &Place, many: &Place) -> Vec<String> {
         let what = if method == NOTHING { " (nothing to do)" } else { "" };
         row(
             &format!("`{name}`{what}"),
-            [&few.times[method], &many.times[method]],
+            [&few.times()[method], &many.times()[method]],
         )
     }));
     let all = [few.all(), many.all()];
@@ -319,7 +324,7 @@ fn table_of_handlers(few: &Place, many: &Place) -> Vec<String> {
     let bar = |method: &&'static str| Bar {
         name: method.split('.').next_back().unwrap_or(method).to_owned(),
         ours: true,
-        numbers: many.times[*method].all().to_vec(),
+        numbers: many.times()[*method].all().to_vec(),
     };
     lines.extend(bars(
         "calls",
