@@ -84,7 +84,7 @@ fn table(count: u32, pool: IpNet) -> Names {
         gateways: Vec::new(),
     };
     let names = Names::default();
-    let entries = (0..count).map(|n| ((host(n), format!("{n:064x}")), Some(entry(n))));
+    let entries = (0..count).map(|n| ((host(n), format!("{n:064x}").into()), Some(entry(n))));
     let news = News {
         everything: true,
         entries: entries.collect(),

@@ -127,9 +127,12 @@ pub struct PortRow {
 impl EndpointRow {
     /// The endpoint as the data planes see it; none while its container isn't there, or where the row doesn't tell enough.
     pub fn remote(&self) -> Option<Remote> {
+        let mut addresses: Vec<IpAddr> = self.ipv4.into_iter().chain(self.ipv6).collect();
+        // There are many, and they last.
+        addresses.shrink_to_fit();
         Some(Remote {
             pool: *self.pools.first().filter(|_| self.joined)?,
-            addresses: self.ipv4.into_iter().chain(self.ipv6).collect(),
+            addresses,
             mac: self.mac,
             via: self.via?,
         })

@@ -361,7 +361,7 @@ mod tests {
             ),
             ("4", entry(back, &["db"], &["10.2.0.2"], &[], Some("/db"))),
         ];
-        let entries = entries.map(|(id, entry)| ((me, id.to_owned()), Some(entry)));
+        let entries = entries.map(|(id, entry)| ((me, id.into()), Some(entry)));
         let homes = BTreeMap::from([
             (front, home(front, &["fd01::/64"], "shop_front")),
             (back, home(back, &[], "back")),

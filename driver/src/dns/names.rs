@@ -17,7 +17,7 @@ const NAME_MAX: usize = 253;
 const LABEL_MAX: usize = 63;
 
 /// An endpoint: its host and its identifier.
-pub type Of = (HostId, String);
+pub type Of = (HostId, Arc<str>);
 
 /// What is known of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,17 +51,24 @@ impl Entry {
         let pool = *row.pools.first().filter(|_| row.joined && !apart)?;
         let mut seen = BTreeSet::new();
         let told = row.name.iter().chain(&row.aliases).filter_map(|name| plain(name));
-        let names = told.filter(|name| seen.insert(name.clone())).collect();
+        let names = told.filter(|name| seen.insert(name.clone()));
         let within = |address: &IpAddr| row.pools.iter().any(|pool| pool.contains(address));
         let services: BTreeSet<PortRow> = row.ports.iter().filter(|port| port.port > 0).copied().collect();
         Some(Self {
             pool,
-            names,
-            addresses: row.ipv4.into_iter().chain(row.ipv6).filter(within).collect(),
+            names: snug(names),
+            addresses: snug(row.ipv4.into_iter().chain(row.ipv6).filter(within)),
             services: services.into_iter().collect(),
             place,
         })
     }
+}
+
+/// A list with no room to grow: there are many, and they last.
+fn snug<T>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut all: Vec<T> = items.collect();
+    all.shrink_to_fit();
+    all
 }
 
 /// A name as it is looked for; none if no question can ask for it.

@@ -324,7 +324,9 @@ mod tests {
         names.hear(
             News {
                 everything: true,
-                entries: (2..5).map(|n| ((me, n.to_string()), Some(entry(n)))).collect(),
+                entries: (2..5)
+                    .map(|n| ((me, n.to_string().into()), Some(entry(n))))
+                    .collect(),
                 homes: Some(BTreeMap::from([(pool, home)])),
             },
             me,

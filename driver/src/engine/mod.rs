@@ -1050,7 +1050,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.count_facts(&desired);
         drop(desired);
         let mut told = 0;
-        for run in runs(&steps) {
+        // With tens of thousands of steps what becomes of each takes megabytes.
+        for run in runs(&steps).flat_map(|run| run.chunks(MANY_FACTS)) {
             let wanted = match run.iter().any(|step| self.is_kept(step)) {
                 true => Cow::Owned(run.iter().filter(|step| !self.is_kept(step)).cloned().collect()),
                 false => Cow::Borrowed(run),
@@ -1088,6 +1089,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.announce(&strays);
         drop(steps);
         if large {
+            // Nodes of a tree that was filled one by one are half empty.
+            self.believed = std::mem::take(&mut self.believed).into_iter().collect();
             crate::host::give_back_memory();
         }
         // Steps with an unknown outcome were just tried; trying again at once would only spin.

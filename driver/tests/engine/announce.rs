@@ -57,7 +57,7 @@ fn at(n: u8, has: Option<u8>) -> News {
         ways: vec![],
     };
     News {
-        endpoints: vec![(host(n), "e".to_owned(), has.map(remote))],
+        endpoints: vec![(host(n), "e".into(), has.map(remote))],
         underlay: Some(Underlay {
             vtep: IpAddr::from([192, 0, 2, 1]),
             several: false,

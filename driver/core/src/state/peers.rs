@@ -10,6 +10,7 @@ mod holders;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use tombolo_ipam::HostId;
@@ -74,9 +75,9 @@ pub struct News {
     /// What tunnels run on here, if it is known.
     pub underlay: Option<Underlay>,
     /// Endpoints: what they are now, or that they are gone.
-    pub endpoints: Vec<(HostId, String, Option<Remote>)>,
+    pub endpoints: Vec<(HostId, Arc<str>, Option<Remote>)>,
     /// Groups that are heard: what a row tells of them now, or that it is gone.
-    pub heard: Vec<(HostId, String, Option<Heard>)>,
+    pub heard: Vec<(HostId, Arc<str>, Option<Heard>)>,
     /// Pools with all pieces that other hosts have of them.
     pub pieces: BTreeMap<IpNet, BTreeMap<IpNet, HostId>>,
     /// How hosts are reached now; none for one that is no member any more.
@@ -196,9 +197,9 @@ impl Peers {
 }
 
 /// The names of those rows that aren't among some that were told.
-fn unnamed<R, T>(rows: &BTreeMap<Name, R>, told: &[(HostId, String, T)]) -> Vec<Name> {
-    let named: BTreeSet<(&HostId, &str)> = told.iter().map(|(host, key, _)| (host, key.as_str())).collect();
-    let gone = rows.keys().filter(|(host, key)| !named.contains(&(host, key)));
+fn unnamed<R, T>(rows: &BTreeMap<Name, R>, told: &[(HostId, Arc<str>, T)]) -> Vec<Name> {
+    let named: BTreeSet<(&HostId, &str)> = told.iter().map(|(host, key, _)| (host, &**key)).collect();
+    let gone = rows.keys().filter(|(host, key)| !named.contains(&(host, &**key)));
     gone.cloned().collect()
 }
 
@@ -234,7 +235,7 @@ impl State {
             places(remote).for_each(|place| all(remote.pool, place));
         };
         for (host, key, remote) in &news.endpoints {
-            let old = row(&(*host, key.as_str().into()));
+            let old = row(&(*host, key.clone()));
             if old != remote.as_ref() {
                 for remote in old.into_iter().chain(remote) {
                     of_row(remote, &mut all);
@@ -245,7 +246,7 @@ impl State {
             of_row(remote, &mut all);
         }
         for (host, key, heard) in &news.heard {
-            let old = self.peers.groups.get(&(*host, key.as_str().into()));
+            let old = self.peers.groups.get(&(*host, key.clone()));
             // What is in both stays as it is.
             let before: BTreeSet<_> = old.into_iter().flat_map(listeners).collect();
             let after: BTreeSet<_> = heard.iter().flat_map(listeners).collect();
@@ -363,10 +364,15 @@ impl State {
             self.peers.reach.retain(|host, _| members.contains(host));
         }
         for (host, key, remote) in news.endpoints {
-            self.peers.put((host, key.into()), remote);
+            self.peers.put((host, key), remote);
         }
         for (host, key, heard) in news.heard {
-            self.peers.put_groups((host, key.into()), heard);
+            self.peers.put_groups((host, key), heard);
+        }
+        if news.everything {
+            // Nodes of a tree that was filled one by one are half empty.
+            self.peers.rows = std::mem::take(&mut self.peers.rows).into_iter().collect();
+            self.peers.places = std::mem::take(&mut self.peers.places).into_iter().collect();
         }
         self.peers.pieces.extend(news.pieces);
         self.peers.pieces.retain(|_, pieces| !pieces.is_empty());

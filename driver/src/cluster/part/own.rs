@@ -180,7 +180,7 @@ pub(super) fn own_names(told: &Told, me: HostId) -> News {
     let entry = |(id, row): &(EndpointId, Option<EndpointRow>)| {
         let place = told.sandboxes.get(id).cloned();
         let entry = row.as_ref().and_then(|row| Entry::of(row, place));
-        ((me, id.to_string()), entry)
+        ((me, id.as_str().into()), entry)
     };
     News {
         everything: false,

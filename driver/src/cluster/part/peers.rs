@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -169,9 +170,9 @@ impl Part {
             let row = body.and_then(|body| self.endpoint_row(host, key, body));
             let remote = row.as_ref().and_then(EndpointRow::remote);
             let entry = row.and_then(|row| Entry::of(&row, None));
-            self.told.news.endpoints.push((host, endpoint.to_owned(), remote));
-            let names = &mut self.told.names.entries;
-            names.push(((host, endpoint.to_owned()), entry));
+            let endpoint: Arc<str> = endpoint.into();
+            self.told.names.entries.push(((host, endpoint.clone()), entry));
+            self.told.news.endpoints.push((host, endpoint, remote));
         } else if key.starts_with(NETWORK) {
             // That a host is down says nothing of its networks.
             let hidden = body.is_none() && is_hidden(self.node.table().standing(host));
@@ -180,7 +181,7 @@ impl Part {
             }
         } else if key.starts_with(GROUPS) {
             let heard = body.and_then(|body| self.heard(host, key, body));
-            self.told.news.heard.push((host, key.to_owned(), heard));
+            self.told.news.heard.push((host, key.into(), heard));
         }
     }
 

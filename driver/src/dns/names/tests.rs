@@ -143,7 +143,7 @@ proptest! {
         let names = Names::default();
         let mut now: BTreeMap<Of, Entry> = BTreeMap::new();
         for (of, id, pool, at, which, gone) in changes {
-            let key = (host(of), id.to_string());
+            let key: Of = (host(of), id.to_string().into());
             let sandbox = (of == ME).then(|| format!("/{}", id % 2));
             let new = (!gone).then(|| entry(pool, at, NAMES[which], sandbox.as_deref()));
             match &new {

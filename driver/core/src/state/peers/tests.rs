@@ -90,7 +90,7 @@ fn rows(rows: Vec<(HostId, &str, Option<Remote>)>) -> News {
     News {
         endpoints: rows
             .into_iter()
-            .map(|(host, key, row)| (host, key.to_owned(), row))
+            .map(|(host, key, row)| (host, key.into(), row))
             .collect(),
         underlay: Some(Underlay {
             vtep: IpAddr::from([192, 0, 2, 1]),
@@ -116,7 +116,7 @@ fn heard(via: u8, groups: &[&str]) -> Heard {
 fn groups(rows: Vec<(HostId, &str, Option<Heard>)>) -> News {
     let rows = rows.into_iter();
     News {
-        heard: rows.map(|(host, key, row)| (host, key.to_owned(), row)).collect(),
+        heard: rows.map(|(host, key, row)| (host, key.into(), row)).collect(),
         ..News::default()
     }
 }
@@ -212,7 +212,7 @@ fn endpoints_of_a_host_on_several_wires_are_spread_over_these() {
     let mut state = with(network(&[("type", "overlay"), ("multicast", "off")]));
     let all = (10..60).map(|n| {
         let (key, address) = (format!("e{n}"), format!("10.42.0.{n}"));
-        (host(5), key, Some(remote(n, 5, &[&address])))
+        (host(5), key.into(), Some(remote(n, 5, &[&address])))
     });
     let news = |reach| News {
         underlay: Some(Underlay {
@@ -696,7 +696,7 @@ fn any_news() -> impl Strategy<Value = News> {
                     let groups: Vec<&str> = groups.into_iter().map(|n| text[n]).collect();
                     heard(via, &groups)
                 });
-                (host(of), format!("mc/{key}"), row)
+                (host(of), format!("mc/{key}").into(), row)
             });
             let text = ["10.42.0.1", "10.42.0.7", "10.42.0.8", "fd42::7", "10.9.0.1"];
             let endpoints = rows.into_iter().map(|(of, key, row)| {
@@ -704,7 +704,7 @@ fn any_news() -> impl Strategy<Value = News> {
                     let addresses: Vec<&str> = addresses.into_iter().map(|n| text[usize::from(n)]).collect();
                     remote(n, via, &addresses)
                 });
-                (host(of), format!("e{key}"), row)
+                (host(of), format!("e{key}").into(), row)
             });
             let piece = |(n, of): (u8, u8)| (net(&format!("10.42.{}.0/24", n * 7)), host(of));
             News {
