@@ -73,9 +73,13 @@ fn table(count: u32, pool: IpNet) -> Names {
     let host = |n: u32| HostId::from_bytes([(n % 100) as u8 + 1; 16]);
     let entry = |n: u32| Entry {
         pool,
-        names: vec![format!("container-{n}"), format!("service-{}", n % 1_000)],
-        addresses: vec![Ipv4Addr::from(0x7f00_0100 + n).into()],
-        services: Vec::new(),
+        names: [
+            format!("container-{n}").into(),
+            format!("service-{}", n % 1_000).into(),
+        ]
+        .into(),
+        addresses: [Ipv4Addr::from(0x7f00_0100 + n).into()].into(),
+        services: [].into(),
         place: None,
     };
     let home = Home {

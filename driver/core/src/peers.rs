@@ -76,39 +76,39 @@ pub fn is_a_hosts(address: IpAddr) -> bool {
     !(broadcast || address.is_unspecified() || address.is_multicast() || address.is_loopback())
 }
 
-/// An endpoint on a network of the cluster.
+/// An endpoint on a network of the cluster. What it doesn't have isn't written: all hosts keep all rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointRow {
     /// The network's name in the cluster, where it has one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net: Option<NetName>,
     /// The network's pools: without a name they are its identity.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pools: Vec<IpNet>,
     /// The kind of network.
     pub kind: String,
     /// The VXLAN network identifier, where there is one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
     /// Its IPv4 address.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<IpAddr>,
     /// Its IPv6 address.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<IpAddr>,
     /// Its hardware address.
     pub mac: Mac,
     /// Where packets for it are sent: its host's VTEP, or next hop.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<IpAddr>,
     /// The container's name, once it is known.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Further names of it on this network.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     /// Whether the container is there: its endpoint has joined a sandbox.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub joined: bool,
     /// Its ports that are published.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

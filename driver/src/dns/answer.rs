@@ -175,7 +175,11 @@ pub fn answer(names: &Names, view: &View, zone: &Zone, name: &Name, asked: Recor
 
 /// The addresses of those who have a name, in varying order: most clients take the first.
 pub(super) fn addresses(name: &Name, found: &[Arc<Entry>], asked: RecordType) -> Vec<Record> {
-    let mut all: Vec<IpAddr> = found.iter().flat_map(|entry| &entry.addresses).copied().collect();
+    let mut all: Vec<IpAddr> = found
+        .iter()
+        .flat_map(|entry| &*entry.addresses)
+        .copied()
+        .collect();
     all.sort_unstable();
     all.dedup();
     all.shuffle(&mut rand::rng());
@@ -328,7 +332,7 @@ mod tests {
         let back = "10.2.0.0/24".parse().unwrap();
         let entry = |pool, names: &[&str], addresses: &[&str], ports: &[u16], sandbox: Option<&str>| Entry {
             pool,
-            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            names: names.iter().map(|name| (*name).into()).collect(),
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             services: ports
                 .iter()
@@ -337,9 +341,11 @@ mod tests {
                     port: *port,
                 })
                 .collect(),
-            place: sandbox.map(|sandbox| Place {
-                sandbox: sandbox.to_owned(),
-                hook: true,
+            place: sandbox.map(|sandbox| {
+                Box::new(Place {
+                    sandbox: sandbox.to_owned(),
+                    hook: true,
+                })
             }),
         };
         let home = |pool, extra: &[&str], label: &str| Home {

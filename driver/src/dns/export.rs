@@ -127,18 +127,18 @@ impl Authority {
         for (label, entry) in all {
             let full = |name: &str| in_full(name, &label, zone);
             // Others would take `*` for a pattern.
-            let plain = |name: &&String| {
+            let plain = |name: &&Arc<str>| {
                 let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
                 name.bytes().all(plain)
             };
             let own = entry.names.iter().filter(plain).filter_map(|name| full(name));
             records.extend(
-                own.flat_map(|name| address_records(&name, entry.addresses.clone(), RecordType::ANY)),
+                own.flat_map(|name| address_records(&name, entry.addresses.to_vec(), RecordType::ANY)),
             );
             let Some(target) = entry.names.first().and_then(|name| full(name)) else {
                 continue;
             };
-            for service in &entry.services {
+            for service in &*entry.services {
                 let proto = match service.proto {
                     Proto::Tcp => "_tcp",
                     Proto::Udp => "_udp",

@@ -1,10 +1,12 @@
 //! Who has which name on which network: a table that changes row by row, and is asked by everybody at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, watch};
 use tombolo_cluster::HostId;
 use tombolo_core::kinds::bridge;
@@ -19,19 +21,19 @@ const LABEL_MAX: usize = 63;
 /// An endpoint: its host and its identifier.
 pub type Of = (HostId, Arc<str>);
 
-/// What is known of an endpoint.
+/// What is known of an endpoint. There are many, and they last: no list has room to grow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The pool that is its network's identity.
     pub pool: IpNet,
     /// Its names in small letters, the container's own one first.
-    pub names: Vec<String>,
+    pub names: Box<[Arc<str>]>,
     /// Its addresses.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// The ports that are published for it.
-    pub services: Vec<PortRow>,
+    pub services: Box<[PortRow]>,
     /// Where its container is, on this host, if names are answered to it.
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
 }
 
 /// A container of this host.
@@ -51,24 +53,17 @@ impl Entry {
         let pool = *row.pools.first().filter(|_| row.joined && !apart)?;
         let mut seen = BTreeSet::new();
         let told = row.name.iter().chain(&row.aliases).filter_map(|name| plain(name));
-        let names = told.filter(|name| seen.insert(name.clone()));
+        let names = told.filter(|name| seen.insert(name.clone())).map(Arc::from);
         let within = |address: &IpAddr| row.pools.iter().any(|pool| pool.contains(address));
         let services: BTreeSet<PortRow> = row.ports.iter().filter(|port| port.port > 0).copied().collect();
         Some(Self {
             pool,
-            names: snug(names),
-            addresses: snug(row.ipv4.into_iter().chain(row.ipv6).filter(within)),
+            names: names.collect(),
+            addresses: row.ipv4.into_iter().chain(row.ipv6).filter(within).collect(),
             services: services.into_iter().collect(),
-            place,
+            place: place.map(Box::new),
         })
     }
-}
-
-/// A list with no room to grow: there are many, and they last.
-fn snug<T>(items: impl Iterator<Item = T>) -> Vec<T> {
-    let mut all: Vec<T> = items.collect();
-    all.shrink_to_fit();
-    all
 }
 
 /// A name as it is looked for; none if no question can ask for it.
@@ -106,10 +101,13 @@ pub struct News {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct View(Vec<IpNet>);
 
+/// Nearly always one.
+type Few<T> = SmallVec<[T; 1]>;
+
 #[derive(Debug, Default)]
 struct Net {
-    names: HashMap<String, Vec<Arc<Entry>>>,
-    addresses: HashMap<IpAddr, Vec<Arc<Entry>>>,
+    names: HashMap<Arc<str>, Few<Arc<Entry>>>,
+    addresses: HashMap<IpAddr, Few<Arc<Entry>>>,
 }
 
 #[derive(Debug, Default)]
@@ -117,9 +115,9 @@ struct Index {
     entries: HashMap<Of, Arc<Entry>>,
     nets: HashMap<IpNet, Net>,
     /// By network namespace: the networks that its container is on, as often as it is there.
-    sandboxes: HashMap<String, Vec<IpNet>>,
+    sandboxes: HashMap<String, Few<IpNet>>,
     /// Those in which there is to be a hook, as often as networks of theirs want that.
-    hooks: HashMap<String, Vec<IpNet>>,
+    hooks: HashMap<String, Few<IpNet>>,
     homes: BTreeMap<IpNet, Home>,
     /// Namespaces that have come or gone since that was told last.
     moved: BTreeSet<String>,
@@ -166,7 +164,7 @@ impl Index {
         for address in &entry.addresses {
             net.addresses.entry(*address).or_default().push(entry.clone());
         }
-        if let Some(Place { sandbox, hook }) = &entry.place {
+        if let Some(Place { sandbox, hook }) = entry.place.as_deref() {
             let on = self.sandboxes.entry(sandbox.clone()).or_default();
             on.push(entry.pool);
             if *hook {
@@ -190,7 +188,7 @@ impl Index {
                 self.nets.remove(&old.pool);
             }
         }
-        if let Some(Place { sandbox, hook }) = &old.place {
+        if let Some(Place { sandbox, hook }) = old.place.as_deref() {
             take_out(&mut self.sandboxes, sandbox, |pool| *pool == old.pool);
             if *hook {
                 take_out(&mut self.hooks, sandbox, |pool| *pool == old.pool);
@@ -201,7 +199,7 @@ impl Index {
 }
 
 /// Takes one out of what a key has, and the key with the last one.
-fn take_out<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, Vec<V>>, key: &K, is_it: impl Fn(&V) -> bool) {
+fn take_out<K: Hash + Eq, V>(map: &mut HashMap<K, Few<V>>, key: &K, is_it: impl Fn(&V) -> bool) {
     if let Some(all) = map.get_mut(key) {
         if let Some(at) = all.iter().position(is_it) {
             all.swap_remove(at);
@@ -285,7 +283,13 @@ impl Names {
 
     /// What is told within a network namespace.
     pub fn view_in(&self, sandbox: &str) -> View {
-        View(self.read().sandboxes.get(sandbox).cloned().unwrap_or_default())
+        View(
+            self.read()
+                .sandboxes
+                .get(sandbox)
+                .map(|nets| nets.to_vec())
+                .unwrap_or_default(),
+        )
     }
 
     /// The networks that this host has, and each change of them.
@@ -336,7 +340,7 @@ impl Names {
                 .find_map(|entry| Some(&entry.place.as_ref()?.sandbox))
         });
         let nets = sandbox.and_then(|sandbox| index.sandboxes.get(sandbox));
-        View(nets.cloned().unwrap_or_else(|| vec![network]))
+        View(nets.map_or_else(|| vec![network], |nets| nets.to_vec()))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {

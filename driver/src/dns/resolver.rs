@@ -307,12 +307,13 @@ mod tests {
         let me = HostId::from_bytes([1; 16]);
         let entry = |n: u8| Entry {
             pool,
-            names: vec![format!("web-{n}"), "web".to_owned()],
-            addresses: vec![
+            names: [format!("web-{n}").into(), "web".into()].into(),
+            addresses: [
                 format!("10.1.0.{n}").parse().unwrap(),
                 format!("fd01::{n}").parse().unwrap(),
-            ],
-            services: Vec::new(),
+            ]
+            .into(),
+            services: [].into(),
             place: None,
         };
         let home = Home {

@@ -15,12 +15,14 @@ fn net(n: u8) -> IpNet {
 fn entry(of: u8, at: u8, names: &[&str], sandbox: Option<&str>) -> Entry {
     Entry {
         pool: net(of),
-        names: names.iter().map(|name| (*name).to_owned()).collect(),
-        addresses: vec![format!("10.{of}.0.{at}").parse().unwrap()],
-        services: Vec::new(),
-        place: sandbox.map(|sandbox| Place {
-            sandbox: sandbox.to_owned(),
-            hook: true,
+        names: names.iter().map(|name| (*name).into()).collect(),
+        addresses: [format!("10.{of}.0.{at}").parse().unwrap()].into(),
+        services: [].into(),
+        place: sandbox.map(|sandbox| {
+            Box::new(Place {
+                sandbox: sandbox.to_owned(),
+                hook: true,
+            })
         }),
     }
 }
@@ -111,10 +113,7 @@ fn an_address_has_who_is_there_or_nobody_and_is_not_ours_elsewhere() {
     let names = names();
     let view = names.view_at(net(1), at("10.1.0.2"));
     let found = names.at(&view, at("10.1.0.9")).unwrap();
-    assert_eq!(
-        (found[0].0.names[0].as_str(), found[0].1.as_str()),
-        ("api", "front")
-    );
+    assert_eq!((&*found[0].0.names[0], found[0].1.as_str()), ("api", "front"));
     assert_eq!(names.at(&view, at("10.1.0.10")), Some(vec![]));
     assert_eq!(names.at(&view, at("192.0.2.1")), None);
 }
@@ -126,8 +125,8 @@ fn a_row_gives_names_that_can_be_asked_for_and_addresses_of_its_pools() {
         "ports":[{"proto":"tcp","port":80},{"proto":"tcp","port":80}]}"#;
     let mut row: EndpointRow = serde_json::from_str(text).unwrap();
     let entry = Entry::of(&row, None).unwrap();
-    assert_eq!(entry.names, ["web", "api.v2"]);
-    assert_eq!(entry.addresses, [at("10.1.0.2")]);
+    assert_eq!(*entry.names, ["web".into(), "api.v2".into()]);
+    assert_eq!(*entry.addresses, [at("10.1.0.2")]);
     assert_eq!(entry.services.len(), 1);
     row.joined = false;
     assert_eq!(Entry::of(&row, None), None);
@@ -156,7 +155,7 @@ proptest! {
         once.hear(News { entries: now.into_iter().map(|(of, e)| (of, Some(e))).collect(), ..News::default() }, host(ME));
         let sorted = |names: &Names| {
             let index = names.read();
-            let list = |all: &Vec<Arc<Entry>>| {
+            let list = |all: &[Arc<Entry>]| {
                 let mut all: Vec<String> = all.iter().map(|entry| format!("{entry:?}")).collect();
                 all.sort();
                 all
