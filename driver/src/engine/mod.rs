@@ -49,7 +49,7 @@ use tombolo_core::world::{Family, Key, LINK_GROUP, Setting, Step, Value, World, 
 use tombolo_ipam::Carve;
 
 use self::events::Problem;
-use self::together::{Change, Together};
+use self::together::{About, Change, Together};
 use crate::dhcp::Lease;
 use crate::docker::{Named, View};
 use crate::kernel::groups::Groups;
@@ -576,7 +576,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         deadline: Instant,
         may_wait: bool,
     ) -> Result<(Reply, Vec<Edit>), Error> {
-        let mut change = self.change(command, looked, deadline, None).await?;
+        let mut change = self.change(command, looked, deadline).await?;
         self.write(std::slice::from_mut(&mut change))
             .await
             .map_err(Error::Store)?;
@@ -584,32 +584,38 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         Ok((change.reply, change.taken))
     }
 
-    /// Decides on a command and, where it grows, makes it so in the kernel. `together`: what was done so and is to be written with it,
-    /// or before it where both are about one record.
+    /// Decides on a command, and makes it so as far as [`make`](Self::make) does.
     async fn change(
         &mut self,
         command: &Command,
         looked: &Looked,
         deadline: Instant,
-        together: Option<&mut Together>,
     ) -> Result<Change, Error> {
-        let (edits, reply) = self.decide(command, looked)?;
+        let decision = self.decide(command, looked);
+        self.note_decision(command, &decision);
+        self.make(command, looked, deadline, decision?).await
+    }
+
+    /// Makes what was decided: in the records, and in the kernel where it grows.
+    async fn make(
+        &mut self,
+        command: &Command,
+        looked: &Looked,
+        deadline: Instant,
+        (edits, reply): (Vec<Edit>, Reply),
+    ) -> Result<Change, Error> {
         if edits.is_empty() {
             return Ok(Change::none(reply));
         }
-        let puts: Vec<Put> = edits.iter().map(records::put).collect();
-        store::check(&puts).map_err(|error| Error::Store(Arc::new(error)))?;
-        let rows = together::rows(&self.state, &edits, &puts);
-        if let Some(together) = together.filter(|together| together.meets(&rows)) {
-            self.write_together(together).await.map_err(Error::Store)?;
-        }
+        let puts = writable(&edits)?;
+        let about = About::of(&self.state, &edits);
         if command.shrinks() {
             let (taken, before, after) = self.apply(edits);
             return Ok(Change {
                 reply,
                 taken,
                 puts,
-                rows,
+                about,
                 left: Some((before, after)),
             });
         }
@@ -621,8 +627,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             (Err(why @ Error::Kernel(_)), Some((link, _))) => {
                 tracing::info!(?link, %why, "not made within its sandbox; the engine is left to move it there");
                 let (edits, reply) = self.decide(command, &Looked::default())?;
-                let puts = edits.iter().map(records::put).collect();
-                (puts, self.grow(edits, deadline).await?, reply)
+                (writable(&edits)?, self.grow(edits, deadline).await?, reply)
             }
             (Err(error), _) => return Err(error),
         };
@@ -630,12 +635,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             reply,
             taken,
             puts,
-            rows,
+            about,
             left: None,
         })
     }
 
-    fn decide(&mut self, command: &Command, looked: &Looked) -> Result<(Vec<Edit>, Reply), Refusal> {
+    fn decide(&self, command: &Command, looked: &Looked) -> Result<(Vec<Edit>, Reply), Refusal> {
         let edge = self.setup.edge;
         let outside = self.setup.outside.why();
         let container_name = |id: &EndpointId| self.docker.container_name(id).map(str::to_owned);
@@ -661,12 +666,16 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         if let Ok((_, Reply::Joined(joined))) = &mut decision {
             wires::for_engine(joined, self.docker.version());
         }
-        match (command, &decision) {
+        decision
+    }
+
+    /// Notes what follows from a decision beside its edits.
+    fn note_decision(&mut self, command: &Command, decision: &Result<(Vec<Edit>, Reply), Refusal>) {
+        match (command, decision) {
             (_, Err(refusal)) => self.state.owe_release(refusal),
             (Command::ReleasePool(pool), _) => self.state.released(pool),
             _ => {}
         }
-        decision
     }
 
     /// What the record of a new network keeps of what was found. A link that we know is none of somebody else's, and an
@@ -847,13 +856,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     /// Lets no endpoint have an address, or a port, while the flows of who had it before are still being ended.
     async fn await_forgotten(&mut self, edits: &[Edit], deadline: Instant) {
-        let endpoints = edits.iter().filter_map(|edit| match edit {
-            Edit::Endpoint(_, after) => after.as_ref(),
-            _ => None,
-        });
-        let addresses: Vec<IpAddr> = endpoints
-            .flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.addr()))
-            .collect();
+        let addresses = addresses_of(edits);
         // Better a flow of before than a container that does not start.
         let patience = deadline.min(Instant::now() + FLOWS_OF_BEFORE);
         if !self.kernel.forgotten(Some(&addresses), patience).await {
@@ -1229,6 +1232,24 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.settle("import").await;
         Ok(())
     }
+}
+
+/// The addresses of the endpoints that edits make or change.
+fn addresses_of(edits: &[Edit]) -> Vec<IpAddr> {
+    let endpoints = edits.iter().filter_map(|edit| match edit {
+        Edit::Endpoint(_, after) => after.as_ref(),
+        _ => None,
+    });
+    endpoints
+        .flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.addr()))
+        .collect()
+}
+
+/// What is written of edits, if all of it can be.
+fn writable(edits: &[Edit]) -> Result<Vec<Put>, Error> {
+    let puts: Vec<Put> = edits.iter().map(records::put).collect();
+    store::check(&puts).map_err(|error| Error::Store(Arc::new(error)))?;
+    Ok(puts)
 }
 
 /// The facts of some owners.

@@ -5,22 +5,26 @@
 //! ```
 //!
 //! A write to the disk takes as long for several requests as for one. So those that wait are carried out one after the other and
-//! written at once, and gather for no longer than the last write took: where the disk is fast nobody waits for the others, and where
-//! it is slow many share its time. What is put off by this costs a request at most once more what its own write would take.
+//! written at once. They gather for no longer than the last write took: where the disk is fast hardly anybody waits for others, and
+//! where it is slow many share its time.
 //!
-//! What shrinks goes from the kernel when it is durable, so nothing that grows may come after it. No two of them come and go with one
-//! record, so each can be taken back without the others, and what is told of it is its own.
+//! What shrinks goes from the kernel when it is durable, so nothing that grows may come after it. Each can be taken back without the
+//! others, and what is told of it is its own: no two are about one endpoint or address, and what adds or removes a network or a pool,
+//! which others may need, is alone. What would be refused, or has nothing to do, because of what is not written yet is decided when
+//! that is written, and heard by who asked for it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tombolo_core::state::{Command, Edit, Reply, State};
+use tombolo_core::model::EndpointId;
+use tombolo_core::state::{Command, Edit, Refusal, Reply, State};
 use tombolo_core::world::World;
 use tombolo_ipam::Edit as IpamEdit;
 
-use super::{Ask, Engine, Error, Journal, Looked};
+use super::{Ask, Engine, Error, Journal, Looked, addresses_of};
 use crate::kernel::Kernel;
 use crate::records;
 use crate::store::{self, Put};
@@ -31,8 +35,48 @@ const LONGEST: Duration = Duration::from_millis(20);
 /// How many are written together at most.
 const MANY: usize = 64;
 
-/// A record: its table and key.
-type Row = (String, String);
+/// What a change is about, so that another one about it must wait.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Thing {
+    Endpoint(EndpointId),
+    Address(IpAddr),
+}
+
+/// All that a change is about.
+#[derive(Debug, Default)]
+pub(super) struct About {
+    things: BTreeSet<Thing>,
+    /// Whether others may need what it is about.
+    alone: bool,
+}
+
+impl About {
+    /// What edits that were not made yet are about. Where a pool's search for a free address goes on is not among it: each request for an
+    /// address moves that, and none depends on it.
+    pub fn of(state: &State, edits: &[Edit]) -> Self {
+        let mut about = Self::default();
+        for edit in edits {
+            match edit {
+                Edit::Endpoint(id, after) => {
+                    let both = after.iter().chain(state.endpoint(id));
+                    let addresses = both.flat_map(|endpoint| &endpoint.addresses);
+                    about
+                        .things
+                        .extend(addresses.map(|address| Thing::Address(address.addr())));
+                    about.things.insert(Thing::Endpoint(id.clone()));
+                }
+                Edit::Ipam(IpamEdit::Slot(_, address, _)) => {
+                    about.things.insert(Thing::Address(*address));
+                }
+                Edit::Ipam(IpamEdit::Pool(id, Some(_))) if state.ipam().pools().contains_key(id) => {}
+                Edit::Ipam(IpamEdit::Pool(..) | IpamEdit::Share(..)) | Edit::Network(..) => {
+                    about.alone = true
+                }
+            }
+        }
+        about
+    }
+}
 
 /// What was decided: made in the kernel if it grows, and not durable yet.
 pub(super) struct Change {
@@ -40,8 +84,7 @@ pub(super) struct Change {
     /// The edits that take it back.
     pub taken: Vec<Edit>,
     pub puts: Vec<Put>,
-    /// The records that it is about.
-    pub rows: BTreeSet<Row>,
+    pub about: About,
     /// What is still to be done in the kernel: the facts that are to go, and those that are in their place.
     pub left: Option<(World, World)>,
 }
@@ -53,32 +96,21 @@ impl Change {
             reply,
             taken: Vec::new(),
             puts: Vec::new(),
-            rows: BTreeSet::new(),
+            about: About::default(),
             left: None,
         }
     }
-}
-
-/// The records that some edits are about, by what is written of them. Where a pool's search for a free address goes on is not among
-/// it: each request for an address moves that, and none depends on it.
-pub(super) fn rows(state: &State, edits: &[Edit], puts: &[Put]) -> BTreeSet<Row> {
-    let only_moves = |edit: &Edit| match edit {
-        Edit::Ipam(IpamEdit::Pool(id, Some(_))) => state.ipam().pools().contains_key(id),
-        _ => false,
-    };
-    let about = edits.iter().zip(puts).filter(|(edit, _)| !only_moves(edit));
-    about
-        .map(|(_, put)| (put.table.clone(), put.key.clone()))
-        .collect()
 }
 
 /// Requests that were carried out and not written yet.
 #[derive(Default)]
 pub(super) struct Together {
     asked: Vec<Asked>,
-    rows: BTreeSet<Row>,
+    things: BTreeSet<Thing>,
     shrinks: bool,
     began: Option<Instant>,
+    /// Whether nothing more may come: what is there is alone, or others came before and were written, and other things wait.
+    is_last: bool,
 }
 
 struct Asked {
@@ -88,22 +120,18 @@ struct Asked {
 }
 
 impl Together {
-    fn add(&mut self, asked: Asked) {
+    fn add(&mut self, mut asked: Asked) {
         self.began.get_or_insert_with(Instant::now);
         self.shrinks |= asked.command.shrinks();
-        self.rows.extend(asked.change.rows.iter().cloned());
+        self.is_last |= asked.change.about.alone;
+        self.things.append(&mut asked.change.about.things);
         self.asked.push(asked);
-    }
-
-    /// Whether something is among them that is about one of these records.
-    pub fn meets(&self, rows: &BTreeSet<Row>) -> bool {
-        !self.rows.is_disjoint(rows)
     }
 
     /// Whether there are some, and another one may be carried out before they are written.
     fn waits_for_more(&self, write_took: Duration) -> bool {
         let gathers = |began: Instant| began.elapsed() < write_took.min(LONGEST);
-        self.began.is_some_and(gathers) && self.asked.len() < MANY
+        !self.is_last && self.began.is_some_and(gathers) && self.asked.len() < MANY
     }
 }
 
@@ -136,18 +164,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             return;
         }
         self.later.asked();
-        let written = match together.shrinks && !command.shrinks() {
-            true => self.write_together(together).await,
-            false => Ok(()),
-        };
-        let done = match written {
-            Ok(()) => {
-                self.change(&command, looked, deadline, Some(&mut *together))
-                    .await
-            }
-            Err(error) => Err(Error::Store(error)),
-        };
-        match done {
+        match self.change_among(together, &command, looked, deadline).await {
             Ok(change) => together.add(Asked {
                 command,
                 change,
@@ -158,30 +175,89 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
+    async fn change_among(
+        &mut self,
+        together: &mut Together,
+        command: &Command,
+        looked: &Looked,
+        deadline: Instant,
+    ) -> Result<Change, Error> {
+        if together.shrinks && !command.shrinks() {
+            self.write_before(together).await?;
+        }
+        let mut decision = self.decide(command, looked);
+        if self.comes_after(together, command, &decision).await {
+            self.write_before(together).await?;
+            decision = self.decide(command, looked);
+        }
+        self.note_decision(command, &decision);
+        self.make(command, looked, deadline, decision?).await
+    }
+
+    /// Whether requests are to be written before what was decided is made.
+    async fn comes_after(
+        &mut self,
+        together: &Together,
+        command: &Command,
+        decision: &Result<(Vec<Edit>, Reply), Refusal>,
+    ) -> bool {
+        if together.asked.is_empty() {
+            return false;
+        }
+        match decision {
+            Err(_) => true,
+            Ok((edits, _)) if edits.is_empty() => !command.shrinks(),
+            Ok((edits, _)) => {
+                let about = About::of(&self.state, edits);
+                about.alone
+                    || !together.things.is_disjoint(&about.things)
+                    // Nobody waits for the flows of somebody else's address.
+                    || !self.kernel.forgotten(Some(&addresses_of(edits)), Instant::now()).await
+            }
+        }
+    }
+
+    async fn write_before(&mut self, together: &mut Together) -> Result<(), Error> {
+        self.write_together(together).await.map_err(Error::Store)?;
+        if self.in_doubt {
+            self.settle("a step with unknown outcome").await;
+        }
+        Ok(())
+    }
+
     /// Writes the records of requests, does what is left to do for them, and answers them.
     ///
     /// # Errors
     /// What the disk says; they were all taken back then, and told.
     pub(super) async fn write_together(&mut self, together: &mut Together) -> Result<(), Arc<store::Error>> {
-        let (mut changes, askers): (Vec<_>, Vec<_>) = std::mem::take(together)
+        let next = Together {
+            is_last: true,
+            ..Together::default()
+        };
+        let (mut changes, askers): (Vec<_>, Vec<_>) = std::mem::replace(together, next)
             .asked
             .into_iter()
             .map(|asked| (asked.change, (asked.command, asked.answer)))
             .unzip();
         let written = self.write(&mut changes).await;
+        let mut unheard = Vec::new();
         for (change, (command, answer)) in changes.into_iter().zip(askers) {
             if let Err(error) = &written {
                 answer.send(Err(Error::Store(error.clone()))).ok();
                 continue;
             }
             self.finish(&change, command.shrinks()).await;
-            let unheard = answer.send(Ok(change.reply)).is_err();
-            if unheard && !command.shrinks() {
-                tracing::warn!(?command, "the asker has gone; what it was granted is taken back");
-                self.take_back(change.taken).await;
-            } else {
+            let is_heard = answer.send(Ok(change.reply)).is_ok();
+            if is_heard || command.shrinks() {
                 self.tell_change(&change.taken);
+            } else {
+                unheard.push((command, change.taken));
             }
+        }
+        // What is left to do for the others was decided with it.
+        for (command, taken) in unheard.into_iter().rev() {
+            tracing::warn!(?command, "the asker has gone; what it was granted is taken back");
+            self.take_back(taken).await;
         }
         written
     }

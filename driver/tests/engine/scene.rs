@@ -112,6 +112,8 @@ pub struct Disk {
     pub writes: Arc<Mutex<usize>>,
     /// Which of the writes is refused, counted from 0.
     pub refuses: Arc<Mutex<Option<usize>>>,
+    /// What happens elsewhere during a write, counted from 0.
+    pub meanwhile: Arc<Mutex<Option<(usize, Elsewhere)>>>,
 }
 
 impl Journal for Disk {
@@ -122,6 +124,9 @@ impl Journal for Disk {
             *writes - 1
         };
         std::thread::sleep(*self.slow.lock().unwrap());
+        if let Some((_, meanwhile)) = self.meanwhile.lock().unwrap().take_if(|(at, _)| *at == write) {
+            meanwhile();
+        }
         let refused = *self.refuses.lock().unwrap() == Some(write);
         if std::mem::take(&mut *self.full.lock().unwrap()) || refused {
             return Err(store::Error::Closed {

@@ -86,36 +86,44 @@ fn outcome(commands: &[Command], at_once: bool, refuses: Option<usize>) -> Outco
     }
 }
 
-fn networks() -> Vec<Command> {
-    (0..12)
-        .map(|n| Command::CreateNetwork(network(n, n, false, true)))
-        .collect()
+/// A network, and as many endpoints on it.
+fn endpoints(count: u8) -> Vec<Command> {
+    let network = Command::CreateNetwork(network(0, 0, false, true));
+    let endpoint = |n: u8| Command::CreateEndpoint {
+        id: format!("e{n}").parse().unwrap(),
+        network: "n0".parse().unwrap(),
+        addresses: vec![format!("10.0.0.{}/24", n + 2).parse().unwrap()],
+        mac: None,
+        rate: None,
+        sysctls: Vec::new(),
+    };
+    std::iter::once(network).chain((0..count).map(endpoint)).collect()
 }
 
 #[test]
 fn those_that_wait_are_written_together() {
-    let together = outcome(&networks(), true, None);
+    let together = outcome(&endpoints(12), true, None);
     assert!(
         together.answers.iter().all(Result::is_ok),
         "{:?}",
         together.answers
     );
-    assert_eq!(together.disk.load().networks.len(), 12);
-    assert!(together.writes() < 12, "{} writes", together.writes());
-    assert_eq!(outcome(&networks(), false, None).writes(), 12);
+    assert_eq!(together.disk.load().endpoints.len(), 12);
+    assert!(together.writes() < 13, "{} writes", together.writes());
+    assert_eq!(outcome(&endpoints(12), false, None).writes(), 13);
 }
 
 #[test]
 fn those_that_are_written_together_are_refused_together_and_leave_nothing() {
-    let before: World = Scene::new().found();
-    // The first is alone, as nothing was written before it.
-    let refused = outcome(&networks(), true, Some(1));
+    // The network is alone.
+    let refused = outcome(&endpoints(12), true, Some(1));
     let granted = refused.answers.iter().filter(|answer| answer.is_ok()).count();
-    assert_eq!(refused.disk.load().networks.len(), granted);
+    assert_eq!(refused.disk.load().endpoints.len() + 1, granted);
     assert!(refused.answers[0].is_ok() && refused.answers[1].is_err() && refused.answers[2].is_err());
     assert_eq!(refused.undone(), [""; 0]);
 
-    let all_refused = outcome(&networks()[..1], true, Some(0));
+    let before = Scene::new().found();
+    let all_refused = outcome(&endpoints(0), true, Some(0));
     assert!(all_refused.answers[0].is_err());
     assert_eq!(diff(&before, &all_refused.found()), []);
 }
@@ -140,6 +148,29 @@ proptest! {
         refuses in 0..6usize,
     ) {
         let outcome = outcome(&commands, true, Some(refuses));
+        prop_assert_eq!(outcome.undone(), [""; 0]);
+    }
+
+    #[test]
+    fn what_was_granted_to_those_who_left_during_a_write_is_taken_back(
+        commands in proptest::collection::vec(command(), 1..40),
+        leave in proptest::collection::vec(any::<bool>(), 40),
+        write in 0..8usize,
+    ) {
+        let Scene { kernel, disk, engine } = Scene::new();
+        *disk.slow.lock().unwrap() = Duration::from_millis(2);
+        let (asks, queue) = mpsc::channel(commands.len());
+        let (requests, answers): (Vec<Ask>, Vec<Answer>) = commands.iter().cloned().map(ask).unzip();
+        requests.into_iter().for_each(|request| asks.try_send(request).unwrap());
+        drop(asks);
+        let (gone, stay): (Vec<_>, Vec<_>) = answers.into_iter().zip(leave).partition(|(_, leaves)| *leaves);
+        *disk.meanwhile.lock().unwrap() = Some((write, Box::new(move || drop(gone))));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(engine.run(queue));
+        for (mut answer, _) in stay {
+            prop_assert!(answer.try_recv().is_ok(), "each is answered");
+        }
+        let outcome = Outcome { answers: Vec::new(), told: Vec::new(), disk, kernel };
         prop_assert_eq!(outcome.undone(), [""; 0]);
     }
 
