@@ -220,6 +220,7 @@ bench_quick() {
     tested_build
     step "bench, a round of each" \
         env TOMBOLO_TEST_BINARY="$PWD/target/debug/tombolo" TOMBOLO_BENCH_ROUNDS=1 TOMBOLO_BENCH_CALLS=2 TOMBOLO_BENCH_ACROSS_ROUNDS=1 TOMBOLO_BENCH_MOST=1000 \
+        TOMBOLO_BENCH_CROWD=2 \
         cargo run --locked -p system-tests --bin bench -- attach bridge growth
 }
 

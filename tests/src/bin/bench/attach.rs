@@ -4,16 +4,28 @@
 //! tombolo's networks are measured with both ways in which a container comes by its link (`attach`); engines before 28 know the
 //! classic one only, and then the two are the same.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use system_tests::{Engine, Host, Kind, Plan, Scene, Wire, say};
+use system_tests::{Engine, Host, Kind, Plan, Scene, Wire, at_once, say};
 
 use crate::picture::{Bar, bars};
 use crate::spread::{median, pairs, with_quartiles};
-use crate::{aim, disk, machine, turns, wire};
+use crate::{aim, disk, machine, number_from, turns, wire};
 
 /// How many containers there are at once.
 const AT_ONCE: usize = 8;
+
+/// How many containers stay where a host has many endpoints.
+fn crowded() -> usize {
+    number_from("TOMBOLO_BENCH_CROWD", 100)
+}
+
+/// On how many networks each of them is.
+const NETWORKS: usize = 10;
+
+/// How much longer a container may take where there are so many.
+const CROWDED: f64 = 1.3;
 
 /// After this time no further round is begun.
 const LONGEST: Duration = Duration::from_secs(240);
@@ -35,6 +47,8 @@ const fn way(name: &'static str, args: &'static [&'static str], peer: Option<&'s
 
 const NONE: &str = "without network";
 const DOCKERS: &str = "Docker's bridge";
+const INSIDE: &str = "bridge, inside";
+const CLASSIC: &str = "bridge, classic";
 const DOCKERS_PORT: &str = "Docker's bridge, a port";
 const DOCKERS_MACVLAN: &str = "Docker's macvlan";
 const SWARMS: &str = "Swarm's overlay";
@@ -43,8 +57,8 @@ const SWARMS: &str = "Swarm's overlay";
 const LOCAL: [Way; 9] = [
     way(NONE, &["--network", "none"], None),
     way(DOCKERS, &["--network", "theirs"], None),
-    way("bridge, inside", &["--network", "inside"], Some(DOCKERS)),
-    way("bridge, classic", &["--network", "classic"], Some(DOCKERS)),
+    way(INSIDE, &["--network", "inside"], Some(DOCKERS)),
+    way(CLASSIC, &["--network", "classic"], Some(DOCKERS)),
     way(DOCKERS_PORT, &["--network", "theirs", "-p", "80"], None),
     way(
         "bridge, inside, a port",
@@ -58,6 +72,14 @@ const LOCAL: [Way; 9] = [
     ),
     way(DOCKERS_MACVLAN, &["--network", "wire-theirs"], None),
     way("macvlan", &["--network", "wire-ours"], Some(DOCKERS_MACVLAN)),
+];
+
+/// What is compared on a host with many endpoints.
+const AMONG_MANY: [Way; 4] = [
+    way(NONE, &["--network", "none"], None),
+    way(DOCKERS, &["--network", "theirs"], None),
+    way(INSIDE, &["--network", "inside"], Some(DOCKERS)),
+    way(CLASSIC, &["--network", "classic"], Some(DOCKERS)),
 ];
 
 /// What is compared on a host of a cluster.
@@ -87,10 +109,36 @@ struct Times {
 /// Measures in so many rounds, and says what was found.
 pub fn measure(rounds: usize) -> Vec<String> {
     let begin = crate::load();
-    let (version, local) = on_one_host(rounds);
+    let crowd = crowded();
+    let (version, local, among_many) = on_one_host(rounds, crowd);
     let across = in_a_cluster(rounds);
     let mut lines = how_made(&version, &begin);
     lines.extend(report("attach-local", &LOCAL, &local, sandbox_first(&version)));
+    lines.push(format!(
+        "On the same host with {} endpoints of tombolo's ({crowd} containers, each on {NETWORKS} bridge networks):",
+        crowd * NETWORKS
+    ));
+    lines.push(String::new());
+    lines.extend(report(
+        "attach-crowded",
+        &AMONG_MANY,
+        &among_many,
+        sandbox_first(&version),
+    ));
+    for name in [INSIDE, CLASSIC] {
+        let share = |ways: &[Way], times: &Times| {
+            let at = ways.iter().position(|way| way.name == name);
+            median(&shares(&times.one, at.expect("a way that is measured")))
+        };
+        let ratio = share(&AMONG_MANY, &among_many) / share(&LOCAL, &local);
+        let what = format!(
+            "{name}: at most {CROWDED} times as long with so many endpoints as with none (ratio of the medians)"
+        );
+        lines.push(aim(&what, &format!("{ratio:.2}"), ratio <= CROWDED));
+    }
+    lines.push(String::new());
+    lines.push("On a host of a cluster:".to_owned());
+    lines.push(String::new());
     lines.extend(report("attach-across", &ACROSS, &across, false));
     lines
 }
@@ -103,7 +151,7 @@ fn sandbox_first(version: &str) -> bool {
     major.is_some_and(|major| major >= 28)
 }
 
-fn on_one_host(rounds: usize) -> (String, Times) {
+fn on_one_host(rounds: usize, crowd: usize) -> (String, Times, Times) {
     say("attach: starting tombolo and an engine");
     let (scene, images) = disk::scene();
     scene.docker(&["network", "create", "-d", "bridge", "theirs"]);
@@ -119,11 +167,37 @@ fn on_one_host(rounds: usize) -> (String, Times) {
     }
     ready(&scene);
     let times = in_turns(&scene.engine, &LOCAL, rounds);
+    gather(&scene, crowd);
+    let among_many = in_turns(&scene.engine, &AMONG_MANY, rounds);
     let version = scene.version();
     scene.clear();
     drop(scene);
     disk::must_be_gone(&images);
-    (version, times)
+    (version, times, among_many)
+}
+
+/// Starts containers that stay, each on several networks.
+fn gather(scene: &Scene, crowd: usize) {
+    let networks: Vec<String> = (0..NETWORKS).map(|n| format!("crowd-{n}")).collect();
+    networks.iter().for_each(|network| scene.network(network, &[]));
+    let started = AtomicUsize::new(0);
+    at_once(&[0, 1], |first| {
+        for number in (*first..crowd).step_by(2) {
+            let name = format!("stays-{number}");
+            scene.container(&name, &["--network", &networks[0]]);
+            for network in &networks[1..] {
+                scene.docker(&["network", "connect", network, &name]);
+            }
+            let started = started.fetch_add(1, Ordering::Relaxed) + 1;
+            if started.is_multiple_of(20) {
+                say(&format!(
+                    "attach: {} of {} endpoints",
+                    started * NETWORKS,
+                    crowd * NETWORKS
+                ));
+            }
+        }
+    });
 }
 
 /// The engine has told tombolo of itself, without which no link is made within a sandbox.
