@@ -328,6 +328,20 @@ fn containers_believe_what_they_are_told_of_an_address_and_no_other_host_hears_o
             mac: new,
         };
         assert!(Real::new().announce(&[nowhere]).is_err());
+        // One that was made anew is another link.
+        let anew = Announcement {
+            bridge: name("tb-8"),
+            address: nobody(false),
+            mac: new,
+        };
+        for made in [
+            "ip link add tb-8 type bridge",
+            "ip link delete tb-8; ip link add tb-8 type bridge",
+        ] {
+            pair.hosts[0].run(&format!("{made}; ip link set tb-8 up"));
+            let told = pair.hosts[0].within(|| kernel.announce(std::slice::from_ref(&anew)));
+            told.unwrap();
+        }
     });
 }
 
