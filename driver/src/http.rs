@@ -23,8 +23,8 @@ use axum::routing::post;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tombolo_cluster::node::Wish;
-use tombolo_core::kinds::overlay;
-use tombolo_core::model::EndpointId;
+use tombolo_core::kinds::{Theirs, overlay};
+use tombolo_core::model::{EndpointId, Network};
 use tombolo_core::state::{Command, Refusal, Reply};
 use tombolo_core::wire::{self, Call};
 use tombolo_ipam::{self as ipam, Want};
@@ -398,15 +398,6 @@ async fn removed(plugin: &Plugin) -> Result<(), Error> {
 /// Looks up on the host what a command depends on.
 async fn look(plugin: &Plugin, command: &Command) -> Result<Looked, Error> {
     let why = Error::Kernel;
-    let looks = match command {
-        Command::CreateNetwork(network) => {
-            network.spec.uplink().is_some() || network.spec.named_link().is_some()
-        }
-        _ => false,
-    };
-    if looks {
-        removed(plugin).await?;
-    }
     match command {
         Command::RequestPool(request) if !matches!(request.want, Want::Exactly(_)) => {
             let mut avoid = crate::host::avoid().await.map_err(Error::Kernel)?;
@@ -419,13 +410,10 @@ async fn look(plugin: &Plugin, command: &Command) -> Result<Looked, Error> {
             })
         }
         Command::CreateNetwork(network) if network.spec.uplink().is_some() => {
+            removed(plugin).await?;
             uplinks::try_out(network).await.map_err(why)?;
-            let named = network.spec.named_link();
             Ok(Looked {
-                link: match named {
-                    Some(link) => routes::link_of(link).await.map_err(why)?,
-                    None => None,
-                },
+                link: named_link(plugin, network).await?,
                 ..Looked::default()
             })
         }
@@ -442,10 +430,7 @@ async fn look(plugin: &Plugin, command: &Command) -> Result<Looked, Error> {
                     .zip(overhead)
                     .map(|(mtu, overhead)| mtu.saturating_sub(overhead))
             },
-            link: match network.spec.named_link() {
-                Some(link) => routes::link_of(link).await.map_err(why)?,
-                None => None,
-            },
+            link: named_link(plugin, network).await?,
             ..Looked::default()
         }),
         Command::Join { sandbox, .. } => Ok(Looked {
@@ -454,6 +439,15 @@ async fn look(plugin: &Plugin, command: &Command) -> Result<Looked, Error> {
         }),
         _ => Ok(Looked::default()),
     }
+}
+
+/// What the link that a network names is, once all links that are to be removed are gone.
+async fn named_link(plugin: &Plugin, network: &Network) -> Result<Option<Theirs>, Error> {
+    let Some(link) = network.spec.named_link() else {
+        return Ok(None);
+    };
+    removed(plugin).await?;
+    routes::link_of(link).await.map_err(Error::Kernel)
 }
 
 /// An error with all its causes, as one line.
