@@ -13,3 +13,8 @@ pub mod peers;
 pub mod state;
 pub mod wire;
 pub mod world;
+
+/// Builds a tree anew: nodes of one that was filled one by one are half empty.
+pub fn pack<K: Ord, V>(tree: &mut std::collections::BTreeMap<K, V>) {
+    *tree = std::mem::take(tree).into_iter().collect();
+}

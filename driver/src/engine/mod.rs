@@ -426,9 +426,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 Next::Asked(Some(ask)) => self.answer_together(*ask, &mut asks).await,
                 Next::Asked(None) => break,
             }
-            if self.in_doubt {
-                self.settle("a step with unknown outcome").await;
-            }
+            self.settle_doubt().await;
             self.tell_standing();
         }
         self.remove_later().await;
@@ -436,6 +434,13 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             tracing::warn!("ended while flows of before were still being ended");
         }
         self.journal
+    }
+
+    /// Looks at the kernel if the outcome of a step is not known.
+    async fn settle_doubt(&mut self) {
+        if self.in_doubt {
+            self.settle("a step with unknown outcome").await;
+        }
     }
 
     /// What is to be done next.
@@ -541,35 +546,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
-    /// Carries a command out as far as an asker waits for it: links of what is gone are left for
+    /// Carries a command out; gives the reply and the edits that take it back. `may_wait`: links of what is gone are left for
     /// [`remove_later`](Self::remove_later).
-    ///
-    /// # Errors
-    /// As [`carry_out`](Self::carry_out).
-    pub async fn carry_out_first(
-        &mut self,
-        command: &Command,
-        looked: &Looked,
-        deadline: Instant,
-    ) -> Result<(Reply, Vec<Edit>), Error> {
-        self.carry_out_alone(command, looked, deadline, command.shrinks())
-            .await
-    }
-
-    /// Carries a command out; gives the reply and the edits that take it back.
     ///
     /// # Errors
     /// [`Error`]; nothing was changed then.
     pub async fn carry_out(
-        &mut self,
-        command: &Command,
-        looked: &Looked,
-        deadline: Instant,
-    ) -> Result<(Reply, Vec<Edit>), Error> {
-        self.carry_out_alone(command, looked, deadline, false).await
-    }
-
-    async fn carry_out_alone(
         &mut self,
         command: &Command,
         looked: &Looked,
@@ -1092,8 +1074,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.announce(&strays);
         drop(steps);
         if large {
-            // Nodes of a tree that was filled one by one are half empty.
-            self.believed = std::mem::take(&mut self.believed).into_iter().collect();
+            tombolo_core::pack(&mut self.believed);
             crate::host::give_back_memory();
         }
         // Steps with an unknown outcome were just tried; trying again at once would only spin.
@@ -1180,7 +1161,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Carries out a command that nobody waits for. Whether it was done.
     async fn by_ourselves(&mut self, command: &Command) -> bool {
         let deadline = Instant::now() + crate::http::DEADLINE;
-        match self.carry_out(command, &Looked::default(), deadline).await {
+        match self.carry_out(command, &Looked::default(), deadline, false).await {
             Ok((_, taken)) => self.tell_change(&taken),
             Err(error) => {
                 tracing::warn!(?command, %error, "not done; tried again later");

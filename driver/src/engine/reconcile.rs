@@ -459,7 +459,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
 
     async fn rebuild_one(&mut self, command: &Command) -> Result<(), String> {
         let deadline = Instant::now() + crate::http::DEADLINE;
-        let done = self.carry_out(command, &Looked::default(), deadline).await;
+        let done = self.carry_out(command, &Looked::default(), deadline, false).await;
         let (_, taken) = done.map_err(|error| crate::http::chain(&error))?;
         self.tell_change(&taken);
         Ok(())

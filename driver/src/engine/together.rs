@@ -212,16 +212,15 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 about.alone
                     || !together.things.is_disjoint(&about.things)
                     // Nobody waits for the flows of somebody else's address.
-                    || !self.kernel.forgotten(Some(&addresses_of(edits)), Instant::now()).await
+                    || !command.shrinks()
+                        && !self.kernel.forgotten(Some(&addresses_of(edits)), Instant::now()).await
             }
         }
     }
 
     async fn write_before(&mut self, together: &mut Together) -> Result<(), Error> {
         self.write_together(together).await.map_err(Error::Store)?;
-        if self.in_doubt {
-            self.settle("a step with unknown outcome").await;
-        }
+        self.settle_doubt().await;
         Ok(())
     }
 

@@ -92,7 +92,7 @@ impl Scene {
     fn must(&mut self, command: &Command) {
         let deadline = Instant::now() + Duration::from_secs(60);
         let looked = Looked::default();
-        let done = self.engine.carry_out(command, &looked, deadline);
+        let done = self.engine.carry_out(command, &looked, deadline, false);
         done.now_or_never().expect("nothing waits").unwrap();
     }
 

@@ -12,7 +12,7 @@ use tombolo_core::model::{PortWish, Proto};
 use tombolo_core::state::Command;
 use tombolo_core::world::Key;
 
-use crate::scene::{Scene, network};
+use crate::scene::{Scene, network, runtime};
 
 /// The events that were told, as `type action` and what they are about.
 pub fn told(mut follower: Follower) -> Vec<String> {
@@ -43,10 +43,7 @@ fn run(scene: Scene, asks: impl IntoIterator<Item = Ask>) -> Vec<String> {
     asks.into_iter().for_each(|ask| sender.try_send(ask).unwrap());
     drop(sender);
     let engine = scene.engine.telling(events);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build();
-    runtime.unwrap().block_on(engine.run(queue));
+    runtime().block_on(engine.run(queue));
     told(follower)
 }
 

@@ -33,7 +33,7 @@ fn a_request_whose_time_is_up_is_refused_and_leaves_nothing() {
     let command = Command::CreateNetwork(network(0, 0, false, true));
     let refused = scene
         .engine
-        .carry_out(&command, &Looked::default(), Instant::now())
+        .carry_out(&command, &Looked::default(), Instant::now(), false)
         .now_or_never()
         .expect("nothing waits");
     assert!(matches!(refused, Err(Error::Late(_))), "{refused:?}");

@@ -10,7 +10,7 @@ use tombolo_core::state::Command;
 use tombolo_core::world::{Key, Value};
 
 use crate::events::ask;
-use crate::scene::{Scene, network};
+use crate::scene::{Scene, network, runtime};
 
 fn link_of(scene: &Scene, wanted: impl Fn(&Value) -> bool) -> IfName {
     let found = scene.found();
@@ -67,10 +67,7 @@ fn looks_for(facts: impl Fn(&Scene) -> BTreeMap<Key, Option<Value>>, ends: bool)
         "10.0.0.1/24".parse().unwrap(),
     );
     kernel.lock().unwrap().steal(&stolen);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build();
-    runtime.unwrap().block_on(scene.engine.run(queue));
+    runtime().block_on(scene.engine.run(queue));
     kernel.lock().unwrap().world().contains_key(&stolen)
 }
 

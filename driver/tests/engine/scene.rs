@@ -272,13 +272,11 @@ impl Scene {
     fn ask_for(&mut self, command: &Command, first: bool) -> Option<Reply> {
         let deadline = Instant::now() + Duration::from_secs(60);
         let looked = Looked::default();
-        let answer = match first {
-            true => self
-                .engine
-                .carry_out_first(command, &looked, deadline)
-                .now_or_never(),
-            false => self.engine.carry_out(command, &looked, deadline).now_or_never(),
-        };
+        let may_wait = first && command.shrinks();
+        let answer = self
+            .engine
+            .carry_out(command, &looked, deadline, may_wait)
+            .now_or_never();
         match answer {
             Some(answer) => answer.ok().map(|(reply, _)| reply),
             None => {
@@ -303,6 +301,12 @@ impl Scene {
         assert!(problems.is_empty(), "{problems:?}");
         assert_eq!(text(&stored), text(self.engine.state()));
     }
+}
+
+/// A runtime with a clock, on this thread.
+pub fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().build().unwrap()
 }
 
 pub fn text(state: &State) -> serde_json::Value {

@@ -12,7 +12,7 @@ use tombolo_core::world::{World, diff};
 
 use crate::events::{ask, told};
 use crate::random::command;
-use crate::scene::{Disk, Mortal, Scene, network};
+use crate::scene::{Disk, Mortal, Scene, network, runtime};
 
 type Answer = oneshot::Receiver<Result<Reply, Error>>;
 
@@ -50,11 +50,7 @@ fn outcome(commands: &[Command], at_once: bool, refuses: Option<usize>) -> Outco
     let events = Events::default();
     let follower = events.follow().unwrap();
     let (asks, queue) = mpsc::channel(commands.len());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .unwrap();
-    let answers = runtime.block_on(async {
+    let answers = runtime().block_on(async {
         let requests: Vec<(Ask, Answer)> = commands.iter().cloned().map(ask).collect();
         let ask_all = async {
             let (mut waiting, mut answers) = (Vec::new(), Vec::new());
@@ -84,6 +80,16 @@ fn outcome(commands: &[Command], at_once: bool, refuses: Option<usize>) -> Outco
         disk,
         kernel,
     }
+}
+
+/// Requests that all wait already.
+fn queued(commands: &[Command]) -> (mpsc::Receiver<Ask>, Vec<Answer>) {
+    let (asks, queue) = mpsc::channel(commands.len());
+    let (requests, answers): (Vec<Ask>, Vec<Answer>) = commands.iter().cloned().map(ask).unzip();
+    for request in requests {
+        asks.try_send(request).unwrap();
+    }
+    (queue, answers)
 }
 
 /// A network, and as many endpoints on it.
@@ -159,14 +165,10 @@ proptest! {
     ) {
         let Scene { kernel, disk, engine } = Scene::new();
         *disk.slow.lock().unwrap() = Duration::from_millis(2);
-        let (asks, queue) = mpsc::channel(commands.len());
-        let (requests, answers): (Vec<Ask>, Vec<Answer>) = commands.iter().cloned().map(ask).unzip();
-        requests.into_iter().for_each(|request| asks.try_send(request).unwrap());
-        drop(asks);
+        let (queue, answers) = queued(&commands);
         let (gone, stay): (Vec<_>, Vec<_>) = answers.into_iter().zip(leave).partition(|(_, leaves)| *leaves);
         *disk.meanwhile.lock().unwrap() = Some((write, Box::new(move || drop(gone))));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(engine.run(queue));
+        runtime().block_on(engine.run(queue));
         for (mut answer, _) in stay {
             prop_assert!(answer.try_recv().is_ok(), "each is answered");
         }
@@ -182,11 +184,8 @@ proptest! {
         let Scene { kernel, disk, engine } = Scene::new();
         *disk.slow.lock().unwrap() = Duration::from_millis(2);
         *kernel.dies_in.lock().unwrap() = Some(dies_in);
-        let (asks, queue) = mpsc::channel(commands.len());
-        let (requests, answers): (Vec<Ask>, Vec<Answer>) = commands.iter().cloned().map(ask).unzip();
-        requests.into_iter().for_each(|request| asks.try_send(request).unwrap());
-        drop(asks);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (queue, answers) = queued(&commands);
+        let runtime = runtime();
         let entered = runtime.enter();
         engine.run(queue).now_or_never();
         drop(entered);

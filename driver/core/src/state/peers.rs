@@ -370,9 +370,8 @@ impl State {
             self.peers.put_groups((host, key), heard);
         }
         if news.everything {
-            // Nodes of a tree that was filled one by one are half empty.
-            self.peers.rows = std::mem::take(&mut self.peers.rows).into_iter().collect();
-            self.peers.places = std::mem::take(&mut self.peers.places).into_iter().collect();
+            crate::pack(&mut self.peers.rows);
+            crate::pack(&mut self.peers.places);
         }
         self.peers.pieces.extend(news.pieces);
         self.peers.pieces.retain(|_, pieces| !pieces.is_empty());

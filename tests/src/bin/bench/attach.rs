@@ -74,13 +74,8 @@ const LOCAL: [Way; 9] = [
     way("macvlan", &["--network", "wire-ours"], Some(DOCKERS_MACVLAN)),
 ];
 
-/// What is compared on a host with many endpoints.
-const AMONG_MANY: [Way; 4] = [
-    way(NONE, &["--network", "none"], None),
-    way(DOCKERS, &["--network", "theirs"], None),
-    way(INSIDE, &["--network", "inside"], Some(DOCKERS)),
-    way(CLASSIC, &["--network", "classic"], Some(DOCKERS)),
-];
+/// How many of these, from the first on, are compared on a host with many endpoints as well: no ports, and no wires.
+const AMONG_MANY: usize = 4;
 
 /// What is compared on a host of a cluster.
 const ACROSS: [Way; 6] = [
@@ -121,16 +116,14 @@ pub fn measure(rounds: usize) -> Vec<String> {
     lines.push(String::new());
     lines.extend(report(
         "attach-crowded",
-        &AMONG_MANY,
+        &LOCAL[..AMONG_MANY],
         &among_many,
         sandbox_first(&version),
     ));
     for name in [INSIDE, CLASSIC] {
-        let share = |ways: &[Way], times: &Times| {
-            let at = ways.iter().position(|way| way.name == name);
-            median(&shares(&times.one, at.expect("a way that is measured")))
-        };
-        let ratio = share(&AMONG_MANY, &among_many) / share(&LOCAL, &local);
+        let at = LOCAL.iter().position(|way| way.name == name);
+        let share = |times: &Times| median(&shares(&times.one, at.expect("a way that is measured")));
+        let ratio = share(&among_many) / share(&local);
         let what = format!(
             "{name}: at most {CROWDED} times as long with so many endpoints as with none (ratio of the medians)"
         );
@@ -168,7 +161,7 @@ fn on_one_host(rounds: usize, crowd: usize) -> (String, Times, Times) {
     ready(&scene);
     let times = in_turns(&scene.engine, &LOCAL, rounds);
     gather(&scene, crowd);
-    let among_many = in_turns(&scene.engine, &AMONG_MANY, rounds);
+    let among_many = in_turns(&scene.engine, &LOCAL[..AMONG_MANY], rounds);
     let version = scene.version();
     scene.clear();
     drop(scene);

@@ -2,6 +2,7 @@
 
 use crate::handlers::Place;
 use crate::spread::{median, with_quartiles};
+use crate::turns;
 
 /// How many come and go at once.
 const MANY: usize = 8;
@@ -18,8 +19,7 @@ pub fn measure(few: &mut Place, many: &mut Place, rounds: usize) -> Vec<String> 
     let mut found: [[[Vec<f64>; 2]; 2]; 2] = Default::default();
     let places = [few, many];
     for round in 0..rounds {
-        for turn in 0..2 {
-            let at = (round + turn) % 2;
+        for at in turns::order(round, places.len()) {
             for (how, count) in [1, MANY].into_iter().enumerate() {
                 let took = places[at].lives(count);
                 found[at][0][how].push(took.time.as_secs_f64() * 1e3);
