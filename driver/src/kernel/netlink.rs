@@ -478,6 +478,7 @@ impl Links {
             ));
         }
         let bridge = self.our_bridge(port.bridge).await?;
+        settings::without_own_ipv6(name)?;
         if link.master != Some(bridge.index) {
             let message = LinkUnspec::new_with_index(link.index).controller(bridge.index);
             self.tell(RouteNetlinkMessage::SetLink(message.build()), 0)

@@ -127,6 +127,13 @@ pub(super) fn promote_secondaries(link: &IfName) -> Result<(), Failure> {
     }
 }
 
+/// Takes a bridge's port out of IPv6, of which only the bridge itself has to do with it. With it the kernel would give each port an
+/// address and three routes, and walk the routes of all ports whenever one comes up or goes down (`addrconf_notify`,
+/// net/ipv6/addrconf.c).
+pub(super) fn without_own_ipv6(port: &IfName) -> Result<(), Failure> {
+    apply(&Setting::DisableIpv6(port.clone()), 1, &[])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ use tombolo_core::world::{Family, LINK_GROUP, Value};
 use super::link::Link;
 use super::neighbours;
 use super::netlink::{Links, refused, with_mtu};
+use super::settings;
 use super::socket::Failure;
 
 /// The source of what a tunnel sends that the kernel chooses by the route; of IPv4, since for IPv6 it isn't let choose.
@@ -202,6 +203,7 @@ impl Links {
             return Failure::ours(format!("{name} is not a VXLAN link"));
         }
         let bridge = self.our_bridge(asked.bridge).await?;
+        settings::without_own_ipv6(name)?;
         if link.master != Some(bridge.index) {
             let message = LinkUnspec::new_with_index(link.index).down();
             self.tell(RouteNetlinkMessage::SetLink(message.build()), 0)

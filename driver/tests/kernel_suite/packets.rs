@@ -390,6 +390,20 @@ fn every_way_where_frames_between_ports_are_filtered_too() {
     });
 }
 
+/// The kernel walks all of the host's IPv6 routes when a port comes or goes, so a port is to have none.
+#[test]
+fn bridges_have_routes_of_ipv6_and_their_ports_have_none() {
+    in_namespace(async || {
+        let lab = Lab::new().await;
+        let routes = run("ip -6 route show table all");
+        assert!(routes.contains("dev tb-a "), "{routes}");
+        assert!(!routes.contains("dev tbh"), "{routes}");
+        let published = SocketAddr::new(wire(true, 1), 8080);
+        let heard = ask(Proto::Tcp, &lab.outside, published, &lab.a1, 80, PATIENCE);
+        assert_eq!(heard, Some(wire(true, 2)));
+    });
+}
+
 #[test]
 fn a_container_reaches_itself_through_filtered_frames_only_if_its_port_is_in_hairpin_mode() {
     in_namespace(async || {
