@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use system_tests::measure::Way;
 use system_tests::{Scene, say, wait};
 
-use crate::cost::{self, Cost, QUESTIONS, ratios};
-use crate::spread::{median, quantile, with_quartiles};
-use crate::{aim, machine};
+use crate::cost;
+use crate::machine;
 
 /// What is compared: the network, and what it is called.
 const NETWORKS: [(&str, &str); 3] = [
@@ -44,7 +43,11 @@ pub fn measure(rounds: usize) -> Vec<String> {
         &costs,
         |name| name.starts_with("tombolo"),
     ));
-    lines.extend(aims(&costs[0], theirs));
+    for (how, ours) in ["classic", "inside"].iter().zip(&costs) {
+        let whose = format!("Docker's bridge, attach={how}");
+        lines.extend(cost::aims_beside(ours, theirs, &whose));
+    }
+    lines.push(String::new());
     drop(ways);
     scene.clear();
     lines
@@ -75,24 +78,4 @@ fn how_made(version: &str, load: &str) -> Vec<String> {
         ),
         String::new(),
     ]
-}
-
-fn aims(ours: &Cost, theirs: &Cost) -> Vec<String> {
-    let mut lines = Vec::new();
-    for (sort, of) in QUESTIONS {
-        let took = ratios(of, ours, theirs);
-        lines.push(aim(
-            &format!("an answer takes no longer than with Docker's bridge, {sort} (a tie if 1 is between the quartiles)"),
-            &with_quartiles(&took, 3),
-            quantile(&took, 0.25) <= 1.0,
-        ));
-    }
-    let carried = ratios(|cost| &cost.gbits, ours, theirs);
-    lines.push(aim(
-        "a connection carries at least what it does with Docker's bridge (a tie if 1 is between the quartiles)",
-        &with_quartiles(&carried, 3),
-        quantile(&carried, 0.75) >= 1.0 || median(&carried) >= 1.0,
-    ));
-    lines.push(String::new());
-    lines
 }

@@ -1,5 +1,6 @@
 //! What ways from place to place cost, measured in turns, and the tables of it.
 
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use system_tests::measure::Way;
@@ -7,7 +8,7 @@ use system_tests::samples::Samples;
 use system_tests::say;
 
 use crate::picture::{Bar, bars};
-use crate::spread::{pairs, with_quartiles};
+use crate::spread::{TIE, beside_one, pairs, with_quartiles};
 use crate::{probe, turns};
 
 /// After this time no further round is begun: on a busy machine fewer rounds say more than a long wait.
@@ -106,6 +107,36 @@ pub const QUESTIONS: [(&str, Of); 3] = [
     ("TCP", |cost| &cost.tcp.medians),
     ("with a connection of its own", |cost| &cost.connections.medians),
 ];
+
+/// What carries as much as it can.
+pub const CARRIED: [(&str, Of); 2] = [
+    ("datagrams", |cost| &cost.udp_gbits),
+    ("a connection", |cost| &cost.gbits),
+];
+
+/// Whether one way is as good as another, each sort of question and what is carried.
+pub fn aims_beside(ours: &Cost, theirs: &Cost, whose: &str) -> Vec<String> {
+    let questions = QUESTIONS.map(|(sort, of)| {
+        (
+            of,
+            Ordering::Less,
+            format!("an answer takes no longer than with {whose}, {sort}"),
+        )
+    });
+    let carried = CARRIED.map(|(sort, of)| {
+        (
+            of,
+            Ordering::Greater,
+            format!("at least as much is carried as with {whose}, {sort}"),
+        )
+    });
+    let all = questions.into_iter().chain(carried);
+    all.map(|(of, better, what)| {
+        let (found, met) = beside_one(&ratios(of, ours, theirs), better);
+        crate::aim(&format!("{what}{TIE}"), &found, met)
+    })
+    .collect()
+}
 
 /// What each way cost.
 pub fn table<'a>(rows: impl Iterator<Item = (&'a str, &'a Cost)>) -> Vec<String> {

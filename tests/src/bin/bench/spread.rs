@@ -27,3 +27,22 @@ pub fn pairs(ones: &[f64], others: &[f64], act: impl Fn(f64, f64) -> f64) -> Vec
         .map(|(one, other)| act(*one, *other))
         .collect()
 }
+
+/// What is said where ratios may be told as a tie.
+pub const TIE: &str = " (a tie if 1 is between the quartiles and the median within 5 %)";
+
+/// A small difference is none where rounds differ by more.
+const SMALL: f64 = 0.05;
+
+/// Ratios of rounds as they are told, and whether they are on the better side of 1, or as good as 1.
+pub fn beside_one(ratios: &[f64], better: std::cmp::Ordering) -> (String, bool) {
+    let middle = median(ratios);
+    let between = quantile(ratios, 0.25) <= 1.0 && quantile(ratios, 0.75) >= 1.0;
+    let tie = between && (middle - 1.0).abs() <= SMALL;
+    let order = middle.total_cmp(&1.0);
+    let found = with_quartiles(ratios, 2);
+    (
+        if tie { format!("{found}, a tie") } else { found },
+        tie || order.is_eq() || order == better,
+    )
+}

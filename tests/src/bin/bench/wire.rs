@@ -15,9 +15,8 @@ use std::net::IpAddr;
 use system_tests::measure::Way;
 use system_tests::{Host, Scene, Wire, say, wait};
 
-use crate::cost::{self, Cost, QUESTIONS, ratios};
-use crate::spread::{quantile, with_quartiles};
-use crate::{aim, load, machine};
+use crate::cost::{self, Cost};
+use crate::{load, machine};
 
 /// The networks, in the order of their wires: a name, and what it is called.
 const NETWORKS: [(&str, &str); 2] = [
@@ -129,16 +128,8 @@ fn of_ways(ways: &[Way], costs: &[Cost]) -> Vec<String> {
         name.starts_with("tombolo")
     }));
     for (to, pair) in &pairs {
-        for (sort, of) in QUESTIONS {
-            let took = ratios(of, &pair[0], &pair[1]);
-            let [low, high] = [0.25, 0.75].map(|part| quantile(&took, part));
-            let tie = if low <= 1.0 && high >= 1.0 { ", a tie" } else { "" };
-            lines.push(aim(
-                &format!("an answer takes no longer than with Docker's macvlan, to {to}, {sort} (a tie if 1 is between the quartiles)"),
-                &format!("{}{tie}", with_quartiles(&took, 3)),
-                low <= 1.0,
-            ));
-        }
+        let whose = format!("Docker's macvlan, to {to}");
+        lines.extend(cost::aims_beside(&pair[0], &pair[1], &whose));
     }
     lines
 }

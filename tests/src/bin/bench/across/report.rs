@@ -1,8 +1,10 @@
 //! What is said of ways between hosts.
 
+use std::cmp::Ordering;
+
 use super::{ALL, Which};
-use crate::cost::{self, Cost, QUESTIONS, ratios};
-use crate::spread::{median, pairs, quantile, with_quartiles};
+use crate::cost::{self, CARRIED, Cost, QUESTIONS, ratios};
+use crate::spread::{TIE, beside_one, median, pairs, with_quartiles};
 
 /// How much more than the wire a host-gateway may take, in µs, and what part of an overlay's time.
 const ABOVE_WIRE: f64 = 3.0;
@@ -57,23 +59,6 @@ const COMPARED: [(Which, Which); 8] = [
     (Which::Routed, Which::Wire),
 ];
 
-/// A small difference is none where rounds differ by more.
-const TIE: &str = " (a tie if 1 is between the quartiles and the median within 5 %)";
-const SMALL: f64 = 0.05;
-
-fn is_tie(ratios: &[f64]) -> bool {
-    let between = quantile(ratios, 0.25) <= 1.0 && quantile(ratios, 0.75) >= 1.0;
-    between && (median(ratios) - 1.0).abs() <= SMALL
-}
-
-fn with_tie(ratios: &[f64]) -> String {
-    format!(
-        "{}{}",
-        with_quartiles(ratios, 2),
-        if is_tie(ratios) { ", a tie" } else { "" }
-    )
-}
-
 fn aims<'a>(of: &impl Fn(Which) -> &'a Cost) -> Vec<String> {
     let mut lines = Vec::new();
     let wire = of(Which::Wire);
@@ -84,18 +69,20 @@ fn aims<'a>(of: &impl Fn(Which) -> &'a Cost) -> Vec<String> {
         let (overlay, routed, swarm) = (of(overlay), of(routed), of(Which::Swarm));
         let mut aim =
             |what: &str, found: String, met| lines.push(crate::aim(&format!("{what}{how}"), &found, met));
-        let carried = ratios(|cost| &cost.gbits, overlay, swarm);
-        aim(
-            &format!("an overlay carries at least what Swarm's does{TIE}"),
-            with_tie(&carried),
-            median(&carried) >= 1.0 || is_tie(&carried),
-        );
+        for (name, sort) in CARRIED {
+            let (carried, met) = beside_one(&ratios(sort, overlay, swarm), Ordering::Greater);
+            aim(
+                &format!("an overlay carries at least what Swarm's does, {name}{TIE}"),
+                carried,
+                met,
+            );
+        }
         for (name, sort) in QUESTIONS {
-            let took = ratios(sort, overlay, swarm);
+            let (took, met) = beside_one(&ratios(sort, overlay, swarm), Ordering::Less);
             aim(
                 &format!("an overlay's answer takes no longer than Swarm's, {name}{TIE}"),
-                with_tie(&took),
-                median(&took) <= 1.0 || is_tie(&took),
+                took,
+                met,
             );
             if name.contains("connection") {
                 continue;
