@@ -51,10 +51,11 @@ const INSIDE: &str = "bridge, inside";
 const CLASSIC: &str = "bridge, classic";
 const DOCKERS_PORT: &str = "Docker's bridge, a port";
 const DOCKERS_MACVLAN: &str = "Docker's macvlan";
+const CLASSIC_MACVLAN: &str = "macvlan, classic";
 const SWARMS: &str = "Swarm's overlay";
 
 /// What is compared on one host.
-const LOCAL: [Way; 9] = [
+const LOCAL: [Way; 10] = [
     way(NONE, &["--network", "none"], None),
     way(DOCKERS, &["--network", "theirs"], None),
     way(INSIDE, &["--network", "inside"], Some(DOCKERS)),
@@ -71,7 +72,16 @@ const LOCAL: [Way; 9] = [
         Some(DOCKERS_PORT),
     ),
     way(DOCKERS_MACVLAN, &["--network", "wire-theirs"], None),
-    way("macvlan", &["--network", "wire-ours"], Some(DOCKERS_MACVLAN)),
+    way(
+        "macvlan, inside",
+        &["--network", "wire-inside"],
+        Some(DOCKERS_MACVLAN),
+    ),
+    way(
+        CLASSIC_MACVLAN,
+        &["--network", "wire-ours"],
+        Some(DOCKERS_MACVLAN),
+    ),
 ];
 
 /// How many of these, from the first on, are compared on a host with many endpoints as well: no ports, and no wires.
@@ -153,8 +163,8 @@ fn on_one_host(rounds: usize, crowd: usize) -> (String, Times, Times) {
     }
     // As far apart as in the part `wire`: a parent and a wire each.
     let neighbour = Host::new();
-    let wires = [1, 2].map(|number| Wire::new(number, None, false));
-    for (wire, network) in wires.iter().zip(["wire-ours", "wire-theirs"]) {
+    let wires = [1, 2, 3].map(|number| Wire::new(number, None, false));
+    for (wire, network) in wires.iter().zip(["wire-ours", "wire-theirs", "wire-inside"]) {
         wire::lay(wire, &scene.host, &neighbour);
         wire::create(&scene, wire, network);
     }
@@ -329,13 +339,13 @@ fn report(picture: &str, ways: &[Way], times: &Times, aims: bool) -> Vec<String>
     for (at, way) in ways
         .iter()
         .enumerate()
-        .filter(|(_, way)| aims && (way.name.contains("inside") || way.name == "macvlan"))
+        .filter(|(_, way)| aims && (way.name.contains("inside") || way.name == CLASSIC_MACVLAN))
     {
         let Some(peer) = way.peer.and_then(at_of) else {
             continue;
         };
         let ratio = median(&shares(&times.one, at)) / median(&shares(&times.one, peer));
-        let most = if way.name == "macvlan" { 1.0 } else { AIM };
+        let most = if way.name == CLASSIC_MACVLAN { 1.0 } else { AIM };
         lines.push(aim(
             &format!(
                 "{}: at most {most} of {} (ratio of the medians)",

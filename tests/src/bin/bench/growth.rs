@@ -1,20 +1,24 @@
-//! What more endpoints and more networks on a host cost those that come and go: the calls of a container's life and of a
-//! network's, a start of tombolo, its memory.
+//! What more endpoints and more networks on a host cost those that come and go, and those that stay: the calls of a container's
+//! life and of a network's, a packet, a start of tombolo, its memory.
 
 use std::time::{Duration, Instant};
 
+use system_tests::measure::Way;
 use system_tests::{Host, say, wait};
 
 use crate::handlers::Place;
 use crate::picture::{Bar, bars};
-use crate::spread::{median, with_quartiles};
-use crate::{aim, disk, machine, turns};
+use crate::spread::{median, pairs, with_quartiles};
+use crate::{aim, disk, machine, probe, turns};
 
 /// How many endpoints there are, on networks of 500 at most, each with a published port.
 const ENDPOINTS: [usize; 4] = [10, 100, 1_000, 10_000];
 
 /// How many networks there are, with nothing on them.
-const NETWORKS: [usize; 3] = [10, 100, 1_000];
+const NETWORKS: [usize; 4] = [10, 100, 1_000, 10_000];
+
+/// How often is asked and answered in a round.
+const EXCHANGES: usize = 100;
 
 /// How often tombolo is started anew at each place.
 const STARTS: usize = 10;
@@ -24,8 +28,10 @@ const LONGEST: Duration = Duration::from_secs(300);
 const QUICK: Duration = Duration::from_millis(200);
 const IN_A_ROW: usize = 50;
 
-/// How much longer calls may take with 1,000 than with 10, and seconds that a start with 1,000 may take.
+/// How much longer calls may take with 1,000 than with 10, and packets with the most of all; and seconds that a start with 1,000
+/// may take.
 const RATIO: f64 = 1.3;
+const PACKET_RATIO: f64 = 1.05;
 const START_S: f64 = 1.0;
 const AIMED_AT: usize = 1_000;
 
@@ -62,7 +68,16 @@ const SORTS: [(Sort, &[usize]); 2] = [
     ),
 ];
 
-/// Measures in so many rounds with this many endpoints at most, and says what was found.
+/// What was measured at a place, round by round: the calls of a life in ms, questions in µs, starts in ms; and its memory in MiB.
+#[derive(Default)]
+struct Measured {
+    lives: Vec<f64>,
+    answers: Vec<f64>,
+    starts: Vec<f64>,
+    memory: f64,
+}
+
+/// Measures in so many rounds with this many of either at most, and says what was found.
 pub fn measure(rounds: usize, most: usize) -> Vec<String> {
     let mut lines = vec![
         "## More endpoints and more networks on a host".to_owned(),
@@ -70,7 +85,8 @@ pub fn measure(rounds: usize, most: usize) -> Vec<String> {
         format!(
             "{} Hosts made of namespaces with a tombolo each, whose records are on ext4 on a loop device, and without engines. *A \
              container's calls*: the nine that an engine makes while a container comes and goes, with a published port; *a network's*: the \
-             five from `RequestPool` to `ReleasePool`; {rounds} times at each place in turns. *Start*: from the starting of the process until \
+             five from `RequestPool` to `ReleasePool`; *a question*: of one byte, with its answer, in datagrams between two containers of one \
+             network, the median of {EXCHANGES}; {rounds} times at each place in turns. *Start*: from the starting of the process until \
              it answers and all that its records ask for holds, {STARTS} times.",
             machine("growth", &crate::load())
         ),
@@ -87,12 +103,16 @@ fn of_sort(sort: &Sort, sizes: &[usize], rounds: usize) -> Vec<String> {
     let mut places: Vec<Place> = sizes.iter().map(|size| (sort.place)(*size)).collect();
     // Nothing is done for the first time while we measure.
     places.iter_mut().for_each(|place| (sort.life)(place, 0));
-    let mut lives = vec![Vec::new(); sizes.len()];
+    let ways: Vec<Way> = places.iter_mut().map(Place::way).collect();
+    let mut measured: Vec<Measured> = sizes.iter().map(|_| Measured::default()).collect();
     for round in 0..rounds {
         for at in turns::order(round, sizes.len()) {
             let begin = Instant::now();
             (sort.life)(&mut places[at], round);
-            lives[at].push(begin.elapsed().as_secs_f64() * 1e3);
+            measured[at].lives.push(begin.elapsed().as_secs_f64() * 1e3);
+            let asked = probe::udp(&ways[at], EXCHANGES);
+            let (answers, _) = asked.unwrap_or_else(|e| panic!("{} {}: {e}", sizes[at], sort.many));
+            measured[at].answers.push(answers.median() * 1e3);
         }
         if (round + 1) % 50 == 0 {
             say(&format!(
@@ -102,20 +122,24 @@ fn of_sort(sort: &Sort, sizes: &[usize], rounds: usize) -> Vec<String> {
             ));
         }
     }
-    let mut starts = vec![Vec::new(); sizes.len()];
     for round in 0..STARTS {
         for at in turns::order(round, sizes.len()) {
-            starts[at].push(places[at].start_anew().as_secs_f64() * 1e3);
+            measured[at]
+                .starts
+                .push(places[at].start_anew().as_secs_f64() * 1e3);
         }
     }
     say(&format!("growth of {}: starts", sort.many));
     places.iter().for_each(Place::must_be_well);
-    let memory: Vec<f64> = places.iter().map(|place| place.memory()).collect();
+    for (place, measured) in places.iter().zip(&mut measured) {
+        measured.memory = place.memory();
+    }
     let images: Vec<_> = places.iter().map(|place| place.image.clone()).collect();
+    drop(ways);
     drop(places);
     disk::must_be_gone(&images);
     calm();
-    report(sort, sizes, &lives, &starts, &memory)
+    report(sort, sizes, &measured)
 }
 
 /// Waits until the kernel has taken thousands of links away, for which whoever makes one waits meanwhile.
@@ -131,29 +155,27 @@ fn calm() {
     assert!(calm.is_some(), "the kernel is busy for more than {LONGEST:?}");
 }
 
-fn report(
-    sort: &Sort,
-    sizes: &[usize],
-    lives: &[Vec<f64>],
-    starts: &[Vec<f64>],
-    memory: &[f64],
-) -> Vec<String> {
+fn report(sort: &Sort, sizes: &[usize], measured: &[Measured]) -> Vec<String> {
     let mut lines = vec![
-        format!("| {} | {} | start, ms | memory, MiB |", sort.many, sort.one),
-        "|---|---|---|---|".to_owned(),
+        format!(
+            "| {} | {} | a question, µs | start, ms | memory, MiB |",
+            sort.many, sort.one
+        ),
+        "|---|---|---|---|---|".to_owned(),
     ];
     let mut all = Vec::new();
-    for (at, size) in sizes.iter().enumerate() {
+    for (size, of) in sizes.iter().zip(measured) {
         lines.push(format!(
-            "| {size} | {} | {} | {:.1} |",
-            with_quartiles(&lives[at], 1),
-            with_quartiles(&starts[at], 0),
-            memory[at]
+            "| {size} | {} | {} | {} | {:.1} |",
+            with_quartiles(&of.lives, 1),
+            with_quartiles(&of.answers, 1),
+            with_quartiles(&of.starts, 0),
+            of.memory
         ));
         all.push(Bar {
             name: format!("{size} {}", sort.many),
             ours: true,
-            numbers: lives[at].clone(),
+            numbers: of.lives.clone(),
         });
     }
     lines.push(String::new());
@@ -161,7 +183,7 @@ fn report(
     let Some(aimed) = sizes.iter().position(|size| *size == AIMED_AT) else {
         return lines;
     };
-    let ratio = median(&lives[aimed]) / median(&lives[0]);
+    let ratio = median(&measured[aimed].lives) / median(&measured[0].lives);
     lines.push(aim(
         &format!(
             "{} take at most {RATIO} times as long with {AIMED_AT} {} as with {}, medians",
@@ -172,7 +194,7 @@ fn report(
         &format!("{ratio:.2}"),
         ratio <= RATIO,
     ));
-    let start = median(&starts[aimed]) / 1e3;
+    let start = median(&measured[aimed].starts) / 1e3;
     lines.push(aim(
         &format!(
             "with {AIMED_AT} {} all is as it should be within {START_S} s of a start, median",
@@ -180,6 +202,18 @@ fn report(
         ),
         &format!("{start:.2} s"),
         start < START_S,
+    ));
+    let most = sizes.len() - 1;
+    let packets = pairs(&measured[most].answers, &measured[0].answers, |one, other| {
+        one / other
+    });
+    lines.push(aim(
+        &format!(
+            "a question takes at most {PACKET_RATIO} times as long with {} {} as with {}",
+            sizes[most], sort.many, sizes[0]
+        ),
+        &with_quartiles(&packets, 2),
+        median(&packets) <= PACKET_RATIO,
     ));
     lines.push(String::new());
     lines

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use system_tests::measure::Way;
 use system_tests::plugin::{Client, refusal};
-use system_tests::{Host, Tombolo, http, json as look, say, wait};
+use system_tests::{Host, Spaces, Tombolo, http, json as look, say, wait};
 
 use crate::disk;
 use crate::samples::Samples;
@@ -52,6 +53,9 @@ const PORT: usize = 10_000;
 const METRICS: &str = "127.0.0.1:9477";
 const WRITES: &str = "tombolo_store_commit_duration_seconds_count ";
 
+/// How far before that are the ports of those between which packets are sent.
+const OF_ENDS: usize = 1_000;
+
 /// How many links are moved by one call of `ip`.
 const BATCH: usize = 100;
 
@@ -83,6 +87,8 @@ pub struct Place {
     caller: Caller,
     /// How many endpoints stay.
     pub endpoints: usize,
+    /// How many stay beside them, for packets to be sent between them.
+    beside: usize,
     /// The file of the host's disk.
     pub image: PathBuf,
 }
@@ -227,6 +233,7 @@ impl Place {
             tombolo,
             networks: Vec::new(),
             endpoints,
+            beside: 0,
             image,
             host,
         };
@@ -240,7 +247,7 @@ impl Place {
             "ip netns add {SANDBOX}; ip netns exec {SANDBOX} sh -c 'echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6'"
         ));
         for number in 0..networks {
-            let subnet = format!("10.{}.{}.0/22", 100 + number / 64, number % 64 * 4);
+            let subnet = format!("10.{}.{}.0/22", 20 + number / 64, number % 64 * 4);
             let network = self.caller.network(&subnet);
             self.networks.push(network);
         }
@@ -273,6 +280,29 @@ impl Place {
     pub fn life(&mut self, number: usize) {
         let network = &self.networks[number % self.networks.len()];
         self.caller.life(network, PORT - 1);
+    }
+
+    /// The way between two more endpoints, which stay, on one of the networks.
+    pub fn way(&mut self) -> Way {
+        let [(from, _), (to, address)] = ["asks", "answers"].map(|name| {
+            self.beside += 1;
+            let port = PORT - OF_ENDS - self.beside;
+            let Endpoint { address, link, .. } = self.caller.join(&self.networks[0], port);
+            self.host.sh(&format!(
+                "ip netns add {name} && ip link set {link} netns {name} && ip -n {name} address add {address} dev {link} &&
+                 ip -n {name} link set {link} up"
+            ));
+            let address = address.split('/').next().and_then(|address| address.parse().ok());
+            let spaces = Spaces::of_network(&self.host.path(&format!("/run/netns/{name}")));
+            (spaces, address.expect("an address"))
+        });
+        self.warmed_up();
+        Way {
+            name: "between two containers".to_owned(),
+            from,
+            to,
+            address,
+        }
     }
 
     /// Some containers come and go at once, each with a caller of its own.
@@ -380,7 +410,7 @@ impl Place {
             .count();
         assert_eq!(
             joined,
-            self.endpoints,
+            self.endpoints + self.beside,
             "joined endpoints; tombolo's log:\n{}",
             self.tombolo.log()
         );

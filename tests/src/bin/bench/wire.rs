@@ -60,9 +60,11 @@ pub fn lay(wire: &Wire, host: &Host, neighbour: &Host) {
 /// Makes a network on a wire, by tombolo or by Docker's own driver. Its addresses are those of the wire, without those of host
 /// and neighbour.
 pub fn create(scene: &Scene, wire: &Wire, name: &str) {
+    const OURS: [&str; 6] = ["-d", "tombolo", "--ipam-driver", "tombolo", "-o", "type=macvlan"];
     let drivers: &[&str] = match name {
-        "wire-ours" => &["-d", "tombolo", "--ipam-driver", "tombolo", "-o", "type=macvlan"],
-        _ => &["-d", "macvlan"],
+        "wire-theirs" => &["-d", "macvlan"],
+        "wire-inside" => &[&OURS[..], &["-o", "attach=inside"]].concat(),
+        _ => &OURS,
     };
     let first = wire.ipv4(HOST);
     let net = first.strip_suffix('1').expect("an address that ends in 1");
