@@ -44,8 +44,9 @@ fn attached(scene: &Scene, container: &Container, network: &str) -> String {
 
 /// What a container sees of its network, without what differs from one container to another: indices, and who it is.
 fn seen(container: &Container) -> BTreeMap<String, String> {
-    let script = "ip -d -s link show eth0 | sed -E 's/^[0-9]+: //; s/@if[0-9]+//; s/link-netnsid [0-9]+//' | grep -v -A1 -E 'RX|TX' | grep -v -E '^ +[0-9]';
-        echo; ip address show eth0 | sed -E 's/^[0-9]+: //; s/@if[0-9]+//';
+    // busybox looks for the index of the other link in this namespace, and says what it finds.
+    let script = "ip -d -s link show eth0 | sed -E 's/^[0-9]+: //; s/@(if[0-9]+|eth0)//; s/,M-DOWN//; s/link-netnsid [0-9]+//' | grep -v -A1 -E 'RX|TX' | grep -v -E '^ +[0-9]';
+        echo; ip address show eth0 | sed -E 's/^[0-9]+: //; s/@(if[0-9]+|eth0)//; s/,M-DOWN//';
         echo; ip route; echo; ip -6 route; echo; cat /etc/resolv.conf; echo;
         cd /proc/sys/net; for f in ipv4/conf/eth0/* ipv6/conf/eth0/* ipv4/neigh/eth0/* ipv6/neigh/eth0/*; do
           echo $f $(cat $f 2>/dev/null); done | grep -v stable_secret";
@@ -182,6 +183,12 @@ fn networks_come_and_go_and_the_way_out_follows() {
     for _ in 0..3 {
         scene.docker(&["network", "connect", "other", "web"]);
         assert_eq!(attached(&scene, &web, "other"), inside(&scene));
+        let first = web.ip_json(&["address", "show", "eth0"]);
+        assert_eq!(
+            first[0]["addr_info"][0]["local"],
+            web.ip("net").as_str(),
+            "its name is its own"
+        );
         assert!(web.pings("peer") && peer.pings6("web"), "both are on other");
         published(&scene);
         scene.docker(&["network", "disconnect", "other", "web"]);
@@ -270,6 +277,68 @@ fn tombolo_and_the_engine_end_and_begin() {
     scene.must_clear_to(&before);
 }
 
+/// A network on the host's wire, with addresses that are free there.
+const ON_WIRE: [&str; 10] = [
+    "-o",
+    "type=macvlan",
+    "-o",
+    "parent=wire0",
+    "--subnet",
+    "192.0.2.0/24",
+    "--ip-range",
+    "192.0.2.128/25",
+    "--gateway",
+    "192.0.2.1",
+];
+
+/// The links of a container on a wire, by name.
+fn on_wires(container: &Container) -> Vec<String> {
+    let links = container.ip_json(&["-d", "link", "show", "type", "macvlan"]);
+    let names = json::rows(&links)
+        .iter()
+        .map(|link| json::text(link, "/ifname").to_owned());
+    names.collect()
+}
+
+#[test]
+fn a_link_on_a_wire_is_made_within_and_goes_when_its_container_leaves() {
+    let (scene, before) = scene();
+    let addresses = ["--mac-address", "02:00:00:00:00:09", "--ip", "192.0.2.200"];
+    must_see_the_same(&scene, &ON_WIRE, &addresses);
+    scene.network("wire", &[&ON_WIRE[..], &INSIDE].concat());
+    scene.network("net", &INSIDE);
+    let (web, peer) = (
+        scene.container("web", &["--network", "net"]),
+        scene.container("peer", &["--network", "wire"]),
+    );
+    assert_eq!(attached(&scene, &peer, "wire"), inside(&scene));
+    for _ in 0..3 {
+        scene.docker(&["network", "connect", "wire", "web"]);
+        assert_eq!(attached(&scene, &web, "wire"), inside(&scene));
+        assert!(web.pings("peer") && peer.pings("web"), "both are on the wire");
+        scene.docker(&["network", "disconnect", "wire", "web"]);
+        assert_eq!(on_wires(&web), [""; 0]);
+        scene.docker(&["restart", "-t", "0", "peer"]);
+    }
+    scene.docker(&["network", "connect", "wire", "web"]);
+    // What tombolo had made when it died, and was to note or to take out, is taken out when it is back, and nothing else.
+    let pid = web.inspect()["State"]["Pid"].to_string();
+    scene.tombolo().kill();
+    scene.host.sh(&format!(
+        "ip link add link wire0 name left netns {pid} group 29809 type macvlan mode bridge &&
+         ip link add link wire0 name mine netns {pid} type macvlan mode bridge"
+    ));
+    let with = on_wires(&web);
+    assert_eq!(with.len(), 3, "{with:?}");
+    scene.tombolo().start_again();
+    let left: Vec<String> = with.into_iter().filter(|link| link != "left").collect();
+    assert_eq!(on_wires(&web), left);
+    assert!(web.pings("peer"));
+    scene.docker(&["network", "disconnect", "wire", "web"]);
+    assert_eq!(on_wires(&web), ["mine"]);
+    scene.must_clear_to(&before);
+}
+
 #[test]
 fn an_engine_whose_containers_outlive_it_has_none_inside() {
     let scene = Scene::with_flags(&["--live-restore"]);
@@ -294,12 +363,12 @@ fn where_it_cannot_be_it_is_refused_or_done_the_classic_way() {
     );
     let said = refused(&["-o", "attach=inside", "-o", "ports=docker"]);
     assert!(
-        said.contains("attach: 'inside' is not allowed: only on networks"),
+        said.contains("attach: 'inside' is not allowed: only on macvlan networks"),
         "{said}"
     );
-    let said = refused(&["-o", "attach=inside", "-o", "type=macvlan"]);
+    let said = refused(&["-o", "attach=inside", "-o", "type=ipvlan", "-o", "parent=eth0"]);
     assert!(
-        said.contains("attach: 'inside' is not allowed: only on networks"),
+        said.contains("attach: 'inside' is not allowed: only on macvlan networks"),
         "{said}"
     );
     // Beside a link of the engine's the names would collide one day.

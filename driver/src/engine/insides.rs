@@ -5,7 +5,8 @@
 //! a network to a container it asks what there is to know of each endpoint that the container has (`EndpointOperInfo`), and
 //! waits for the answer. It asks again afterwards, so a question before which nothing came is one before something comes.
 //!
-//! While a container starts nobody minds the name of a link. Later somebody may, so room is made in the beginning only.
+//! While a container starts nobody minds the name of a link. Later somebody may, so room is made in the beginning only. Where what
+//! comes is one of our networks as well, no room was needed, and the link has its name back before another one can get it.
 //!
 //! **An engine that was restarted beside its containers** (live-restore) takes links of ours for its own and, where a container
 //! ends, takes one of them out twice, of which engines of 28 die. So on such an engine no link is made within a sandbox.
@@ -15,11 +16,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tombolo_core::model::{Endpoint, EndpointId};
+use tombolo_core::model::{Endpoint, EndpointId, IfName};
 use tombolo_core::state::Edit;
 
 use super::{Engine, Journal};
-use crate::kernel::{Kernel, Sandbox};
+use crate::kernel::{self, Kernel, Placed, Sandbox};
 
 /// How long a container counts as one that starts, from the last network that it has joined.
 const STARTS: Duration = Duration::from_secs(30);
@@ -47,6 +48,8 @@ struct Start {
     /// How many that were, and which links of the engine's own there were, when the engine last asked for an endpoint of it. It
     /// asks for each endpoint.
     asked: BTreeMap<EndpointId, (u64, BTreeSet<String>)>,
+    /// The name that was left to the engine last, and the index of the link that had it.
+    left: Option<(IfName, u32)>,
 }
 
 impl Starting {
@@ -60,6 +63,7 @@ impl Starting {
             since: now,
             changes: 0,
             asked: BTreeMap::new(),
+            left: None,
         });
         start.since = if joined { now } else { start.since };
         start.changes += 1;
@@ -97,6 +101,27 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
+    /// Gives a link the name back that was left to the engine, if what comes is not the engine's. Tells whether it has.
+    pub(super) async fn give_back(&mut self, placed: &Placed) -> bool {
+        let (entered, sandbox) = (placed.sandbox.clone(), placed.sandbox.to_string());
+        let start = self.starting.0.get_mut(&sandbox);
+        let Some((name, index)) = start.and_then(|start| start.left.take()) else {
+            return false;
+        };
+        let done = async {
+            // Beside a link of the engine's what comes will be one of the engine's, too.
+            let alone = entered.clone().strangers().await?.is_empty();
+            if alone {
+                entered.give_back(name, index).await?;
+            }
+            Ok::<_, kernel::Error>(alone)
+        };
+        done.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a link keeps another name than its own");
+            false
+        })
+    }
+
     /// The engine asks for an endpoint: makes room where it may be about to add a link of its own.
     pub(super) async fn make_room(&mut self, asked: &EndpointId) {
         let endpoint = self.state.endpoint(asked).filter(|endpoint| endpoint.inside);
@@ -107,16 +132,25 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         let Some(entered) = Sandbox::at(Path::new(&sandbox)).map(Arc::new) else {
             return;
         };
-        let done = async {
-            let strangers = entered.clone().strangers().await?;
-            match self.starting.about_to_add(&sandbox, asked, &strangers) {
-                true => entered.make_room(&strangers).await,
-                false => Ok(None),
+        match entered.clone().strangers().await {
+            Ok(strangers) => {
+                if self.starting.about_to_add(&sandbox, asked, &strangers) {
+                    self.leave_name(entered, &strangers).await;
+                }
             }
-        };
-        match done.await {
+            Err(error) => tracing::warn!(%error, "whether a link of the engine's comes is not known"),
+        }
+    }
+
+    /// Leaves the name to the engine that it gives its next link, and has it given back where that doesn't come.
+    pub(super) async fn leave_name(&mut self, entered: Arc<Sandbox>, strangers: &BTreeSet<String>) {
+        let sandbox = entered.to_string();
+        match entered.make_room(strangers).await {
             Ok(None) => {}
             Ok(Some((name, index))) => {
+                if let Some(start) = self.starting.0.get_mut(&sandbox) {
+                    start.left = Some((name.clone(), index));
+                }
                 tracing::debug!(sandbox, %name, "left to a link of the engine's");
                 tokio::spawn(async move {
                     tokio::time::sleep(PATIENCE).await;

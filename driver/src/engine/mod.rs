@@ -33,6 +33,7 @@ pub mod wires;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 use tombolo_core::kinds::bridge::MTU_V6_LEAST;
 use tombolo_core::kinds::{Found, Theirs};
-use tombolo_core::model::{Attach, EndpointId, IfName, Network, NetworkId, Proto};
+use tombolo_core::model::{Attach, Endpoint, EndpointId, IfName, Network, NetworkId, Proto};
 use tombolo_core::state::{
     Command, Edit, Ephemeral, HostPort, News, Owner, Refusal, Reply, State, Surroundings,
 };
@@ -329,6 +330,8 @@ pub struct Engine<K, J> {
     believed: World,
     /// The link that is to be made within a sandbox with the change that is under way.
     placing: Option<(Key, Placed)>,
+    /// Links on wires that are to be taken out of the sandboxes in which they were made.
+    leaving: BTreeMap<Key, PathBuf>,
     /// Links that are removed after the answer.
     later: later::Later,
     /// How long the last write of records took.
@@ -376,6 +379,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             announcements: announce::Announcements::default(),
             believed: World::new(),
             placing: None,
+            leaving: BTreeMap::new(),
             later: later::Later::default(),
             write_took: Duration::ZERO,
             starting: insides::Starting::default(),
@@ -602,12 +606,19 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             });
         }
         self.placing = self.placed(&edits, looked);
+        let gave_back = match self.placing.as_ref().map(|(_, placed)| placed.clone()) {
+            Some(placed) => self.give_back(&placed).await,
+            None => false,
+        };
         let grown = self.grow(edits, deadline).await;
         let placed = self.placing.take();
         let (puts, taken, reply) = match (grown, placed) {
             (Ok(taken), _) => (puts, taken, reply),
-            (Err(why @ Error::Kernel(_)), Some((link, _))) => {
+            (Err(why @ Error::Kernel(_)), Some((link, placed))) => {
                 tracing::info!(?link, %why, "not made within its sandbox; the engine is left to move it there");
+                if gave_back {
+                    self.leave_name(placed.sandbox, &BTreeSet::new()).await;
+                }
                 let (edits, reply) = self.decide(command, &Looked::default())?;
                 (writable(&edits)?, self.grow(edits, deadline).await?, reply)
             }
@@ -719,7 +730,25 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             sysctls: goes.sysctls.clone(),
             routes: joined.routes,
         };
-        Some((Key::Link(goes.id.host_link()), placed))
+        let link = match self.state.is_on_wire(goes) {
+            true => Key::Child(goes.id.container_link()),
+            false => Key::Link(goes.id.host_link()),
+        };
+        Some((link, placed))
+    }
+
+    /// Notes which links on wires are to be taken out of their sandboxes after an edit, that was not made yet.
+    fn note_leaving(&mut self, edit: &Edit) {
+        let Edit::Endpoint(id, after) = edit else { return };
+        let placed = |endpoint: &&Endpoint| endpoint.inside && self.state.is_on_wire(endpoint);
+        let link = Key::Child(id.container_link());
+        let before = self.state.endpoint(id).filter(placed);
+        let sandbox = before.and_then(|endpoint| endpoint.sandbox.clone());
+        match (sandbox, after.as_ref().filter(placed)) {
+            (_, Some(_)) => drop(self.leaving.remove(&link)),
+            (Some(sandbox), None) => drop(self.leaving.insert(link, sandbox.into())),
+            (None, None) => {}
+        }
     }
 
     /// Believes nothing of the links of endpoints that join a sandbox anew: one on a wire went with the last one, or was put
@@ -744,6 +773,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         let seen: Vec<_> = edits.iter().flat_map(|edit| self.state.sighted(edit)).collect();
         self.note_sights(&seen);
         edits.iter().for_each(|edit| self.touched.note(edit));
+        edits.iter().for_each(|edit| self.note_leaving(edit));
         let mut taken: Vec<Edit> = edits.into_iter().map(|edit| self.state.apply(edit)).collect();
         taken.reverse();
         let after = facts_of(&self.state, &owners);
@@ -902,18 +932,62 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Makes one step and keeps the belief true.
     async fn step(&mut self, step: &Step) -> Result<(), Error> {
         let placed = self.placing.as_ref().filter(|(key, _)| key == step.key());
-        let done = match placed.filter(|_| !step.removes()) {
-            Some((_, placed)) => {
+        let left = self.leaving.get(step.key()).filter(|_| step.removes());
+        let done = match (placed.filter(|_| !step.removes()), left) {
+            (Some((_, placed)), _) => {
                 tracing::debug!("{step} # within {}", placed.sandbox);
                 self.kernel.attach(step, placed).await
             }
-            None => {
+            (None, Some(sandbox)) => {
+                tracing::debug!("{step} # within {}", sandbox.display());
+                match self.kernel.detach(step, sandbox).await {
+                    Ok(()) => {
+                        self.leaving.remove(step.key());
+                        self.kernel.apply(step).await
+                    }
+                    refused => refused,
+                }
+            }
+            (None, None) => {
                 tracing::debug!("{step}");
                 self.kernel.apply(step).await
             }
         };
         self.believe_step(step, &done);
         done.map_err(Error::Kernel)
+    }
+
+    /// Takes links on wires out of sandboxes that could not be taken out when they were to go.
+    async fn take_out_left(&mut self) {
+        for link in self.leaving.keys().cloned().collect::<Vec<_>>() {
+            let step = Step::Remove(link, Value::Present);
+            if let Err(error) = self.step(&step).await {
+                self.trouble(&step, &error);
+            }
+        }
+    }
+
+    /// Takes links on wires out of sandboxes that an earlier run has left there.
+    async fn sweep_sandboxes(&mut self) {
+        let has_any = self
+            .state
+            .networks()
+            .any(|n| n.spec.uplink().is_some() && n.spec.goes_inside());
+        if !has_any || self.keep_unknown {
+            return;
+        }
+        let placed = self
+            .state
+            .endpoints()
+            .filter(|endpoint| endpoint.inside && self.state.is_on_wire(endpoint));
+        let wanted = placed.map(|endpoint| endpoint.id.container_link()).collect();
+        match self.kernel.sweep(wanted).await {
+            Ok(taken) if taken.is_empty() => {}
+            Ok(taken) => {
+                tracing::warn!(links = ?taken, "taken out of sandboxes, where an earlier run had left them")
+            }
+            Err(error) => tracing::warn!(%error, "links that nobody wants may be in containers"),
+        }
     }
 
     /// Makes many steps and keeps the belief true.
@@ -977,6 +1051,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
         }
         self.settle("start").await;
+        self.sweep_sandboxes().await;
         // An earlier run may have ended before it could.
         let ports = self.believed.iter().filter_map(udp_flow);
         let gone = self.state.unheld().into_iter().map(Flow::Of);
@@ -1066,6 +1141,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 }
             }
         }
+        self.take_out_left().await;
         if let Some(more) = told.checked_sub(MANY_REPAIRS).filter(|more| *more > 0) {
             tracing::info!(because = why, "repaired: {more} more");
         }

@@ -99,6 +99,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             ways_out: by_router
                 .chain(routes.into_iter().map(|net| (net, None)))
                 .collect(),
+            placed: endpoint.inside,
         };
         Some((endpoint.id.clone(), inside))
     }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, ready};
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -568,6 +569,15 @@ impl Kernel for Fake {
 
     fn attach(&mut self, step: &Step, _: &Placed) -> impl Future<Output = Result<(), Error>> + Send {
         ready(self.apply_now(step))
+    }
+
+    /// It has no sandboxes.
+    fn detach(&mut self, _: &Step, _: &Path) -> impl Future<Output = Result<(), Error>> + Send {
+        ready(Ok(()))
+    }
+
+    fn sweep(&mut self, _: BTreeSet<IfName>) -> impl Future<Output = Result<Vec<String>, Error>> + Send {
+        ready(Ok(Vec::new()))
     }
 
     fn apply_all(&mut self, steps: &[Step]) -> impl Future<Output = Vec<Result<(), Error>>> + Send {

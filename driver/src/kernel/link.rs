@@ -57,6 +57,10 @@ pub(super) struct Link {
     pub(super) wire: Option<uplinks::Found>,
     /// Index of a pair's other end, or of the link that this one is on, if that is in this namespace.
     pub(super) peer: Option<u32>,
+    /// The namespace of that, if it is in another one: by the number that this namespace knows it by.
+    pub(super) elsewhere: Option<i32>,
+    /// What somebody has noted of it.
+    pub(super) alias: Option<String>,
 }
 
 impl Link {
@@ -94,8 +98,9 @@ impl From<LinkMessage> for Link {
             vxlan: None,
             wire: None,
             peer: None,
+            elsewhere: None,
+            alias: None,
         };
-        let mut peer_elsewhere = false;
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
@@ -113,12 +118,13 @@ impl From<LinkMessage> for Link {
                 }
                 LinkAttribute::Controller(index) => link.master = Some(index),
                 LinkAttribute::Link(index) => link.peer = Some(index),
-                LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
+                LinkAttribute::LinkNetNsId(id) => link.elsewhere = Some(id),
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| link.learn(info)),
                 _ => {}
             }
         }
-        if peer_elsewhere {
+        if link.elsewhere.is_some() {
             link.peer = None;
         }
         link

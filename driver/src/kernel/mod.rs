@@ -78,6 +78,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::time::Instant;
 
@@ -223,11 +224,18 @@ pub trait Kernel: Send {
     /// Makes one step.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Makes the step that adds a container's pair of links, with the container's end right in its sandbox and all set up there.
+    /// Makes the step that adds a container's link (a pair, or one on a wire), right in its sandbox and with all set up there.
     ///
     /// # Errors
-    /// Where that can't be, for whatever reason, nothing of it is left. The pair can then be made on the host.
+    /// Where that can't be, for whatever reason, nothing of it is left. The link can then be made on the host.
     fn attach(&mut self, step: &Step, placed: &Placed) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Takes a container's link on a wire that was made within a sandbox out of it, where it is still there.
+    fn detach(&mut self, step: &Step, sandbox: &Path) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Takes links on wires out of all sandboxes that were made there, but for those of these names; gives their names. An earlier
+    /// run may have ended before it could.
+    fn sweep(&mut self, wanted: BTreeSet<IfName>) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
 
     /// Makes many steps, in their order; gives what became of each. It is faster than one by one where neighbours and
     /// forwarding entries follow each other.

@@ -9,6 +9,10 @@
 //! the engine would do with a link that it moves (moby, `libnetwork/osl/interface_linux.go`) is done here in its order: the
 //! name by its prefix with the lowest free number, addresses, `disable_ipv6` by whether it has one of IPv6, the endpoint's
 //! own settings, up, and the routes by the link itself. The ways out are the engine's all the same.
+//!
+//! A pair is known by the host's end, with which both go. Of a link on a wire the host has none: its alias says whose it is, it
+//! is taken out of the sandbox when its endpoint leaves, and a start looks into the namespaces of this machine for those that
+//! nobody wants.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,11 +24,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use nix::sys::statfs::{FsType, fstatfs};
-use rtnetlink::{LinkUnspec, LinkVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tombolo_core::model::IfName;
 use tombolo_core::world::{LINK_GROUP, PLACED_GROUP, Setting, Value};
 
@@ -33,7 +38,8 @@ use super::link::Link;
 use super::look::spaces;
 use super::netlink::{Asked, Links, Veth, refused, with_mtu};
 use super::sandbox::{broken, on_this_thread, route_by};
-use super::socket::Failure;
+use super::socket::{Failure, Reply};
+use super::uplinks::Uplink;
 use super::{routes, settings};
 
 /// The file system of namespaces' files (`NSFS_MAGIC`, linux/magic.h).
@@ -174,20 +180,51 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Makes a pair whose host end has this name.
-    pub(super) async fn make(self, host: IfName, pair: Value) -> Result<(), Failure> {
+    /// Makes the link of this name: a pair's, whose host end has it, or one on a wire. `host` are this host's links.
+    pub(super) async fn make(self, host: &mut Links, name: IfName, link: Value) -> Result<(), Failure> {
+        match Asked::of(&name, &link) {
+            Some(Asked::Veth(_)) => self.make_pair(name, link).await,
+            Some(Asked::Uplink(asked)) => self.make_on_wire(host, &asked).await,
+            _ => Failure::ours("only a pair of links, or one on a wire, can be made within a sandbox"),
+        }
+    }
+
+    async fn make_on_wire(self, host: &mut Links, asked: &Uplink<'_>) -> Result<(), Failure> {
+        let sandbox = self.sandbox.clone();
+        let placed = Arc::new(self);
+        let looks = placed.clone();
+        let there = within(sandbox.clone(), async move |links: &mut Links| {
+            looks.has_room(links).await
+        });
+        let there = there.await?;
+        host.place_uplink(asked, &placed.prefix, &sandbox.file).await?;
+        let alias = asked.name.clone();
+        within(sandbox, async move |links: &mut Links| {
+            placed.finish(links, &there, Some(&alias)).await
+        })
+        .await
+    }
+
+    async fn make_pair(self, host: IfName, pair: Value) -> Result<(), Failure> {
         let own = File::open(OWN).map_err(|error| broken(&error))?;
         within(
             self.sandbox.clone(),
             async move |links: &mut Links| match Asked::of(&host, &pair) {
                 Some(Asked::Veth(veth)) => self.make_within(links, &veth, &own).await,
-                _ => Failure::ours("only a pair of links can be made within a sandbox"),
+                _ => Failure::ours("no pair of links"),
             },
         )
         .await
     }
 
     async fn make_within(&self, links: &mut Links, veth: &Veth<'_>, host: &File) -> Result<(), Failure> {
+        let there = self.has_room(links).await?;
+        self.add_pair(links, veth, host).await?;
+        self.finish(links, &there, None).await
+    }
+
+    /// The indices of the links that are there, if there is room for another one of ours.
+    async fn has_room(&self, links: &mut Links) -> Result<Vec<u32>, Failure> {
         let there = links.all().await?;
         // It may be connected to more networks of other drivers at any time, and the engine would give links names that ours have.
         if let Some(other) = there.iter().find(|link| is_stranger(link)) {
@@ -199,13 +236,17 @@ impl Placed {
         if there.iter().any(|link| link.name != "lo") {
             self.clear().await?;
         }
-        self.add_pair(links, veth, host).await?;
+        Ok(there.iter().map(|link| link.index).collect())
+    }
+
+    /// Sets the link up that is there besides those that were.
+    async fn finish(&self, links: &mut Links, there: &[u32], alias: Option<&IfName>) -> Result<(), Failure> {
         let made = links.all().await?.into_iter();
-        let known = |link: &Link| there.iter().any(|before| before.index == link.index);
-        let Some(link) = made.into_iter().find(|link| link.placed && !known(link)) else {
+        let is_new = |link: &Link| link.placed && !there.contains(&link.index);
+        let Some(link) = made.into_iter().find(is_new) else {
             return Failure::ours("a link that was just made is not there");
         };
-        let done = self.set_up(links, &link).await;
+        let done = self.set_up(links, &link, alias).await;
         if done.is_err() {
             // Half a link is worse than none. The other end goes with it.
             links.delete(link.index).await?;
@@ -229,7 +270,7 @@ impl Placed {
         links.create(message.build()).await
     }
 
-    async fn set_up(&self, links: &mut Links, link: &Link) -> Result<(), Failure> {
+    async fn set_up(&self, links: &mut Links, link: &Link, alias: Option<&IfName>) -> Result<(), Failure> {
         let name: IfName = link
             .name
             .parse()
@@ -251,8 +292,8 @@ impl Placed {
         if let Some(lost) = self.addresses.iter().find(|address| !kept(address)) {
             return Failure::ours(format!("{lost} did not stay, as a setting forbids it"));
         }
-        let up = LinkUnspec::new_with_index(link.index).up().build();
-        links.tell(RouteNetlinkMessage::SetLink(up), 0).await?;
+        let up = with_alias(LinkUnspec::new_with_index(link.index).up(), alias);
+        links.tell(RouteNetlinkMessage::SetLink(up.build()), 0).await?;
         for net in self.routes.iter().filter(|net| net.prefix_len() > 0) {
             let route = RouteNetlinkMessage::NewRoute(route_by(*net, None, link.index));
             links.tell(route, NLM_F_CREATE | NLM_F_EXCL).await?;
@@ -274,6 +315,107 @@ impl Placed {
             }
         }
         Ok(())
+    }
+}
+
+/// Says whose link on a wire it is.
+pub(super) fn with_alias(
+    message: LinkMessageBuilder<LinkUnspec>,
+    alias: Option<&IfName>,
+) -> LinkMessageBuilder<LinkUnspec> {
+    match alias {
+        Some(alias) => message.append_extra_attribute(LinkAttribute::IfAlias(alias.to_string())),
+        None => message,
+    }
+}
+
+/// Takes a link on a wire out of a sandbox, if it is there.
+pub(super) async fn take_out(sandbox: &Path, name: &IfName) -> Result<(), Failure> {
+    let Some(sandbox) = Sandbox::at(sandbox) else {
+        return Ok(());
+    };
+    let name = name.to_string();
+    within(Arc::new(sandbox), async move |links: &mut Links| {
+        let all = links.all().await?;
+        let is_it = |link: &&Link| link.placed && link.alias.as_ref() == Some(&name);
+        match all.iter().find(is_it) {
+            Some(link) => links.delete(link.index).await,
+            None => Ok(()),
+        }
+    })
+    .await
+}
+
+/// Takes links on wires of this host out of all sandboxes of this machine, but those of these names; tells which. It blocks.
+///
+/// # Errors
+/// When the machine's processes can't be listed. A namespace that ends meanwhile is passed over.
+pub(super) fn sweep(wanted: &BTreeSet<IfName>) -> io::Result<Vec<String>> {
+    let own = Arc::new(File::open(OWN)?);
+    let mut known = BTreeSet::from([own.metadata()?.ino()]);
+    let mut taken = Vec::new();
+    for process in fs::read_dir("/proc")? {
+        let path = process?.path().join("ns/net");
+        let Ok(file) = File::open(&path) else { continue };
+        if !known.insert(file.metadata()?.ino()) {
+            continue;
+        }
+        let own = own.clone();
+        let swept = spaces::inside_of(&file, || on_this_thread(sweep_one(wanted, &own)));
+        match swept.map_err(|error| broken(&error)).flatten() {
+            Ok(some) => taken.extend(some),
+            Err(error) => tracing::warn!(namespace = %path.display(), %error, "not looked into"),
+        }
+    }
+    Ok(taken)
+}
+
+async fn sweep_one(wanted: &BTreeSet<IfName>, own: &File) -> Result<Vec<String>, Failure> {
+    let mut links = Links::new();
+    let is_wanted = |link: &Link| {
+        let alias = link.alias.as_ref();
+        alias.is_some_and(|alias| wanted.iter().any(|name| name.as_str() == alias))
+    };
+    let of_wires = |link: &Link| link.placed && link.wire.is_some() && !is_wanted(link);
+    let unwanted: Vec<Link> = links.all().await?.into_iter().filter(of_wires).collect();
+    if unwanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Other hosts on this machine may have links of that sort, too.
+    let ours = links.number_of(own).await?;
+    let mut taken = Vec::new();
+    for link in unwanted {
+        if ours.is_some() && link.elsewhere == ours {
+            links.delete(link.index).await?;
+            taken.push(link.alias.unwrap_or(link.name));
+        }
+    }
+    Ok(taken)
+}
+
+impl Links {
+    /// The number by which this namespace knows another one, if it does.
+    async fn number_of(&mut self, other: &File) -> Result<Option<i32>, Failure> {
+        let mut question = NsidMessage::default();
+        let fd = u32::try_from(other.as_raw_fd()).map_err(|error| Failure::Broken(error.to_string()))?;
+        question.attributes.push(NsidAttribute::Fd(fd));
+        let replies = self
+            .socket
+            .ask(RouteNetlinkMessage::GetNsId(question).into())
+            .await?;
+        let number = |reply: &Reply| match RouteNetlinkMessage::deserialize(&reply.header, &reply.payload) {
+            Ok(RouteNetlinkMessage::NewNsId(answer)) => {
+                answer
+                    .attributes
+                    .into_iter()
+                    .find_map(|attribute| match attribute {
+                        NsidAttribute::Id(id) => Some(id).filter(|id| *id >= 0),
+                        _ => None,
+                    })
+            }
+            _ => None,
+        };
+        Ok(replies.iter().find_map(number))
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Instant;
 
 use futures_util::FutureExt;
@@ -321,10 +322,32 @@ impl Kernel for Real {
         let placed = placed.clone();
         Box::pin(async move {
             let made = match step {
-                Step::Add(Key::Link(name), value) => placed.make(name.clone(), value.clone()).await,
-                _ => Failure::ours("only a pair of links can be made within a sandbox"),
+                Step::Add(Key::Link(name) | Key::Child(name), value) => {
+                    placed.make(&mut self.links, name.clone(), value.clone()).await
+                }
+                _ => Failure::ours("only a container's link can be made within a sandbox"),
             };
             made.map_err(|failure| failed(step, failure))
+        })
+    }
+
+    fn detach(&mut self, step: &Step, sandbox: &Path) -> impl Future<Output = Result<(), Error>> + Send {
+        let sandbox = sandbox.to_owned();
+        Box::pin(async move {
+            let taken = match step {
+                Step::Remove(Key::Child(name), _) => super::placed::take_out(&sandbox, name).await,
+                _ => Failure::ours("only a link on a wire is to be taken out of a sandbox"),
+            };
+            taken.map_err(|failure| failed(step, failure))
+        })
+    }
+
+    async fn sweep(&mut self, wanted: BTreeSet<IfName>) -> Result<Vec<String>, Error> {
+        let swept = tokio::task::spawn_blocking(move || super::placed::sweep(&wanted)).await;
+        let swept = swept.unwrap_or_else(|error| Err(io::Error::other(error)));
+        swept.map_err(|error| Error::Refused {
+            step: "looking for links that nobody wants in sandboxes".to_owned(),
+            why: error.to_string(),
         })
     }
 

@@ -15,12 +15,13 @@ use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType};
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use tombolo_core::model::IfName;
-use tombolo_core::world::{Setting, Value};
+use tombolo_core::world::{PLACED_GROUP, Setting, Value};
 
 use super::Error;
 use super::link::{Link, link_of};
 use super::look::spaces::inside;
 use super::netlink::Links;
+use super::placed::with_alias;
 use super::settings;
 use super::socket::{Failure, unless};
 use super::uplinks::Uplink;
@@ -40,6 +41,8 @@ pub struct Inside {
     pub addresses: Vec<IpNet>,
     /// The way out of each family, by a router or (none) by the link itself.
     pub ways_out: Vec<(IpNet, Option<IpAddr>)>,
+    /// Whether it was made within the sandbox, and is again to be known as such.
+    pub placed: bool,
 }
 
 /// What became of a link that may have gone with its parent.
@@ -90,7 +93,7 @@ impl Inside {
             _ => None,
         };
         let is_it = |link: &Link| link.wire.is_some() && (mac.is_none() || link.mac == mac);
-        let there = links.iter().any(|link| is_it(link) && link.ours);
+        let there = links.iter().any(|link| is_it(link) && (link.ours || link.placed));
         let taken = |name: &IfName| links.iter().any(|link| link.name == name.as_str());
         let names = (0..u16::MAX).filter_map(|n| format!("{}{n}", self.prefix).parse::<IfName>().ok());
         match names.into_iter().find(|name| !taken(name)) {
@@ -126,8 +129,12 @@ impl Inside {
         for address in &self.addresses {
             links.add_address(name, *address).await?;
         }
-        let up = LinkUnspec::new_with_index(link.index).up().build();
-        links.tell(RouteNetlinkMessage::SetLink(up), 0).await?;
+        let up = LinkUnspec::new_with_index(link.index).up();
+        let up = match self.placed {
+            true => with_alias(up, Some(&self.link)).link_group(PLACED_GROUP),
+            false => up,
+        };
+        links.tell(RouteNetlinkMessage::SetLink(up.build()), 0).await?;
         for (net, via) in &self.ways_out {
             let route = RouteNetlinkMessage::NewRoute(route_by(*net, *via, link.index));
             let made = links.tell(route, NLM_F_CREATE | NLM_F_EXCL).await;
@@ -198,7 +205,11 @@ fn within<T: Send>(
 
 pub(super) fn on_this_thread<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| broken(&error))?.block_on(work)
+    let runtime = runtime.map_err(|error| broken(&error))?;
+    let done = runtime.block_on(work);
+    // A link that nobody sees any more takes the kernel some more time, for which nobody needs to wait.
+    runtime.shutdown_background();
+    done
 }
 
 pub(super) fn broken(error: &io::Error) -> Failure {

@@ -77,7 +77,7 @@ impl Failure {
     }
 
     /// A refusal by ourselves, in our own words.
-    pub(super) fn ours(text: impl Into<String>) -> Result<(), Self> {
+    pub(super) fn ours<T>(text: impl Into<String>) -> Result<T, Self> {
         Err(Self::Refused {
             errno: libc::EINVAL,
             text: text.into(),

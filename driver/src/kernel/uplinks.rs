@@ -2,15 +2,18 @@
 //! [`Value::Vlan`], [`Value::Dummy`]).
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVlan, IpVlanFlags, IpVlanMode, LinkMessage, MacVlanMode,
+    InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVlan, IpVlanFlags, IpVlanMode, LinkAttribute,
+    LinkMessage, MacVlanMode,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use tombolo_core::model::{IfName, Mac, Network};
 use tombolo_core::modes::{IpvlanFlag, IpvlanMode, MacvlanMode};
-use tombolo_core::world::{Key, LINK_GROUP, Value};
+use tombolo_core::world::{Key, LINK_GROUP, PLACED_GROUP, Value};
 
 use super::Error;
 use super::link::Link;
@@ -87,6 +90,13 @@ impl<'a> Uplink<'a> {
     }
 
     fn message(&self, parent: u32) -> LinkMessage {
+        self.named(self.name.as_str(), parent)
+            .link_group(LINK_GROUP)
+            .build()
+    }
+
+    /// The message that makes it by a name, in no group.
+    fn named(&self, name: &str, parent: u32) -> LinkMessageBuilder<LinkUnspec> {
         let of_kind = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind;
         let message = match self.manner {
             Manner::Macvlan(mode) => {
@@ -113,12 +123,10 @@ impl<'a> Uplink<'a> {
                 of_kind(InfoKind::IpVlan).set_info_data(InfoData::IpVlan(data))
             }
         };
-        let message = with_mtu(message.name(self.name.to_string()), self.mtu)
-            .link(parent)
-            .link_group(LINK_GROUP);
+        let message = with_mtu(message.name(name.to_owned()), self.mtu).link(parent);
         match self.mac {
-            Some(mac) => message.address(mac.bytes().to_vec()).build(),
-            None => message.build(),
+            Some(mac) => message.address(mac.bytes().to_vec()),
+            None => message,
         }
     }
 }
@@ -197,15 +205,7 @@ pub(super) fn is_parent(link: &Link) -> bool {
 
 impl Links {
     pub(super) async fn add_uplink(&mut self, asked: &Uplink<'_>) -> Result<(), Failure> {
-        let below = self.lower(asked.parent).await?;
-        if let Some(mtu) = asked.mtu.filter(|mtu| *mtu > below.mtu) {
-            let text = format!(
-                "mtu: {mtu} is more than {} takes, which is {}",
-                asked.parent, below.mtu
-            );
-            return Err(refused(libc::EINVAL, text));
-        }
-        let parent = below.index;
+        let parent = self.lower_of(asked).await?;
         let made = self.create(asked.message(parent)).await;
         match made.as_ref().err().and_then(Failure::errno) {
             Some(libc::EEXIST) => {
@@ -227,6 +227,40 @@ impl Links {
             }
             Some(errno) => Err(explained(errno, asked.word(), made)),
             None => made,
+        }
+    }
+
+    /// Makes it in another namespace, by the lowest free number behind a prefix.
+    pub(super) async fn place_uplink(
+        &mut self,
+        asked: &Uplink<'_>,
+        prefix: &str,
+        sandbox: &File,
+    ) -> Result<(), Failure> {
+        let parent = self.lower_of(asked).await?;
+        let message = asked
+            .named(&format!("{prefix}%d"), parent)
+            .link_group(PLACED_GROUP)
+            .append_extra_attribute(LinkAttribute::NetNsFd(sandbox.as_raw_fd()));
+        let made = self.create(message.build()).await;
+        match made.as_ref().err().and_then(Failure::errno) {
+            Some(errno) => Err(explained(errno, asked.word(), made)),
+            None => made,
+        }
+    }
+
+    /// The index of the link that another one is to be on, which must take its packets.
+    async fn lower_of(&mut self, asked: &Uplink<'_>) -> Result<u32, Failure> {
+        let below = self.lower(asked.parent).await?;
+        match asked.mtu.filter(|mtu| *mtu > below.mtu) {
+            Some(mtu) => {
+                let text = format!(
+                    "mtu: {mtu} is more than {} takes, which is {}",
+                    asked.parent, below.mtu
+                );
+                Err(refused(libc::EINVAL, text))
+            }
+            None => Ok(below.index),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use tombolo::records::Records;
 use tombolo::store::{self, Put, Row};
 use tombolo_core::kinds::Spec;
 use tombolo_core::kinds::options::Options;
-use tombolo_core::model::{Attach, Network, Subnet};
+use tombolo_core::model::{Attach, IfName, Network, Subnet};
 use tombolo_core::state::{Command, Ephemeral, HostPort, Reply, State};
 use tombolo_core::world::{Step, World, diff};
 
@@ -44,6 +45,14 @@ impl Kernel for Mortal {
 
     async fn attach(&mut self, step: &Step, _: &Placed) -> Result<(), Error> {
         self.apply(step).await
+    }
+
+    async fn detach(&mut self, _: &Step, _: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn sweep(&mut self, _: BTreeSet<IfName>) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
     }
 
     async fn apply_all(&mut self, steps: &[Step]) -> Vec<Result<(), Error>> {

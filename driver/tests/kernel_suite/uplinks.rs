@@ -1,10 +1,14 @@
 //! Links on the wire of another link, with real packets; and the sorts of link that a kernel may lack.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tombolo::kernel::sandbox::{Inside, PutBack};
-use tombolo::kernel::{Kernel, Real};
+use tombolo::kernel::{Kernel, Placed, Real, Sandbox};
 use tombolo_core::model::IfName;
 use tombolo_core::modes::{IpvlanFlag, IpvlanMode};
 use tombolo_core::world::{Key, Setting, Step, Value, World, diff};
@@ -277,6 +281,7 @@ fn a_containers_link_that_went_with_its_parent_is_put_back() {
                 (everywhere("0.0.0.0/0"), Some("192.0.2.1".parse().unwrap())),
                 (everywhere("::/0"), Some("2001:db8::1".parse().unwrap())),
             ],
+            placed: false,
         };
         assert_eq!(put_back(&inside), Ok(PutBack::There));
         run("ip link delete lower");
@@ -321,5 +326,126 @@ fn a_containers_link_that_went_with_its_parent_is_put_back() {
             !run("ip -o link").contains("tbc"),
             "nothing is left with the host"
         );
+    });
+}
+
+/// What goes into a sandbox.
+fn placed(sandbox: &Namespace, v4: &str, v6: &str) -> Placed {
+    Placed {
+        sandbox: Arc::new(Sandbox::at(Path::new(&sandbox.path())).expect("a sandbox")),
+        prefix: "eth".to_owned(),
+        addresses: vec![
+            format!("{v4}/24").parse().unwrap(),
+            format!("{v6}/64").parse().unwrap(),
+        ],
+        sysctls: Vec::new(),
+        routes: Vec::new(),
+    }
+}
+
+/// The step that makes a container's link.
+fn child(number: u8) -> Step {
+    let link = name(&format!("tbc{number}"));
+    Step::Add(Key::Child(link), on_wire(&name("lower"), 0x30 + number))
+}
+
+/// The step that takes it away.
+fn gone(number: u8) -> Step {
+    Step::Remove(Key::Child(name(&format!("tbc{number}"))), Value::Present)
+}
+
+#[test]
+fn a_containers_link_is_made_within_its_sandbox_and_taken_out() {
+    in_namespace(async || {
+        let neighbour = wire();
+        let mut kernel = Real::new();
+        let container = Namespace::new();
+        kernel
+            .attach(&child(1), &placed(&container, "192.0.2.7", "2001:db8::7"))
+            .await
+            .unwrap();
+        for to in ["192.0.2.1", "2001:db8::1"] {
+            reaches(&container, &neighbour, to);
+        }
+        assert!(!run("ip -o link").contains("tbc"), "the host has no end of it");
+        // Its address may be on the wire once only, so one more with it doesn't come up, and nothing is left of that.
+        let other = Namespace::new();
+        let twice = placed(&other, "192.0.2.8", "2001:db8::8");
+        kernel.attach(&child(1), &twice).await.unwrap_err();
+        assert!(!other.run("ip -o link").contains("eth0"));
+        let path = container.path();
+        kernel.detach(&gone(2), Path::new(&path)).await.unwrap();
+        assert!(container.run("ip -o link").contains("eth0"), "it is another one");
+        kernel.detach(&gone(1), Path::new(&path)).await.unwrap();
+        assert!(!container.run("ip -o link").contains("eth0"));
+        kernel.detach(&gone(1), Path::new(&path)).await.unwrap();
+        kernel.attach(&child(1), &twice).await.unwrap();
+        reaches(&other, &neighbour, "192.0.2.1");
+        kernel
+            .detach(&gone(1), Path::new("/run/docker/netns/none"))
+            .await
+            .unwrap();
+        run("ip link delete lower");
+        let own = placed(&container, "192.0.2.7", "2001:db8::7");
+        let refused = kernel.attach(&child(2), &own).await.unwrap_err().to_string();
+        assert!(refused.contains("there is no link lower"), "{refused}");
+    });
+}
+
+/// A process in a namespace, as a container's. It ends when its input does, whatever becomes of the test.
+struct Dweller(std::process::Child);
+
+impl Dweller {
+    fn of(place: &Namespace) -> Self {
+        let spawned = place.within(|| Command::new("cat").stdin(Stdio::piped()).spawn());
+        Self(spawned.unwrap())
+    }
+}
+
+impl Drop for Dweller {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn what_nobody_wants_is_taken_out_of_sandboxes_and_nothing_of_other_hosts() {
+    in_namespace(async || {
+        let _neighbour = wire();
+        let mut kernel = Real::new();
+        let places = [(); 2].map(|()| Namespace::new());
+        let _dwellers = places.each_ref().map(Dweller::of);
+        for (place, number) in places.iter().zip(1..) {
+            let own = placed(
+                place,
+                &format!("192.0.2.1{number}"),
+                &format!("2001:db8::1{number}"),
+            );
+            kernel.attach(&child(number), &own).await.unwrap();
+        }
+        // Another host of this machine has one of the same name, and somebody has one that is not ours.
+        let elsewhere = Namespace::new();
+        let beside = Namespace::new();
+        let _dweller = Dweller::of(&beside);
+        elsewhere.run("ip link add lower type veth peer name far");
+        elsewhere.run(&format!(
+            "ip link add link lower name its netns {} group 29809 type macvlan mode bridge",
+            beside.path()
+        ));
+        run(&format!(
+            "ip link add link lower name theirs netns {} type macvlan mode bridge",
+            places[0].path()
+        ));
+        let wanted = BTreeSet::from([name("tbc1")]);
+        assert_eq!(kernel.sweep(wanted.clone()).await.unwrap(), ["tbc2"]);
+        assert_eq!(kernel.sweep(wanted).await.unwrap(), [""; 0]);
+        let links = |place: &Namespace| place.run("ip -br link show type macvlan | sed 's/[@ ].*//' | sort");
+        assert_eq!(
+            links(&places[0]).split_whitespace().collect::<Vec<_>>(),
+            ["eth0", "theirs"]
+        );
+        assert_eq!(links(&places[1]), "");
+        assert_eq!(links(&beside).trim(), "its");
     });
 }

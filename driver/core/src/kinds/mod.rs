@@ -424,9 +424,13 @@ impl Spec {
 
     /// Whether its containers' links may be made within their sandboxes.
     pub fn goes_inside(&self) -> bool {
-        // Where the engine gives the container an interface of its own beside ours, it would give both one name.
-        self.bridge()
-            .is_some_and(|bridge| bridge.ports == bridge::Ports::Tombolo)
+        match self {
+            Self::Macvlan(_) => true,
+            // Where the engine gives the container an interface of its own beside ours, it would give both one name.
+            _ => self
+                .bridge()
+                .is_some_and(|bridge| bridge.ports == bridge::Ports::Tombolo),
+        }
     }
 
     /// Whether its containers may come by their links as the user says.
@@ -435,7 +439,7 @@ impl Spec {
             Some(Attach::Inside) if !self.goes_inside() => Err(options::refuse_value(
                 Attach::OPTION,
                 &Attach::Inside.to_string(),
-                "only on networks with a bridge of tombolo's (bridge, host-gateway, overlay) that publish their own ports",
+                "only on macvlan networks, and on those with a bridge of tombolo's (bridge, host-gateway, overlay) that publish their own ports",
             )),
             _ => Ok(()),
         }
