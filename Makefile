@@ -1,7 +1,7 @@
 # Each target is a thin line; what is longer is a script of its own.
 
 .DEFAULT_GOAL := help
-.PHONY: help build check up down plugin deb test test-engines test-cluster test-vm units conformance bench bench-quick bench-check soak oracle demo demo-shell demo-status demo-down clean
+.PHONY: help build check up down plugin deb test test-engines test-inside test-cluster test-vm units conformance bench bench-quick bench-check soak oracle demo demo-shell demo-status demo-down clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -29,6 +29,9 @@ test: ## Install what tests need and run all that this machine's engine can (roo
 
 test-engines: ## Run what may differ between engines on newer ones, of Debian trixie and sid (root)
 	@tests/run.sh engines
+
+test-inside: ## Run all system tests with links that are made within their sandboxes, on the engine of Debian sid (root)
+	@tests/run.sh inside
 
 test-cluster: ## Run clusters of up to a dozen daemons: cuts, deaths, clones, floods (root)
 	@tests/run.sh cluster

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make build`, `plugin`, `deb`, `check`, `test`, `test-engines`, `test-vm`, `units`, `conformance`, `bench`, `soak`, `oracle`, `demo` and `clean` do: named steps, and the first that fails ends it.
+# What `make build`, `plugin`, `deb`, `check`, `test`, `test-engines`, `test-inside`, `test-vm`, `units`, `conformance`, `bench`, `soak`, `oracle`, `demo` and `clean` do: named steps, and the first that fails ends it.
 set -euo pipefail
 # shellcheck source=plugin-config/common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../plugin-config/common.sh"
@@ -248,11 +248,21 @@ conformance() {
     step "more with Docker of sid" \
         env TOMBOLO_TEST_ENGINE=sid cargo test --locked -p system-tests --test bridge --test doctor --test plugin --test underlay \
         --test upgrade
+}
+
+# All system tests with links that are made within their sandboxes; `make test` has them with links that the engine moves.
+inside() {
+    need_root test-inside
+    need_cargo
+    install_test_programs
+    tested_build
     # But what README says of them: no addresses of a user's choice on the link itself, and none of another driver's later.
     step "links that are made within their sandboxes" \
-        env TOMBOLO_TEST_ATTACH=inside TOMBOLO_TEST_ENGINE=sid \
-        cargo test --locked -p system-tests --test conformance --test bridge --test restart --test recovery --test names -- \
+        env TOMBOLO_TEST_ATTACH=inside TOMBOLO_TEST_ENGINE=sid "ORACLE_EVENTS=${ORACLE_EVENTS:-5}" \
+        "TOMBOLO_TEST_CYCLES=${TOMBOLO_TEST_CYCLES:-40}" "UNDERLAY_CYCLES=${UNDERLAY_CYCLES:-10}" \
+        cargo test --locked -p system-tests --lib --bins --tests -- \
         --skip link_local_addresses_that_were_chosen --skip a_connection_that_fails_half_way --skip names_to_docker_and_takes
+    say "" && say "All tests passed with links that are made within their sandboxes."
 }
 
 soak() {
@@ -306,6 +316,7 @@ engines) engines ;;
 cluster) cluster ;;
 vm) vm ;;
 units) units ;;
+inside) inside ;;
 conformance) conformance ;;
 bench) bench_all "${@:2}" ;;
 bench-quick) bench_quick ;;
@@ -315,5 +326,5 @@ oracle) oracle ;;
 demo) demo "${@:2}" ;;
 demo-shell) demo_shell "${@:2}" ;;
 clean) need_cargo && cargo clean ;;
-*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|cluster|vm|units|conformance|bench|bench-quick|bench-check|soak|oracle|demo|demo-shell|clean" ;;
+*) die "usage: tests/run.sh build|plugin|deb|check|test|engines|inside|cluster|vm|units|conformance|bench|bench-quick|bench-check|soak|oracle|demo|demo-shell|clean" ;;
 esac
