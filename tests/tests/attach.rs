@@ -334,6 +334,24 @@ fn a_link_on_a_wire_is_made_within_and_goes_when_its_container_leaves() {
     let left: Vec<String> = with.into_iter().filter(|link| link != "left").collect();
     assert_eq!(on_wires(&web), left);
     assert!(web.pings("peer"));
+    // Of a record that was lost Docker tells that its container is on the wire, not how.
+    scene.tombolo().kill();
+    scene.host.sh("find /var/lib/tombolo -mindepth 1 -delete");
+    scene.tombolo().start_again();
+    until("the records are there again", || {
+        let endpoints = scene.tombolo().cli(&["endpoints"]);
+        let joined = |network: &str| {
+            let of_network = json::rows(&endpoints)
+                .iter()
+                .filter(|e| e["network_name"] == network);
+            of_network.filter(|e| e["joined"] == true).count()
+        };
+        (joined("wire") == 2 && joined("net") == 1).then_some(())
+    });
+    scene.tombolo().kill();
+    scene.tombolo().start_again();
+    assert_eq!(on_wires(&web), left);
+    assert!(web.pings("peer"));
     scene.docker(&["network", "disconnect", "wire", "web"]);
     assert_eq!(on_wires(&web), ["mine"]);
     scene.must_clear_to(&before);

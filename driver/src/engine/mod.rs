@@ -740,7 +740,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Notes which links on wires are to be taken out of their sandboxes after an edit, that was not made yet.
     fn note_leaving(&mut self, edit: &Edit) {
         let Edit::Endpoint(id, after) = edit else { return };
-        let placed = |endpoint: &&Endpoint| endpoint.inside && self.state.is_on_wire(endpoint);
+        // How one came by its link whose record was rebuilt is not known, nor where that is.
+        let rebuilt = |endpoint: &Endpoint| endpoint.sandbox.as_deref() == Some("");
+        let placed =
+            |endpoint: &&Endpoint| (endpoint.inside || rebuilt(endpoint)) && self.state.is_on_wire(endpoint);
         let link = Key::Child(id.container_link());
         let before = self.state.endpoint(id).filter(placed);
         let sandbox = before.and_then(|endpoint| endpoint.sandbox.clone());
@@ -967,7 +970,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
-    /// Takes links on wires out of sandboxes that an earlier run has left there.
+    /// Takes links on wires out of sandboxes that an earlier run has left there. How a container came by its link says a record only
+    /// if it was not rebuilt, so all are left that are some container's.
     async fn sweep_sandboxes(&mut self) {
         let has_any = self
             .state
@@ -979,7 +983,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         let placed = self
             .state
             .endpoints()
-            .filter(|endpoint| endpoint.inside && self.state.is_on_wire(endpoint));
+            .filter(|endpoint| endpoint.linked && self.state.is_on_wire(endpoint));
         let wanted = placed.map(|endpoint| endpoint.id.container_link()).collect();
         match self.kernel.sweep(wanted).await {
             Ok(taken) if taken.is_empty() => {}

@@ -458,8 +458,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     }
 
     async fn rebuild_one(&mut self, command: &Command) -> Result<(), String> {
+        self.rebuild_with(command, &Looked::default()).await
+    }
+
+    async fn rebuild_with(&mut self, command: &Command, looked: &Looked) -> Result<(), String> {
         let deadline = Instant::now() + crate::http::DEADLINE;
-        let done = self.carry_out(command, &Looked::default(), deadline, false).await;
+        let done = self.carry_out(command, looked, deadline, false).await;
         let (_, taken) = done.map_err(|error| crate::http::chain(&error))?;
         self.tell_change(&taken);
         Ok(())
@@ -530,7 +534,22 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             return Ok(());
         }
         let record = self.record(network).map_err(|error| error.to_string())?;
-        self.rebuild_one(&Command::CreateNetwork(record)).await?;
+        // A bridge says in its group whose it is; the parent of a wire is as it was before.
+        let parent = record.spec.uplink().and_then(|uplink| uplink.parent.clone());
+        let link = match parent {
+            Some(parent) => self
+                .kernel
+                .named_link(&parent)
+                .await
+                .map_err(|error| error.to_string())?,
+            None => None,
+        };
+        let looked = Looked {
+            link,
+            ..Looked::default()
+        };
+        self.rebuild_with(&Command::CreateNetwork(record), &looked)
+            .await?;
         for endpoint in &network.endpoints {
             self.rebuild_endpoint(network, endpoint).await?;
         }

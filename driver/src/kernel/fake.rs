@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipnet::IpNet;
+use tombolo_core::kinds::Theirs;
 use tombolo_core::model::IfName;
 use tombolo_core::world::{Family, Hop, Key, Setting, Step, Value, World};
 
@@ -569,6 +570,11 @@ impl Kernel for Fake {
 
     fn attach(&mut self, step: &Step, _: &Placed) -> impl Future<Output = Result<(), Error>> + Send {
         ready(self.apply_now(step))
+    }
+
+    /// It has all links that somebody names.
+    fn named_link(&mut self, _: &IfName) -> impl Future<Output = Result<Option<Theirs>, Error>> + Send {
+        ready(Ok(Some(Theirs::default())))
     }
 
     /// It has no sandboxes.

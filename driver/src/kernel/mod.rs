@@ -87,6 +87,7 @@ use ipnet::IpNet;
 pub use fake::Fake;
 pub use placed::{Placed, Sandbox};
 pub use real::Real;
+use tombolo_core::kinds::Theirs;
 use tombolo_core::model::{IfName, Mac, Proto};
 use tombolo_core::world::{Family, Step, World};
 
@@ -221,6 +222,9 @@ pub trait Kernel: Send {
     /// All facts that hold and are ours.
     fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send;
 
+    /// What the link of a name is, whoever made it; nothing where there is none.
+    fn named_link(&mut self, name: &IfName) -> impl Future<Output = Result<Option<Theirs>, Error>> + Send;
+
     /// Makes one step.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
 
@@ -230,7 +234,8 @@ pub trait Kernel: Send {
     /// Where that can't be, for whatever reason, nothing of it is left. The link can then be made on the host.
     fn attach(&mut self, step: &Step, placed: &Placed) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Takes a container's link on a wire that was made within a sandbox out of it, where it is still there.
+    /// Takes a container's link on a wire that was made within a sandbox out of it, where it is still there. With an empty path it is
+    /// looked for in all sandboxes.
     fn detach(&mut self, step: &Step, sandbox: &Path) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Takes links on wires out of all sandboxes that were made there, but for those of these names; gives their names. An earlier

@@ -329,12 +329,17 @@ pub(super) fn with_alias(
     }
 }
 
-/// Takes a link on a wire out of a sandbox, if it is there.
+/// Takes a link on a wire out of a sandbox, if it is there; without a path, out of whichever it is in.
 pub(super) async fn take_out(sandbox: &Path, name: &IfName) -> Result<(), Failure> {
+    let name = name.to_string();
+    if sandbox.as_os_str().is_empty() {
+        let swept = tokio::task::spawn_blocking(move || sweep(|alias| alias == Some(name.as_str()))).await;
+        let swept = swept.unwrap_or_else(|error| Err(io::Error::other(error)));
+        return swept.map(drop).map_err(|error| broken(&error));
+    }
     let Some(sandbox) = Sandbox::at(sandbox) else {
         return Ok(());
     };
-    let name = name.to_string();
     within(Arc::new(sandbox), async move |links: &mut Links| {
         let all = links.all().await?;
         let is_it = |link: &&Link| link.placed && link.alias.as_ref() == Some(&name);
@@ -346,11 +351,11 @@ pub(super) async fn take_out(sandbox: &Path, name: &IfName) -> Result<(), Failur
     .await
 }
 
-/// Takes links on wires of this host out of all sandboxes of this machine, but those of these names; tells which. It blocks.
+/// Takes links on wires of this host out of all sandboxes of this machine, by their aliases; tells which. It blocks.
 ///
 /// # Errors
 /// When the machine's processes can't be listed. A namespace that ends meanwhile is passed over.
-pub(super) fn sweep(wanted: &BTreeSet<IfName>) -> io::Result<Vec<String>> {
+pub(super) fn sweep(goes: impl Fn(Option<&str>) -> bool + Sync) -> io::Result<Vec<String>> {
     let own = Arc::new(File::open(OWN)?);
     let mut known = BTreeSet::from([own.metadata()?.ino()]);
     let mut taken = Vec::new();
@@ -361,7 +366,7 @@ pub(super) fn sweep(wanted: &BTreeSet<IfName>) -> io::Result<Vec<String>> {
             continue;
         }
         let own = own.clone();
-        let swept = spaces::inside_of(&file, || on_this_thread(sweep_one(wanted, &own)));
+        let swept = spaces::inside_of(&file, || on_this_thread(sweep_one(&goes, &own)));
         match swept.map_err(|error| broken(&error)).flatten() {
             Ok(some) => taken.extend(some),
             Err(error) => tracing::warn!(namespace = %path.display(), %error, "not looked into"),
@@ -370,14 +375,10 @@ pub(super) fn sweep(wanted: &BTreeSet<IfName>) -> io::Result<Vec<String>> {
     Ok(taken)
 }
 
-async fn sweep_one(wanted: &BTreeSet<IfName>, own: &File) -> Result<Vec<String>, Failure> {
+async fn sweep_one(goes: &impl Fn(Option<&str>) -> bool, own: &File) -> Result<Vec<String>, Failure> {
     let mut links = Links::new();
-    let is_wanted = |link: &Link| {
-        let alias = link.alias.as_ref();
-        alias.is_some_and(|alias| wanted.iter().any(|name| name.as_str() == alias))
-    };
-    let of_wires = |link: &Link| link.placed && link.wire.is_some() && !is_wanted(link);
-    let unwanted: Vec<Link> = links.all().await?.into_iter().filter(of_wires).collect();
+    let on_wire = |link: &Link| link.placed && link.wire.is_some() && goes(link.alias.as_deref());
+    let unwanted: Vec<Link> = links.all().await?.into_iter().filter(on_wire).collect();
     if unwanted.is_empty() {
         return Ok(Vec::new());
     }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use ipnet::IpNet;
 use tokio::time::timeout_at;
+use tombolo_core::kinds::Theirs;
 use tombolo_core::model::IfName;
 use tombolo_core::world::{Family, Key, Setting, Step, Value, World};
 
@@ -318,6 +319,10 @@ impl Kernel for Real {
         })
     }
 
+    async fn named_link(&mut self, name: &IfName) -> Result<Option<Theirs>, Error> {
+        super::routes::link_of(name).await
+    }
+
     fn attach(&mut self, step: &Step, placed: &Placed) -> impl Future<Output = Result<(), Error>> + Send {
         let placed = placed.clone();
         Box::pin(async move {
@@ -343,7 +348,11 @@ impl Kernel for Real {
     }
 
     async fn sweep(&mut self, wanted: BTreeSet<IfName>) -> Result<Vec<String>, Error> {
-        let swept = tokio::task::spawn_blocking(move || super::placed::sweep(&wanted)).await;
+        let goes = move |alias: Option<&str>| {
+            let is_it = |name: &IfName| Some(name.as_str()) == alias;
+            !wanted.iter().any(is_it)
+        };
+        let swept = tokio::task::spawn_blocking(move || super::placed::sweep(goes)).await;
         let swept = swept.unwrap_or_else(|error| Err(io::Error::other(error)));
         swept.map_err(|error| Error::Refused {
             step: "looking for links that nobody wants in sandboxes".to_owned(),

@@ -13,8 +13,8 @@ use tombolo::engine::{Edge, Engine, Journal, Looked, Setup};
 use tombolo::kernel::{Announcement, Error, Fake, Flow, Kernel, Placed, Removing};
 use tombolo::records::Records;
 use tombolo::store::{self, Put, Row};
-use tombolo_core::kinds::Spec;
 use tombolo_core::kinds::options::Options;
+use tombolo_core::kinds::{Spec, Theirs};
 use tombolo_core::model::{Attach, IfName, Network, Subnet};
 use tombolo_core::state::{Command, Ephemeral, HostPort, Reply, State};
 use tombolo_core::world::{Step, World, diff};
@@ -45,6 +45,10 @@ impl Kernel for Mortal {
 
     async fn attach(&mut self, step: &Step, _: &Placed) -> Result<(), Error> {
         self.apply(step).await
+    }
+
+    async fn named_link(&mut self, _: &IfName) -> Result<Option<Theirs>, Error> {
+        Ok(Some(Theirs::default()))
     }
 
     async fn detach(&mut self, _: &Step, _: &Path) -> Result<(), Error> {

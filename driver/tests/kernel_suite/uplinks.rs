@@ -381,6 +381,11 @@ fn a_containers_link_is_made_within_its_sandbox_and_taken_out() {
         kernel.detach(&gone(1), Path::new(&path)).await.unwrap();
         kernel.attach(&child(1), &twice).await.unwrap();
         reaches(&other, &neighbour, "192.0.2.1");
+        // One of which is not known where it is, is looked for.
+        let dweller = Dweller::of(&other);
+        kernel.detach(&gone(1), Path::new("")).await.unwrap();
+        assert!(!other.run("ip -o link").contains("eth0"));
+        drop(dweller);
         kernel
             .detach(&gone(1), Path::new("/run/docker/netns/none"))
             .await
