@@ -13,6 +13,7 @@ use tombolo_core::world::{ADOPTED_GROUP, Key, LEAVING_GROUP, LINK_GROUP, PLACED_
 
 use super::attributes;
 use super::groups::Asking;
+use super::settings::Told;
 use super::socket::{Failure, Reply};
 use super::uplinks::{self, is_child, is_parent};
 use super::vxlan::{self, Found, Manners};
@@ -61,6 +62,8 @@ pub(super) struct Link {
     pub(super) elsewhere: Option<i32>,
     /// What somebody has noted of it.
     pub(super) alias: Option<String>,
+    /// Its settings.
+    pub(super) told: Told,
 }
 
 impl Link {
@@ -100,6 +103,7 @@ impl From<LinkMessage> for Link {
             peer: None,
             elsewhere: None,
             alias: None,
+            told: Told::default(),
         };
         for attribute in message.attributes {
             match attribute {
@@ -119,6 +123,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Controller(index) => link.master = Some(index),
                 LinkAttribute::Link(index) => link.peer = Some(index),
                 LinkAttribute::LinkNetNsId(id) => link.elsewhere = Some(id),
+                LinkAttribute::AfSpecUnspec(families) => link.told.learn(&families),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| link.learn(info)),
                 _ => {}

@@ -162,7 +162,11 @@ impl Links {
             .collect();
         for (index, name) in &facts {
             let link = &ours[index];
-            world.insert(key_of(link, name.clone()), value_of(link, &ours, &names));
+            let (key, value) = (key_of(link, name.clone()), value_of(link, &ours, &names));
+            if has_settings(&key, &value) {
+                world.extend(link.told.facts(name));
+            }
+            world.insert(key, value);
             let shim = matches!(
                 link.wire,
                 Some(uplinks::Found::Macvlan(_) | uplinks::Found::Ipvlan(..))
@@ -520,6 +524,15 @@ fn get_link(link: LinkMessageBuilder<LinkUnspec>) -> NetlinkMessage<RouteNetlink
     NetlinkMessage::from(RouteNetlinkMessage::GetLink(
         link.append_extra_attribute(mask).build(),
     ))
+}
+
+/// Whether the settings of a link are ours to make.
+pub(super) fn has_settings(key: &Key, value: &Value) -> bool {
+    let sorts = matches!(
+        value,
+        Value::Bridge { .. } | Value::Adopted | Value::Macvlan { .. } | Value::Ipvlan { .. }
+    );
+    matches!(key, Key::Link(_)) && sorts
 }
 
 fn is_as_asked(found: &Link, bridge: &Bridge<'_>) -> bool {

@@ -20,7 +20,7 @@ use super::conntrack::Conntrack;
 use super::docker_accept::{DockerAccept, Place};
 use super::elements::Element;
 use super::neighbours::is_entry;
-use super::netlink::{Asked, Links, Port};
+use super::netlink::{Asked, Links, Port, has_settings};
 use super::nft::{Nftables, Table};
 use super::socket::Failure;
 use super::user::User;
@@ -203,14 +203,8 @@ impl Real {
         let bridges: Vec<_> = links
             .into_iter()
             .filter(|link| {
-                let value = world.get(&Key::Link(link.clone()));
-                let sorts = |value: &Value| {
-                    matches!(
-                        value,
-                        Value::Bridge { .. } | Value::Adopted | Value::Macvlan { .. } | Value::Ipvlan { .. }
-                    )
-                };
-                value.is_some_and(sorts)
+                let key = Key::Link(link.clone());
+                world.get(&key).is_some_and(|value| has_settings(&key, value))
             })
             .collect();
         settings::observe(&bridges, &mut world).map_err(|e| unreadable("settings", e))?;

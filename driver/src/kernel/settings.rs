@@ -1,4 +1,5 @@
-//! Settings under `/proc/sys/net`. A setting is written only if it is not as it should be.
+//! Settings under `/proc/sys/net`. A setting is written only if it is not as it should be. Most of a link's are told with the link
+//! (`IFLA_AF_SPEC`), so that a look at thousands of bridges doesn't open ten files of each.
 //!
 //! The kernel shows here the network namespace of the thread that opens the file, so all of this is done in place, by
 //! plain reads and writes that never wait, and never on a pool of other threads.
@@ -7,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use netlink_packet_route::link::{AfSpecInet, AfSpecInet6, AfSpecUnspec};
 use tombolo_core::model::IfName;
 use tombolo_core::world::{Family, Key, Setting, Value, World};
 
@@ -15,12 +17,80 @@ use super::socket::Failure;
 /// Where the IPv6 settings of all links are; it is not there if the kernel was started without IPv6.
 const IPV6: &str = "/proc/sys/net/ipv6/conf";
 
-/// Adds the settings of this host and of some links.
+/// Settings of a link as they were told with it; those of IPv6 are missing where it has no IPv6.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    v4: Option<[i32; 4]>,
+    v6: Option<[i32; 4]>,
+}
+
+impl Told {
+    /// Learns what one of a link's attributes says.
+    pub(super) fn learn(&mut self, families: &[AfSpecUnspec]) {
+        for family in families {
+            match family {
+                AfSpecUnspec::Inet(told) => {
+                    self.v4 = self.v4.or(told.iter().find_map(|item| match item {
+                        AfSpecInet::DevConf(conf) => Some([
+                            conf.route_localnet,
+                            conf.arpfilter,
+                            conf.arp_announce,
+                            conf.proxy_arp,
+                        ]),
+                        _ => None,
+                    }));
+                }
+                AfSpecUnspec::Inet6(told) => {
+                    self.v6 = self.v6.or(told.iter().find_map(|item| match item {
+                        AfSpecInet6::DevConf(conf) => {
+                            Some([conf.disable_ipv6, conf.accept_ra, conf.accept_dad, conf.proxy_ndp])
+                        }
+                        _ => None,
+                    }));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What was told of a link of this name.
+    pub(super) fn facts(&self, link: &IfName) -> impl Iterator<Item = (Key, Value)> {
+        let v4: [fn(IfName) -> Setting; 4] = [
+            Setting::RouteLocalnet,
+            Setting::ArpFilter,
+            Setting::ArpAnnounce,
+            Setting::ProxyArp,
+        ];
+        let v6: [fn(IfName) -> Setting; 4] = [
+            Setting::DisableIpv6,
+            Setting::AcceptRa,
+            Setting::AcceptDad,
+            Setting::ProxyNdp,
+        ];
+        let of = |settings: [fn(IfName) -> Setting; 4], told: Option<[i32; 4]>| {
+            settings.into_iter().zip(told.into_iter().flatten())
+        };
+        // A number that is less than zero is read, to be told as what it is.
+        of(v4, self.v4)
+            .chain(of(v6, self.v6))
+            .filter_map(|(setting, told)| {
+                let number = u32::try_from(told).ok()?;
+                Some((Key::Setting(setting(link.clone())), Value::Number(number)))
+            })
+    }
+}
+
+/// Adds the settings of this host, and those of some links that are not known yet.
 pub(super) fn observe(links: &[IfName], world: &mut World) -> Result<(), io::Error> {
     let host = [Setting::Forward4, Setting::Forward6, Setting::BridgeFilter6];
     for setting in host.into_iter().chain(links.iter().flat_map(Setting::of_link)) {
-        if let Some(number) = read(&setting)? {
-            world.insert(Key::Setting(setting), Value::Number(number));
+        let key = Key::Setting(setting);
+        let Key::Setting(setting) = &key else { continue };
+        if world.contains_key(&key) {
+            continue;
+        }
+        if let Some(number) = read(setting)? {
+            world.insert(key, Value::Number(number));
         }
     }
     Ok(())
@@ -131,7 +201,12 @@ pub(super) fn promote_secondaries(link: &IfName) -> Result<(), Failure> {
 /// address and three routes, and walk the routes of all ports whenever one comes up or goes down (`addrconf_notify`,
 /// net/ipv6/addrconf.c).
 pub(super) fn without_own_ipv6(port: &IfName) -> Result<(), Failure> {
-    apply(&Setting::DisableIpv6(port.clone()), 1, &[])
+    let setting = Setting::DisableIpv6(port.clone());
+    match fs::read_to_string(setting.path()) {
+        // A link whose packets are too small for IPv6 has none.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => apply(&setting, 1, &[]),
+    }
 }
 
 #[cfg(test)]
