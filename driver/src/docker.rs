@@ -121,6 +121,8 @@ pub struct NetworkView {
     pub v6: bool,
     /// Its options.
     pub options: BTreeMap<String, String>,
+    /// Whether its addresses are lent by a server of its wire.
+    pub lent: bool,
     /// Its subnets.
     pub subnets: Vec<SubnetView>,
     /// Its endpoints.
@@ -192,6 +194,8 @@ struct IpamJson {
     driver: String,
     #[serde(default)]
     config: Option<Vec<SubnetJson>>,
+    #[serde(default)]
+    options: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -425,6 +429,12 @@ fn network_view(json: NetworkJson) -> Option<NetworkView> {
         internal: json.internal,
         v6: json.enable_ipv6,
         options: json.options.unwrap_or_default(),
+        lent: json
+            .ipam
+            .options
+            .iter()
+            .flatten()
+            .any(|(name, value)| name == "dhcp" && value != "off"),
         subnets: json.ipam.config.iter().flatten().filter_map(subnet).collect(),
         endpoints: json
             .containers

@@ -332,6 +332,9 @@ fn a_link_on_a_wire_is_made_within_and_goes_when_its_container_leaves() {
     assert_eq!(with.len(), 3, "{with:?}");
     scene.tombolo().start_again();
     let left: Vec<String> = with.into_iter().filter(|link| link != "left").collect();
+    until("it has heard of the engine's containers and looked", || {
+        (!on_wires(&web).contains(&"left".to_owned())).then_some(())
+    });
     assert_eq!(on_wires(&web), left);
     assert!(web.pings("peer"));
     // Of a record that was lost Docker tells that its container is on the wire, not how.
@@ -350,6 +353,7 @@ fn a_link_on_a_wire_is_made_within_and_goes_when_its_container_leaves() {
     });
     scene.tombolo().kill();
     scene.tombolo().start_again();
+    scene.names_are_known();
     assert_eq!(on_wires(&web), left);
     assert!(web.pings("peer"));
     scene.docker(&["network", "disconnect", "wire", "web"]);

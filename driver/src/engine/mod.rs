@@ -52,7 +52,7 @@ use tombolo_ipam::Carve;
 use self::events::Problem;
 use self::together::{About, Change, Together};
 use crate::dhcp::Lease;
-use crate::docker::{Named, View};
+use crate::docker::{Named, NetworkView, View};
 use crate::kernel::groups::Groups;
 use crate::kernel::notice::Noticed;
 use crate::kernel::sandbox::Inside;
@@ -332,6 +332,8 @@ pub struct Engine<K, J> {
     placing: Option<(Key, Placed)>,
     /// Links on wires that are to be taken out of the sandboxes in which they were made.
     leaving: BTreeMap<Key, PathBuf>,
+    /// Whether sandboxes were looked into for links that an earlier run has left there.
+    swept: bool,
     /// Links that are removed after the answer.
     later: later::Later,
     /// How long the last write of records took.
@@ -380,6 +382,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             believed: World::new(),
             placing: None,
             leaving: BTreeMap::new(),
+            swept: false,
             later: later::Later::default(),
             write_took: Duration::ZERO,
             starting: insides::Starting::default(),
@@ -503,7 +506,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             Ask::HostNext(subnet, answer) => drop(answer.send(self.state.host_next(subnet))),
             Ask::Parents(answer) => drop(answer.send(self.state.parents().cloned().collect())),
             Ask::Inside(parent, answer) => drop(answer.send(self.inside(&parent))),
-            Ask::PutBack(id, inside) => self.put_back(&id, &inside),
+            Ask::PutBack(id, inside) => self.put_back(&id, &inside).await,
             Ask::Named(network, answer) => drop(answer.send(self.state.as_named(&network))),
             Ask::Asked(id, answer) => {
                 self.make_room(&id).await;
@@ -741,7 +744,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     fn note_leaving(&mut self, edit: &Edit) {
         let Edit::Endpoint(id, after) = edit else { return };
         // How one came by its link whose record was rebuilt is not known, nor where that is.
-        let rebuilt = |endpoint: &Endpoint| endpoint.sandbox.as_deref() == Some("");
+        let rebuilt = |endpoint: &Endpoint| {
+            let network = self.state.network(&endpoint.network);
+            let may_be = network.is_some_and(|network| network.spec.goes_inside());
+            may_be && endpoint.sandbox.as_deref() == Some("")
+        };
         let placed =
             |endpoint: &&Endpoint| (endpoint.inside || rebuilt(endpoint)) && self.state.is_on_wire(endpoint);
         let link = Key::Child(id.container_link());
@@ -963,6 +970,15 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Takes links on wires out of sandboxes that could not be taken out when they were to go.
     async fn take_out_left(&mut self) {
         for link in self.leaving.keys().cloned().collect::<Vec<_>>() {
+            // What was taken back was not to go.
+            let wanted = match self.state.owner(&link) {
+                Some(Owner::Endpoint(id)) => self.state.endpoint(&id).is_some_and(|endpoint| endpoint.linked),
+                _ => false,
+            };
+            if wanted {
+                self.leaving.remove(&link);
+                continue;
+            }
             let step = Step::Remove(link, Value::Present);
             if let Err(error) = self.step(&step).await {
                 self.trouble(&step, &error);
@@ -970,21 +986,37 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
-    /// Takes links on wires out of sandboxes that an earlier run has left there. How a container came by its link says a record only
-    /// if it was not rebuilt, so all are left that are some container's.
-    async fn sweep_sandboxes(&mut self) {
-        let has_any = self
-            .state
-            .networks()
-            .any(|n| n.spec.uplink().is_some() && n.spec.goes_inside());
-        if !has_any || self.keep_unknown {
+    /// Takes links on wires out of sandboxes that an earlier run has left there, once Docker has told what it has. How a container
+    /// came by its link says a record only if it was not rebuilt, so all are left that are some container's.
+    async fn sweep_sandboxes(&mut self, view: &View) {
+        let troubled = self
+            .problems
+            .keys()
+            .any(|about| about.starts_with(reconcile::PROBLEM));
+        let driver = &self.setup.driver;
+        let ours = view
+            .networks
+            .iter()
+            .filter(|network| reconcile::is_driver(&network.driver, driver));
+        let ours: Vec<&NetworkView> = ours.collect();
+        let mut known = ours.iter().map(|network| self.state.network(&network.id));
+        if self.swept || troubled || !known.all(|network| network.is_some()) {
             return;
         }
-        let placed = self
+        self.swept = true;
+        let may_be = |network: &Network| network.spec.uplink().is_some() && network.spec.goes_inside();
+        if !self.state.networks().any(may_be) {
+            return;
+        }
+        let on_wire = |endpoint: &&Endpoint| endpoint.linked && self.state.is_on_wire(endpoint);
+        let recorded = self
             .state
             .endpoints()
-            .filter(|endpoint| endpoint.linked && self.state.is_on_wire(endpoint));
-        let wanted = placed.map(|endpoint| endpoint.id.container_link()).collect();
+            .filter(on_wire)
+            .map(|endpoint| &endpoint.id);
+        let told = ours.iter().flat_map(|network| &network.endpoints);
+        let wanted = recorded.chain(told.map(|endpoint| &endpoint.id));
+        let wanted = wanted.map(EndpointId::container_link).collect();
         match self.kernel.sweep(wanted).await {
             Ok(taken) if taken.is_empty() => {}
             Ok(taken) => {
@@ -1055,7 +1087,6 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             }
         }
         self.settle("start").await;
-        self.sweep_sandboxes().await;
         // An earlier run may have ended before it could.
         let ports = self.believed.iter().filter_map(udp_flow);
         let gone = self.state.unheld().into_iter().map(Flow::Of);

@@ -235,6 +235,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 forgotten => self.free(forgotten).await,
             }
         }
+        self.sweep_sandboxes(&view).await;
     }
 
     /// Takes in what containers are called.
@@ -534,6 +535,12 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             return Ok(());
         }
         let record = self.record(network).map_err(|error| error.to_string())?;
+        if network.lent {
+            // Addresses of our own choice there could be somebody's.
+            return Err(
+                "its addresses are lent by a server of its wire (dhcp=on), and what that has lent is lost: make the network again".to_owned(),
+            );
+        }
         // A bridge says in its group whose it is; the parent of a wire is as it was before.
         let parent = record.spec.uplink().and_then(|uplink| uplink.parent.clone());
         let link = match parent {

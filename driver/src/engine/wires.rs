@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv6Net};
 use tombolo_core::kinds::Joined;
 use tombolo_core::model::{Endpoint, EndpointId, IfName};
+use tombolo_core::world::Key;
 
 use super::events::What;
 use super::{Engine, Journal};
@@ -104,8 +105,15 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         Some((endpoint.id.clone(), inside))
     }
 
-    /// Tells that a container's link was put back.
-    pub(super) fn put_back(&mut self, id: &EndpointId, inside: &Inside) {
+    /// Tells that a container's link was put back, or takes it out again where the container has left meanwhile.
+    pub(super) async fn put_back(&mut self, id: &EndpointId, inside: &Inside) {
+        let sandbox = inside.sandbox.to_str();
+        let joined = self.state.endpoint(id).filter(|endpoint| endpoint.linked);
+        if joined.is_none_or(|endpoint| endpoint.sandbox.as_deref() != sandbox) && inside.placed {
+            self.leaving
+                .insert(Key::Child(inside.link.clone()), inside.sandbox.clone());
+            return self.take_out_left().await;
+        }
         let place = self.place(Some(&tombolo_core::state::Owner::Endpoint(id.clone())));
         let (network, container) = (place.network_name.clone(), place.container_name.clone());
         tracing::warn!(network, container, link = %inside.link, "its link had gone with its parent, and is there again");

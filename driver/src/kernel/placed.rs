@@ -26,7 +26,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use nix::sys::statfs::{FsType, fstatfs};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -34,7 +34,7 @@ use tombolo_core::model::IfName;
 use tombolo_core::world::{LINK_GROUP, PLACED_GROUP, Setting, Value};
 
 use super::Error;
-use super::link::Link;
+use super::link::{Link, link_of, name_and_group};
 use super::look::spaces;
 use super::netlink::{Asked, Links, Veth, refused, with_mtu};
 use super::sandbox::{broken, on_this_thread, route_by};
@@ -152,10 +152,10 @@ async fn within<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(Failure::Broken(error.to_string())))
 }
 
-/// Whether a link was put there by the engine: not made there by us, and not one that came with the namespace (`lo`, `tunl0` and
-/// such, which is down).
+/// Whether a link was put there by the engine: not made there by us, up, and with its other end, or what it is on, elsewhere. Those
+/// that came with the namespace (`lo`, `tunl0`), or that the container has made for itself, have nothing elsewhere.
 fn is_stranger(link: &Link) -> bool {
-    link.name != "lo" && link.up && !link.placed
+    link.up && !link.placed && link.elsewhere.is_some()
 }
 
 impl fmt::Display for Sandbox {
@@ -337,16 +337,20 @@ pub(super) async fn take_out(sandbox: &Path, name: &IfName) -> Result<(), Failur
         let swept = swept.unwrap_or_else(|error| Err(io::Error::other(error)));
         return swept.map(drop).map_err(|error| broken(&error));
     }
+    match File::open(sandbox) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => drop(opened.map_err(|error| broken(&error))?),
+    }
     let Some(sandbox) = Sandbox::at(sandbox) else {
         return Ok(());
     };
     within(Arc::new(sandbox), async move |links: &mut Links| {
-        let all = links.all().await?;
-        let is_it = |link: &&Link| link.placed && link.alias.as_ref() == Some(&name);
-        match all.iter().find(is_it) {
-            Some(link) => links.delete(link.index).await,
-            None => Ok(()),
+        // One without an alias was not finished, and is nobody's: whoever makes them is who asks.
+        let goes = |link: &Link| link.alias.as_ref().is_none_or(|alias| *alias == name);
+        for link in links.on_wires().await?.iter().filter(|link| goes(link)) {
+            links.delete(link.index).await?;
         }
+        Ok(())
     })
     .await
 }
@@ -377,8 +381,8 @@ pub(super) fn sweep(goes: impl Fn(Option<&str>) -> bool + Sync) -> io::Result<Ve
 
 async fn sweep_one(goes: &impl Fn(Option<&str>) -> bool, own: &File) -> Result<Vec<String>, Failure> {
     let mut links = Links::new();
-    let on_wire = |link: &Link| link.placed && link.wire.is_some() && goes(link.alias.as_deref());
-    let unwanted: Vec<Link> = links.all().await?.into_iter().filter(on_wire).collect();
+    let on_wires = links.on_wires().await?.into_iter();
+    let unwanted: Vec<Link> = on_wires.filter(|link| goes(link.alias.as_deref())).collect();
     if unwanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -395,6 +399,17 @@ async fn sweep_one(goes: &impl Fn(Option<&str>) -> bool, own: &File) -> Result<V
 }
 
 impl Links {
+    /// The links on wires that were made in this namespace. What else there is need not be understood.
+    async fn on_wires(&mut self) -> Result<Vec<Link>, Failure> {
+        let dump = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let replies = self.socket.dump(dump.into()).await?;
+        let placed = replies
+            .iter()
+            .filter(|reply| name_and_group(reply).1 == Some(PLACED_GROUP));
+        let links = placed.map(link_of).collect::<Result<Vec<Link>, Failure>>()?;
+        Ok(links.into_iter().filter(|link| link.wire.is_some()).collect())
+    }
+
     /// The number by which this namespace knows another one, if it does.
     async fn number_of(&mut self, other: &File) -> Result<Option<i32>, Failure> {
         let mut question = NsidMessage::default();

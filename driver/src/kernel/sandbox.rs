@@ -78,7 +78,10 @@ impl Inside {
         });
         if configured.is_err() {
             // Half a link is worse than none.
-            let removed = within(&self.sandbox, async |links: &mut Links| links.remove(&free).await);
+            let removed = within(&self.sandbox, async |links: &mut Links| {
+                let link = links.used(&free).await?;
+                links.delete(link.index).await
+            });
             self.failed("taking it away again", removed)?;
         }
         self.failed("setting it up", configured)?;
@@ -114,6 +117,10 @@ impl Inside {
         let message = LinkUnspec::new_with_index(made.index)
             .name(name.to_string())
             .setns_by_fd(file.as_raw_fd());
+        let message = match self.placed {
+            true => with_alias(message, Some(&self.link)).link_group(PLACED_GROUP),
+            false => message,
+        };
         let moved = links.tell(RouteNetlinkMessage::SetLink(message.build()), 0).await;
         if moved.is_err() {
             links.delete(made.index).await?;
@@ -123,18 +130,14 @@ impl Inside {
 
     /// Gives the link in the sandbox what the container is to have.
     async fn configure(&self, links: &mut Links, name: &IfName) -> Result<(), Failure> {
-        let link = links.ours(name).await?;
+        let link = links.used(name).await?;
         let v6 = self.addresses.iter().any(|address| address.addr().is_ipv6());
         settings::apply(&Setting::DisableIpv6(name.clone()), u32::from(!v6), &[])?;
         for address in &self.addresses {
             links.add_address(name, *address).await?;
         }
-        let up = LinkUnspec::new_with_index(link.index).up();
-        let up = match self.placed {
-            true => with_alias(up, Some(&self.link)).link_group(PLACED_GROUP),
-            false => up,
-        };
-        links.tell(RouteNetlinkMessage::SetLink(up.build()), 0).await?;
+        let up = LinkUnspec::new_with_index(link.index).up().build();
+        links.tell(RouteNetlinkMessage::SetLink(up), 0).await?;
         for (net, via) in &self.ways_out {
             let route = RouteNetlinkMessage::NewRoute(route_by(*net, *via, link.index));
             let made = links.tell(route, NLM_F_CREATE | NLM_F_EXCL).await;

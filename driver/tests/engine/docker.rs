@@ -30,6 +30,7 @@ fn net(n: u8, endpoints: &[(&str, &str)]) -> NetworkView {
         internal: false,
         v6: false,
         options: Default::default(),
+        lent: false,
         subnets: vec![SubnetView {
             pool: format!("10.{n}.0.0/24").parse().unwrap(),
             range: None,

@@ -173,6 +173,7 @@ fn names_are_told_once_and_the_engine_as_it_comes_and_goes() {
             internal: false,
             v6: false,
             options: Default::default(),
+            lent: false,
             subnets: Vec::new(),
             endpoints: Vec::new(),
         }],

@@ -401,6 +401,19 @@ fn bridges_have_routes_of_ipv6_and_their_ports_have_none() {
         let published = SocketAddr::new(wire(true, 1), 8080);
         let heard = ask(Proto::Tcp, &lab.outside, published, &lab.a1, 80, PATIENCE);
         assert_eq!(heard, Some(wire(true, 2)));
+        // A link whose packets are too small for IPv6 has none that could be taken away.
+        let mut small = lab.world.clone();
+        let pair = Value::Veth {
+            peer: name("tbcs1"),
+            peer_mac: Mac::from_bytes([6, 0x7b, 0, 0, 9, 1]).unwrap(),
+            mac: Mac::from_bytes([6, 0x7b, 0, 0, 9, 2]).unwrap(),
+            mtu: Some(1200),
+        };
+        small.insert(Key::Link(name("tbhs1")), pair);
+        small.insert(Key::Port(name("tbhs1")), crate::lab::on(&name("tb-b")));
+        let mut kernel = lab.kernel;
+        settle(&mut kernel, &small).await;
+        assert!(run("ip -br link show master tb-b").contains("tbhs1"));
     });
 }
 

@@ -425,7 +425,8 @@ impl Spec {
     /// Whether its containers' links may be made within their sandboxes.
     pub fn goes_inside(&self) -> bool {
         match self {
-            Self::Macvlan(_) => true,
+            // One that has the parent for itself takes the parent's hardware address, until the engine gives it its own.
+            Self::Macvlan(macvlan) => macvlan.mode != MacvlanMode::Passthru,
             // Where the engine gives the container an interface of its own beside ours, it would give both one name.
             _ => self
                 .bridge()
@@ -439,7 +440,7 @@ impl Spec {
             Some(Attach::Inside) if !self.goes_inside() => Err(options::refuse_value(
                 Attach::OPTION,
                 &Attach::Inside.to_string(),
-                "only on macvlan networks, and on those with a bridge of tombolo's (bridge, host-gateway, overlay) that publish their own ports",
+                "only on macvlan networks that are not in mode passthru, and on those with a bridge of tombolo's (bridge, host-gateway, overlay) that publish their own ports",
             )),
             _ => Ok(()),
         }

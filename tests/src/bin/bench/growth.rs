@@ -1,8 +1,7 @@
 //! What more endpoints and more networks on a host cost those that come and go, and those that stay: the calls of a container's
 //! life and of a network's, a packet, a start of tombolo, its memory.
 
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use system_tests::measure::Way;
 use system_tests::say;
@@ -10,7 +9,7 @@ use system_tests::say;
 use crate::handlers::Place;
 use crate::picture::{Bar, bars};
 use crate::spread::{median, pairs, with_quartiles};
-use crate::{aim, disk, machine, probe, turns};
+use crate::{aim, calm, disk, machine, probe, turns};
 
 /// How many endpoints there are, on networks of 500 at most, each with a published port.
 const ENDPOINTS: [usize; 4] = [10, 100, 1_000, 10_000];
@@ -23,11 +22,6 @@ const EXCHANGES: usize = 100;
 
 /// How often tombolo is started anew at each place.
 const STARTS: usize = 10;
-
-/// How long the kernel may take to take everything away, and how soon it does something else, and how often in a row, once it has.
-const LONGEST: Duration = Duration::from_secs(300);
-const QUICK: Duration = Duration::from_millis(200);
-const IN_A_ROW: usize = 50;
 
 /// How much longer calls may take with 1,000 than with 10, and packets with the most of all; and seconds that a start with 1,000
 /// may take.
@@ -139,31 +133,8 @@ fn of_sort(sort: &Sort, sizes: &[usize], rounds: usize) -> Vec<String> {
     drop(ways);
     drop(places);
     disk::must_be_gone(&images);
-    calm();
+    calm::wait();
     report(sort, sizes, &measured)
-}
-
-/// Waits until the kernel has taken thousands of links away, for which whoever makes one waits meanwhile, and can't even be killed.
-fn calm() {
-    let begun = Instant::now();
-    let mut quick = 0;
-    while quick < IN_A_ROW {
-        let begin = Instant::now();
-        let script = "ip link add calm type bridge; ip link delete calm";
-        let done = Command::new("unshare")
-            .args(["--net", "sh", "-ec", script])
-            .status();
-        assert!(done.is_ok_and(|status| status.success()), "{script}");
-        quick = if begin.elapsed() < QUICK { quick + 1 } else { 0 };
-        assert!(
-            begun.elapsed() < LONGEST,
-            "the kernel is busy for more than {LONGEST:?}"
-        );
-    }
-    say(&format!(
-        "growth: all is gone after {:.0} s",
-        begun.elapsed().as_secs_f64()
-    ));
 }
 
 fn report(sort: &Sort, sizes: &[usize], measured: &[Measured]) -> Vec<String> {

@@ -28,6 +28,7 @@ mod across;
 mod ask;
 mod attach;
 mod bridge;
+mod calm;
 mod cost;
 mod disk;
 mod document;
@@ -164,6 +165,8 @@ fn main() {
         if let Some(title) = document {
             document::put(title, name, &lines);
         }
+        // What the next one makes is not to wait for what this one has left to the kernel.
+        calm::wait();
     }
 }
 
