@@ -92,9 +92,13 @@ pub fn udp(way: &Way, count: usize) -> io::Result<(Samples, f64)> {
             first_on(Which::Last);
             let work = Work::of_this_thread();
             let mut byte = [0];
-            // An empty one says that it was the last.
-            while let Ok((1, asker)) = server.recv_from(&mut byte) {
-                server.send_to(&byte, asker).ok();
+            loop {
+                match server.recv_from(&mut byte) {
+                    Ok((1, asker)) => drop(server.send_to(&byte, asker)),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    // An empty one says that it was the last.
+                    _ => break,
+                }
             }
             work.more()
         });
