@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
+use tombolo_core::kinds::options::{FromText, Switch};
 use tombolo_core::model::{EndpointId, IfName, Mac, NetworkId};
 use tombolo_core::wire::way_out_name;
 use tombolo_core::world::Family;
@@ -434,7 +435,7 @@ fn network_view(json: NetworkJson) -> Option<NetworkView> {
             .options
             .iter()
             .flatten()
-            .any(|(name, value)| name == "dhcp" && value != "off"),
+            .any(|(name, value)| name == "dhcp" && Switch::from_text(value).is_none_or(|Switch(on)| on)),
         subnets: json.ipam.config.iter().flatten().filter_map(subnet).collect(),
         endpoints: json
             .containers

@@ -989,6 +989,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// Takes links on wires out of sandboxes that an earlier run has left there, once Docker has told what it has. How a container
     /// came by its link says a record only if it was not rebuilt, so all are left that are some container's.
     async fn sweep_sandboxes(&mut self, view: &View) {
+        if self.swept {
+            return;
+        }
         let troubled = self
             .problems
             .keys()
@@ -1000,7 +1003,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             .filter(|network| reconcile::is_driver(&network.driver, driver));
         let ours: Vec<&NetworkView> = ours.collect();
         let mut known = ours.iter().map(|network| self.state.network(&network.id));
-        if self.swept || troubled || !known.all(|network| network.is_some()) {
+        if troubled || !known.all(|network| network.is_some()) {
             return;
         }
         self.swept = true;

@@ -11,8 +11,8 @@
 //! own settings, up, and the routes by the link itself. The ways out are the engine's all the same.
 //!
 //! A pair is known by the host's end, with which both go. Of a link on a wire the host has none: its alias says whose it is, it
-//! is taken out of the sandbox when its endpoint leaves, and a start looks into the namespaces of this machine for those that
-//! nobody wants.
+//! is taken out of the sandbox when its endpoint leaves, and a daemon that has begun anew looks into the namespaces of this machine
+//! for those that nobody wants.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use nix::sys::statfs::{FsType, fstatfs};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -59,7 +59,11 @@ impl Sandbox {
     /// The sandbox at a path, if there is a network namespace by now that isn't this host's own. Engines before 28 make it
     /// only after the container has joined its networks, and a managed plug-in doesn't see it.
     pub fn at(path: &Path) -> Option<Self> {
-        let file = File::open(path).ok()?;
+        Self::of(File::open(path).ok()?, path)
+    }
+
+    /// The same of a file that is open.
+    fn of(file: File, path: &Path) -> Option<Self> {
         let kind = fstatfs(&file).ok()?.filesystem_type();
         let (there, own) = (file.metadata().ok()?, fs::metadata(OWN).ok()?);
         let apart = (there.dev(), there.ino()) != (own.dev(), own.ino());
@@ -337,11 +341,11 @@ pub(super) async fn take_out(sandbox: &Path, name: &IfName) -> Result<(), Failur
         let swept = swept.unwrap_or_else(|error| Err(io::Error::other(error)));
         return swept.map(drop).map_err(|error| broken(&error));
     }
-    match File::open(sandbox) {
+    let file = match File::open(sandbox) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        opened => drop(opened.map_err(|error| broken(&error))?),
-    }
-    let Some(sandbox) = Sandbox::at(sandbox) else {
+        opened => opened.map_err(|error| broken(&error))?,
+    };
+    let Some(sandbox) = Sandbox::of(file, sandbox) else {
         return Ok(());
     };
     within(Arc::new(sandbox), async move |links: &mut Links| {
@@ -401,8 +405,7 @@ async fn sweep_one(goes: &impl Fn(Option<&str>) -> bool, own: &File) -> Result<V
 impl Links {
     /// The links on wires that were made in this namespace. What else there is need not be understood.
     async fn on_wires(&mut self) -> Result<Vec<Link>, Failure> {
-        let dump = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let replies = self.socket.dump(dump.into()).await?;
+        let replies = self.told_of_all().await?;
         let placed = replies
             .iter()
             .filter(|reply| name_and_group(reply).1 == Some(PLACED_GROUP));

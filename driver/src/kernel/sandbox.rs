@@ -23,7 +23,7 @@ use super::look::spaces::inside;
 use super::netlink::Links;
 use super::placed::with_alias;
 use super::settings;
-use super::socket::{Failure, unless};
+use super::socket::{Failure, Reply, unless};
 use super::uplinks::Uplink;
 
 /// A container's link as it is to be in its sandbox.
@@ -186,9 +186,13 @@ pub(super) fn route_by(net: IpNet, via: Option<IpAddr>, link: u32) -> RouteMessa
 impl Links {
     /// All links of this namespace.
     pub(super) async fn all(&mut self) -> Result<Vec<Link>, Failure> {
+        self.told_of_all().await?.iter().map(link_of).collect()
+    }
+
+    /// What the kernel tells of them.
+    pub(super) async fn told_of_all(&mut self) -> Result<Vec<Reply>, Failure> {
         let dump = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let replies = self.socket.dump(dump.into()).await?;
-        replies.iter().map(link_of).collect()
+        self.socket.dump(dump.into()).await
     }
 }
 
