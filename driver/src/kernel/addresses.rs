@@ -72,8 +72,18 @@ impl Links {
         let Some(link) = self.find_used(name).await? else {
             return Ok(());
         };
+        // Where somebody else's bridge has had it all along, it is not ours to take away.
+        if link.adopted && !self.is_marked(link.index, address).await? {
+            return Ok(());
+        }
         let message = RouteNetlinkMessage::DelAddress(address_message(link.index, address));
         unless(self.tell(message, 0).await, &[libc::EADDRNOTAVAIL, libc::ENODEV])
+    }
+
+    /// Whether an address is there and bears our mark.
+    async fn is_marked(&mut self, index: u32, address: IpNet) -> Result<bool, Failure> {
+        let there = self.addresses().await?;
+        Ok(there.contains(&(index, address, true)))
     }
 }
 

@@ -79,6 +79,32 @@ fn others_are_unseen_and_untouched() {
     });
 }
 
+/// Whatever is believed of them.
+#[test]
+fn addresses_that_an_adopted_bridge_had_before_are_never_taken_away() {
+    in_namespace(async || {
+        run(
+            "ip link add br0 type bridge && ip link set br0 up && ip address add 10.5.0.1/24 dev br0 &&
+             ip address add fd00:5::1/64 dev br0 nodad",
+        );
+        let br0 = name("br0");
+        let of = |address: &str| Key::Address(br0.clone(), address.parse().unwrap());
+        let theirs = [of("10.5.0.1/24"), of("fd00:5::1/64")];
+        let ours = of("10.6.0.1/24");
+        let mut kernel = Real::new();
+        apply(&mut kernel, Step::Add(Key::Link(br0.clone()), Value::Adopted)).await;
+        for key in theirs.iter().chain([&ours]) {
+            apply(&mut kernel, Step::Add(key.clone(), Value::Present)).await;
+        }
+        for key in theirs.iter().chain([&ours]) {
+            apply(&mut kernel, Step::Remove(key.clone(), Value::Present)).await;
+        }
+        let found = look(&mut kernel).await;
+        assert!(theirs.iter().all(|key| found.get(key) == Some(&Value::Theirs)));
+        assert!(!found.contains_key(&ours));
+    });
+}
+
 #[test]
 fn no_step_changes_a_link_that_is_not_ours() {
     in_namespace(async || {
