@@ -1,5 +1,6 @@
 //! What is asked of a wire before Docker is answered: whether somebody there has an address, or the wire's own DHCP server for one.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,7 +46,10 @@ pub(super) async fn request_unheld(
         return request_address(plugin, command, deadline).await;
     };
     plugin.ahead.notify_one();
-    for _ in 0..CONFLICTS {
+    let mut passed = BTreeSet::new();
+    // One that comes again is all that is left.
+    let mut comes_again = false;
+    while passed.len() < CONFLICTS && !comes_again {
         let reply = request_address(plugin, command.clone(), deadline).await?;
         let Reply::Address(address) = reply else {
             return Ok(reply);
@@ -63,11 +67,13 @@ pub(super) async fn request_unheld(
             );
             return Err((Outcome::Refused, why));
         }
+        comes_again = !passed.insert(address);
     }
     let why = format!(
-        "Address: the next {CONFLICTS} addresses of {} are all in use on the wire of {parent}; keep the pool to a part that is free \
-         there (--ip-range)",
-        pool.cidr()
+        "Address: no address was found in {} that nobody has on the wire of {parent} ({} tried); keep the pool to a part that is \
+         free there (--ip-range)",
+        pool.cidr(),
+        passed.len()
     );
     Err((Outcome::Refused, why))
 }
