@@ -14,9 +14,8 @@ use crate::{aim, calm, disk, machine, probe, turns};
 /// How many endpoints there are, on networks of 500 at most, each with a published port.
 const ENDPOINTS: [usize; 4] = [10, 100, 1_000, 10_000];
 
-/// How many networks there are, with nothing on them. With 10,000 a look at the kernel takes so long that a request which comes then
-/// is refused as late.
-const NETWORKS: [usize; 3] = [10, 100, 1_000];
+/// How many networks there are, with nothing on them.
+const NETWORKS: [usize; 4] = [10, 100, 1_000, 10_000];
 
 /// How often is asked and answered in a round.
 const EXCHANGES: usize = 100;
@@ -40,7 +39,6 @@ struct Sort {
     life: fn(&mut Place, usize),
 }
 
-// What takes the kernel longest to take away comes last.
 const SORTS: [(Sort, &[usize]); 2] = [
     (
         Sort {

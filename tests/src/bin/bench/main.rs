@@ -10,7 +10,7 @@
 //! - `ports`: what a question through a published port takes with few ports and with many
 //! - `across`: what a way between containers of two hosts costs, beside the wire and Docker's Swarm
 //! - `repair`: how fast six hosts put right what was broken by hand, and reach what is new or has moved
-//! - `many`: what ten thousand endpoints of another host cost
+//! - `many`: what up to ten thousand endpoints of other hosts cost
 //! - `profile`: where the time of a question between two hosts goes in the kernel (needs `perf`)
 //! - `wire`: what a network on a wire (macvlan) costs beside Docker's own
 //!
@@ -21,7 +21,7 @@
 //! of questions there are, `TOMBOLO_TEST_ENGINE` which engine is used, as for the tests. Between hosts:
 //! `TOMBOLO_BENCH_ACROSS_ROUNDS` (default 60) is how many rounds of ways there are (of `bridge` and `wire` as well),
 //! `TOMBOLO_BENCH_REPAIRS` (default 30) how often each thing is broken, started, moved, or one more, `TOMBOLO_BENCH_PEERS`
-//! (default 10000) how many endpoints are many. `TOMBOLO_BENCH_MOST` (default 10000) is how many endpoints `growth` goes up to.
+//! (default 10000) how many endpoints `many` goes up to. `TOMBOLO_BENCH_MOST` (default 10000) is how many endpoints `growth` goes up to.
 //! `TOMBOLO_BENCH_WRITE` names a document in which the parts write their sections anew (`make bench` has `docs/benchmarks.md`).
 
 mod across;

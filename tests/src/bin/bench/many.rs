@@ -1,5 +1,5 @@
-//! What many endpoints of other hosts cost: two clusters, with a few endpoints on an overlay and with ten thousand, and in
-//! each a host that has none and looks on.
+//! What endpoints of other hosts cost: clusters with a few of them on an overlay and with up to ten thousand, and in each a
+//! host that has none and looks on.
 //!
 //! No engine takes part, so that nobody frees what no engine knows of: endpoints are made and joined as an engine asks for
 //! it, and the containers' ends of their links stay where they are. A bridge of the kernel has 1,023 ports at most, so
@@ -9,21 +9,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use system_tests::measure::Way;
 use system_tests::plugin::{self, Client};
 use system_tests::samples::Samples;
 use system_tests::sites::Cabled;
-use system_tests::{Host, Plan, Rows, Tombolo, at_once, json as look, say, wait};
+use system_tests::{Host, Plan, Rows, Spaces, Tombolo, at_once, json as look, say, wait};
 
 use crate::follower::Follower;
-use crate::memory;
+use crate::picture::{Bar, bars};
+use crate::spread::{median, pairs, with_quartiles};
+use crate::{memory, probe, turns};
 
-/// How many endpoints are few.
-const FEW: usize = 10;
+/// How many endpoints there are.
+const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
 
-/// What we aim at: seconds until all is as it should be after a start, memory in MiB, how much longer one more may take.
+/// What we aim at: seconds until all is as it should be after a start, memory in MiB, how much longer one more may take, and a packet.
 const START_S: f64 = 1.0;
 const MEMORY_MIB: f64 = 40.0;
 const ONE_MORE: f64 = 2.0;
+const PACKET: f64 = 1.05;
+
+/// How often is asked and answered in a round.
+const EXCHANGES: usize = 100;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -47,6 +54,7 @@ struct Owner {
 struct Place {
     endpoints: usize,
     owners: Vec<Owner>,
+    looking: Owner,
     /// What one more took: until the owner had answered, until the other one had the row.
     answered: Samples,
     told: Samples,
@@ -89,11 +97,13 @@ impl Owner {
         id
     }
 
-    fn join(&self, id: &str) {
+    /// Joins an endpoint; gives the container's end of its link.
+    fn join(&self, id: &str) -> String {
         let sandbox = format!("/var/run/docker/netns/{}", &id[..12]);
         let asked =
             json!({ "NetworkID": self.network, "EndpointID": id, "SandboxKey": sandbox, "Options": {} });
-        self.ask("NetworkDriver.Join", &asked);
+        let joined = self.ask("NetworkDriver.Join", &asked);
+        look::text(&joined, "/InterfaceName/SrcName").to_owned()
     }
 
     /// Takes an endpoint away, up to its address.
@@ -127,7 +137,7 @@ impl Place {
             }
         };
         let mut owners: Vec<Owner> = tomboli.iter().map(owner).collect();
-        owners.pop();
+        let looking = owners.pop().expect("a host that looks on");
         let made = AtomicUsize::new(0);
         // A few at a time: more would only make each other late.
         at_once(&[0, 1], |first| {
@@ -145,6 +155,7 @@ impl Place {
         let place = Self {
             endpoints: made.into_inner(),
             owners,
+            looking,
             answered: Samples::default(),
             told: Samples::default(),
             monitor: Follower::of_kernel(hosts.hosts().last().expect("a host"), "bridge", "fdb"),
@@ -231,6 +242,31 @@ impl Place {
         all.unwrap_or_else(|| panic!("rows after {PATIENCE:?}: {:?}, not {wanted:?}", self.rows()))
     }
 
+    /// The way between two more endpoints, one of them on the host that looks on.
+    fn way(&self) -> Way {
+        let owner: &Host = &self.hosts.hosts()[0];
+        let ends = [(&self.owners[0], owner), (&self.looking, self.looker())];
+        let [(from, _), (to, address)] = ends.map(|(owner, host)| {
+            let address = owner.address();
+            let link = owner.join(&owner.endpoint(&address));
+            host.sh(&format!(
+                "ip netns add end && ip link set {link} netns end && ip -n end address add {address} dev {link} &&
+                 ip -n end link set {link} up"
+            ));
+            let address = address.split('/').next().and_then(|address| address.parse().ok());
+            let spaces = Spaces::of_network(&host.path("/run/netns/end"));
+            (spaces, address.expect("an address"))
+        });
+        let way = Way {
+            name: format!("beside {}", self.endpoints),
+            from,
+            to,
+            address,
+        };
+        wait::until("both are known", || probe::udp(&way, 1).ok().map(drop));
+        way
+    }
+
     fn memory(&self) -> [f64; 3] {
         memory::of(self.looker(), self.tombolo())
     }
@@ -256,84 +292,117 @@ fn make_network(client: &Client, id: &str) -> String {
     pool
 }
 
-/// Measures with `many` endpoints, `count` times one more, and says what was found.
-pub fn measure(many: usize, count: usize) -> Vec<String> {
+/// What was measured at a place beside what it has noted itself.
+#[derive(Default)]
+struct Measured {
+    restarts: Samples,
+    boots: Samples,
+    /// Questions, round by round, in µs.
+    packets: Vec<f64>,
+    /// While it ran since before, and after a start with all there: now, of that not pages of its program's file, at most.
+    memories: [[f64; 3]; 2],
+}
+
+/// Measures with up to `most` endpoints, `count` times one more, and says what was found.
+pub fn measure(most: usize, count: usize) -> Vec<String> {
     let load = crate::load();
-    // Eleven daemons on one machine: where others take its time, some of them would count as dead.
+    // More than a dozen daemons on one machine: where others take its time, some of them would count as dead.
     crate::before_others();
-    let mut places = [FEW, many].map(Place::with);
+    let sizes = SIZES.into_iter().filter(|size| *size <= most);
+    let mut places: Vec<Place> = sizes.map(Place::with).collect();
     places.iter_mut().for_each(Place::one_more);
     places.iter_mut().for_each(|place| {
         (place.answered, place.told) = Default::default();
     });
     for round in 0..count {
-        for turn in 0..2 {
-            places[(round + turn) % 2].one_more();
+        for at in turns::order(round, places.len()) {
+            places[at].one_more();
         }
     }
     say("many: one more");
-    let while_running = places.each_ref().map(Place::memory);
-    let mut starts: [[Samples; 2]; 2] = Default::default();
+    let mut measured: Vec<Measured> = places.iter().map(|_| Measured::default()).collect();
+    for (place, measured) in places.iter().zip(&mut measured) {
+        measured.memories[0] = place.memory();
+    }
     for _ in 0..STARTS {
-        for (place, [restarts, boots]) in places.iter().zip(&mut starts) {
-            restarts.add(place.restart());
-            boots.add(place.boot());
+        for (place, measured) in places.iter().zip(&mut measured) {
+            measured.restarts.add(place.restart());
+            measured.boots.add(place.boot());
         }
     }
     say("many: starts");
-    let memories = [while_running, places.each_ref().map(Place::memory)];
-    lines(&load, &places, &starts, memories)
+    for (place, measured) in places.iter().zip(&mut measured) {
+        measured.memories[1] = place.memory();
+    }
+    let ways: Vec<Way> = places.iter().map(Place::way).collect();
+    for round in 0..count {
+        for at in turns::order(round, ways.len()) {
+            let asked = probe::udp(&ways[at], EXCHANGES);
+            let (answers, _) = asked.unwrap_or_else(|e| panic!("{}: {e}", ways[at].name));
+            measured[at].packets.push(answers.median() * 1e3);
+        }
+    }
+    say("many: packets");
+    lines(&load, &places, &measured)
 }
 
-fn lines(
-    load: &str,
-    places: &[Place; 2],
-    starts: &[[Samples; 2]; 2],
-    memories: [[[f64; 3]; 2]; 2],
-) -> Vec<String> {
-    let many = places[1].endpoints;
+fn lines(load: &str, places: &[Place], measured: &[Measured]) -> Vec<String> {
+    let [few, .., many] = places else {
+        panic!("at least two sizes");
+    };
+    let sizes: Vec<String> = places.iter().map(|place| place.endpoints.to_string()).collect();
     let mut lines = vec![
         "## Many endpoints of other hosts".to_owned(),
         String::new(),
         format!(
-            "{} Two clusters of hosts made of namespaces, with a tombolo each and without engines, whose files are in memory: \
-             with {FEW} and with {many} endpoints on an overlay, at most {OF_A_HOST} on a host. They are asked for on \
+            "{} Clusters of hosts made of namespaces, with a tombolo each and without engines, whose files are in memory: \
+             with {} endpoints on an overlay, at most {OF_A_HOST} on a host. They are asked for on \
              tombolo's socket as an engine does it, up to `Join`. All is measured on a host that has none itself. The \
              daemons go before the machine's other work (nice -10).",
-            crate::machine("many", load)
+            crate::machine("many", load),
+            sizes.join(", ")
         ),
         String::new(),
         format!(
             "*One more*: {} times in each cluster in turns, from before the call `Join`. *Start*: {STARTS} times each, from the \
              starting of the process. With the kernel as it was, one forwarding row was deleted meanwhile, and all is as it \
              should be when that is back; with nothing there, as after a boot, when all forwarding rows and neighbours are \
-             there, looked at several times a second.",
-            places[0].told.len()
+             there, looked at several times a second. *A question*: of one byte, with its answer, in datagrams from a container of \
+             another host to one more on this one, the median of {EXCHANGES}, as often and in turns.",
+            few.told.len()
         ),
         String::new(),
         "| | endpoints | p50 | p99 | longest |".to_owned(),
         "|---|---|---|---|---|".to_owned(),
     ];
-    for (place, [restarts, boots]) in places.iter().zip(starts) {
+    for (place, measured) in places.iter().zip(measured) {
         for (what, times) in [
             ("one more, until the call is answered, ms", &place.answered),
             ("one more, until the other host has its row, ms", &place.told),
-            ("start, the kernel as it was, ms", restarts),
-            ("start, nothing in the kernel, ms", boots),
+            ("start, the kernel as it was, ms", &measured.restarts),
+            ("start, nothing in the kernel, ms", &measured.boots),
         ] {
             lines.push(format!("| {what} | {} | {times} |", place.endpoints));
         }
+    }
+    lines.push(String::new());
+    lines.push("| endpoints | a question, µs |".to_owned());
+    lines.push("|---|---|".to_owned());
+    for (place, measured) in places.iter().zip(measured) {
+        let told = with_quartiles(&measured.packets, 1);
+        lines.push(format!("| {} | {told} |", place.endpoints));
     }
     lines.push(String::new());
     lines.push(
         "| memory of tombolo (RSS), MiB | endpoints | now | of that not pages of its program's file | at most |".to_owned(),
     );
     lines.push("|---|---|---|---|---|".to_owned());
-    for (when, memory) in ["running since before", "started with all there"]
+    for (at, when) in ["running since before", "started with all there"]
         .iter()
-        .zip(memories)
+        .enumerate()
     {
-        for (place, [now, own, most]) in places.iter().zip(memory) {
+        for (place, measured) in places.iter().zip(measured) {
+            let [now, own, most] = measured.memories[at];
             lines.push(format!(
                 "| {when} | {} | {now:.1} | {own:.1} | {most:.1} |",
                 place.endpoints
@@ -341,10 +410,39 @@ fn lines(
         }
     }
     lines.push(String::new());
-    let [restart, boot] = starts[1].each_ref().map(|times| times.median() / 1e3);
-    let most = memories.iter().map(|memory| memory[1][2]).fold(0.0, f64::max);
-    let ratio = places[1].told.median() / places[0].told.median();
-    for (what, found, met) in [
+    let bar = |place: &Place, times: &Samples| Bar {
+        name: format!("{} endpoints", place.endpoints),
+        ours: true,
+        numbers: times.all().to_vec(),
+    };
+    let told: Vec<Bar> = places.iter().map(|place| bar(place, &place.told)).collect();
+    lines.extend(bars(
+        "many-one-more",
+        "one more, until the other host has its row, ms",
+        &told,
+    ));
+    let boots = places.iter().zip(measured);
+    let boots: Vec<Bar> = boots.map(|(place, of)| bar(place, &of.boots)).collect();
+    lines.extend(bars(
+        "many-start",
+        "a start with nothing in the kernel, ms",
+        &boots,
+    ));
+    lines.extend(aims(few, many, measured));
+    lines
+}
+
+fn aims(few: &Place, many: &Place, measured: &[Measured]) -> Vec<String> {
+    let [with_few, .., with_many] = measured else {
+        panic!("at least two sizes");
+    };
+    let [restart, boot] = [&with_many.restarts, &with_many.boots].map(|times| times.median() / 1e3);
+    let most = with_many.memories.iter().map(|memory| memory[2]);
+    let most = most.fold(0.0, f64::max);
+    let ratio = many.told.median() / few.told.median();
+    let packets = pairs(&with_many.packets, &with_few.packets, |one, other| one / other);
+    let (few, many) = (few.endpoints, many.endpoints);
+    let aimed = [
         (
             format!(
                 "with {many} endpoints all is as it should be within {START_S} s of a start, the kernel as it was, p50"
@@ -365,12 +463,18 @@ fn lines(
             most < MEMORY_MIB,
         ),
         (
-            format!("one more with {many} takes at most {ONE_MORE} times as long as with {FEW}, p50"),
+            format!("one more with {many} takes at most {ONE_MORE} times as long as with {few}, p50"),
             format!("{ratio:.2}"),
             ratio <= ONE_MORE,
         ),
-    ] {
-        lines.push(crate::aim(&what, &found, met));
-    }
-    lines
+        (
+            format!("a question takes at most {PACKET} times as long with {many} endpoints as with {few}"),
+            with_quartiles(&packets, 2),
+            median(&packets) <= PACKET,
+        ),
+    ];
+    let aimed = aimed.iter();
+    aimed
+        .map(|(what, found, met)| crate::aim(what, found, *met))
+        .collect()
 }

@@ -6,6 +6,7 @@ mod starts;
 use system_tests::samples::Samples;
 use system_tests::{Kind, Plan, Rows, say};
 
+use crate::picture::{Bar, bars};
 use starts::{Ground, Reached};
 
 const HOSTS: usize = 6;
@@ -115,6 +116,7 @@ fn table(repairs: &[(&str, Samples)], starts: &[(String, Reached)]) -> Vec<Strin
         ));
     }
     lines.push(String::new());
+    lines.extend(pictures(repairs, starts));
     for (name, times) in repairs {
         let p99 = times.p99();
         let what = format!("{name} is back within {REPAIRED} ms, 99 of 100");
@@ -133,5 +135,26 @@ fn table(repairs: &[(&str, Samples)], starts: &[(String, Reached)]) -> Vec<Strin
         let what = format!("{name}, and all reach it within {STARTED} ms of its own host, 99 of 100");
         lines.push(crate::aim(&what, &format!("{later:.1} ms"), later < STARTED));
     }
+    lines
+}
+
+fn pictures(repairs: &[(&str, Samples)], starts: &[(String, Reached)]) -> Vec<String> {
+    let bar = |name: &str, times: &Samples| Bar {
+        name: name.to_owned(),
+        ours: true,
+        numbers: times.all().to_vec(),
+    };
+    let repaired: Vec<Bar> = repairs.iter().map(|(name, times)| bar(name, times)).collect();
+    let reached: Vec<Bar> = starts.iter().map(|(name, times)| bar(name, &times.all)).collect();
+    let mut lines = bars(
+        "repair",
+        "deleted by hand, until it is there again, ms",
+        &repaired,
+    );
+    lines.extend(bars(
+        "repair-reached",
+        "until all hosts' containers reach it, ms",
+        &reached,
+    ));
     lines
 }
