@@ -20,7 +20,7 @@ use crate::cluster::handle::Cluster;
 use crate::dns::Served;
 use crate::engine::events::{Events, What};
 use crate::engine::views::{Comparison, Difference, Show};
-use crate::engine::{Ask, Error};
+use crate::engine::{Ask, Error, Want};
 use crate::hand_over::{Giver, PROTOCOL, Told, Wish};
 use crate::http::chain;
 use crate::records::Records;
@@ -240,7 +240,12 @@ async fn cluster(State(control): State<Control>, Path(what): Path<String>, body:
 
 async fn compare(asks: mpsc::Sender<Ask>, repair: bool) -> Option<Comparison> {
     let (answer, answered) = oneshot::channel();
-    asks.send(Ask::Compare { repair, answer }).await.ok()?;
+    let want = Want {
+        why: "asked for by hand",
+        repair,
+        answer: Some(answer),
+    };
+    asks.send(Ask::Look(want)).await.ok()?;
     answered.await.ok()
 }
 

@@ -41,7 +41,7 @@ use crate::config::{Config, DockerHost, MetricsAddr, Setting};
 use crate::control::{Control, Mended};
 use crate::door::Door;
 use crate::engine::events::Events;
-use crate::engine::{self, Ask, Edge, Engine, Journal, Outside, Setup};
+use crate::engine::{self, Ask, Edge, Engine, Journal, Outside, Setup, Want};
 use crate::hand_over::{Giver, Offer, Taken, Told, Waiting};
 use crate::http::Plugin;
 use crate::kernel::Real;
@@ -549,6 +549,8 @@ fn run_engine(
             tracing::error!(%error, "the last copy of the records was not written");
         }
     });
+    // A look that is under way changes nothing, and nobody is to wait for it.
+    runtime.shutdown_background();
 }
 
 fn load(store: &Store, opened: Opened) -> Result<Loaded, store::Error> {
@@ -699,18 +701,14 @@ async fn tick(asks: mpsc::Sender<Ask>) {
     interval.tick().await;
     loop {
         interval.tick().await;
-        let due = last_backup.elapsed() >= BACKUP;
-        if due {
-            last_backup = tokio::time::Instant::now();
-        }
-        let sent = asks
-            .send(Ask::Settle {
-                why: "tick",
-                backup: due,
-            })
-            .await;
-        if sent.is_err() {
+        if asks.send(Ask::Look(Want::repair("tick"))).await.is_err() {
             return;
+        }
+        if last_backup.elapsed() >= BACKUP {
+            last_backup = tokio::time::Instant::now();
+            if asks.send(Ask::Backup).await.is_err() {
+                return;
+            }
         }
     }
 }
@@ -724,14 +722,8 @@ async fn watch(own: Own, asks: mpsc::Sender<Ask>) {
             // Changes come in flocks, such as an engine's start; one look serves all of one.
             tokio::time::sleep(FLOCK).await;
             watch.catch_up()?;
-            if asks
-                .send(Ask::Settle {
-                    why: "firewall rules were changed",
-                    backup: false,
-                })
-                .await
-                .is_err()
-            {
+            let want = Want::repair("firewall rules were changed");
+            if asks.send(Ask::Look(want)).await.is_err() {
                 return Ok::<(), std::io::Error>(());
             }
         }

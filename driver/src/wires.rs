@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tombolo_core::model::IfName;
 
-use crate::engine::Ask;
 use crate::engine::wires::Wire;
+use crate::engine::{Ask, Want};
 use crate::kernel::sandbox::PutBack;
 use crate::segment::Segments;
 
@@ -52,7 +52,15 @@ pub async fn look_after(asks: mpsc::Sender<Ask>, segments: Option<Arc<Segments>>
             }
             if before.is_some() {
                 let why = "a link that containers are on was made again";
-                asks.send(Ask::Settle { why, backup: false }).await.ok();
+                let repaired = |answer| {
+                    Ask::Look(Want {
+                        why,
+                        repair: true,
+                        answer: Some(answer),
+                    })
+                };
+                // What is on it is there again before it is put back.
+                ask(&asks, repaired).await;
             }
             put_back(&asks, parent).await;
         }

@@ -88,7 +88,8 @@ pub enum Setting {
     /// `net.ipv6.conf.LINK.proxy_ndp`: the same for neighbour discovery, for the addresses of [`Key::Proxied`].
     ProxyNdp(IfName),
     /// `net.ipv4.neigh.LINK.proxy_delay`, or of IPv6: how long such an answer may be put off at most, in hundredths of a
-    /// second (the kernel's own choice is 80, drawn anew for each answer).
+    /// second (the kernel's own choice is 80, drawn anew for each answer). It is looked at only where answers are given, for it has
+    /// a file for each link.
     ProxyDelay(IfName, Family),
 }
 
@@ -100,6 +101,15 @@ impl Setting {
             Self::DisableIpv6(link) | Self::AcceptRa(link) | Self::RouteLocalnet(link) => Some(link),
             Self::ProxyArp(link) | Self::ProxyNdp(link) | Self::ProxyDelay(link, _) => Some(link),
             Self::AcceptDad(link) | Self::ArpFilter(link) | Self::ArpAnnounce(link) => Some(link),
+        }
+    }
+
+    /// The setting without which this one has no effect. Where that is 0 nobody looks at this one.
+    pub fn only_with(&self) -> Option<Self> {
+        match self {
+            Self::ProxyDelay(link, Family::V4) => Some(Self::ProxyArp(link.clone())),
+            Self::ProxyDelay(link, Family::V6) => Some(Self::ProxyNdp(link.clone())),
+            _ => None,
         }
     }
 
@@ -289,6 +299,7 @@ impl Key {
             Self::Link(link) | Self::Querier(link) | Self::Port(link) | Self::Address(link, _) => Some(link),
             Self::Loopback(link) | Self::Rate(link) | Self::Flood(link, ..) => Some(link),
             Self::Neighbour(link, _) | Self::Proxied(link, _) | Self::Forward(link, _) => Some(link),
+            Self::Setting(setting) => setting.link(),
             _ => None,
         }
     }

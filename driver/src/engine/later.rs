@@ -259,7 +259,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         for step in removed.on_them {
             if step.key().on().is_some_and(|link| gone.contains(link)) {
-                self.believe(step.key().clone(), None);
+                self.believed.believe(step.key().clone(), None);
             }
         }
     }

@@ -16,6 +16,8 @@
 //! tick and after a step whose outcome is unknown; it corrects the belief and repairs what differs.
 
 mod announce;
+mod belief;
+mod beside;
 pub mod events;
 pub mod groups;
 mod insides;
@@ -49,6 +51,9 @@ use tombolo_core::state::{
 use tombolo_core::world::{Family, Key, LINK_GROUP, Setting, Step, Value, World, diff};
 use tombolo_ipam::Carve;
 
+use self::belief::Belief;
+use self::beside::Beside;
+pub use self::beside::Want;
 use self::events::Problem;
 use self::together::{About, Change, Together};
 use crate::dhcp::Lease;
@@ -63,9 +68,6 @@ use crate::store::{self, Put, Row};
 
 /// How many requests may wait for the engine: more than the sockets let in at a time.
 pub const QUEUE: usize = 1024;
-
-/// Why a full look is made that somebody waits for, who is told of each difference.
-const BY_HAND: &str = "asked for by hand";
 
 /// How many repairs of one look are told one by one: with thousands of facts, as after a boot, nobody reads them.
 const MANY_REPAIRS: usize = 200;
@@ -181,26 +183,16 @@ pub enum Ask {
     Networks(oneshot::Sender<BTreeSet<NetworkId>>),
     /// Name the tunnels of this host's networks.
     Tunnels(oneshot::Sender<Vec<tunnels::Tunnel>>),
-    /// Look at the kernel and repair what differs.
-    Settle {
-        /// What for, in the log.
-        why: &'static str,
-        /// Write a plain copy of the records as well.
-        backup: bool,
-    },
+    /// Look at the kernel, beside all else.
+    Look(Want),
+    /// Write a plain copy of the records.
+    Backup,
     /// Look at the kernel if this is not what is believed of it.
     Noticed(Noticed),
     /// Say that the engine's task is alive.
     Alive(oneshot::Sender<()>),
     /// Say when all links are gone whose removal was put off.
     Removed(oneshot::Sender<()>),
-    /// Compare the kernel with the records now, and repair what differs if that is wanted.
-    Compare {
-        /// Whether to repair it.
-        repair: bool,
-        /// Where the comparison goes.
-        answer: oneshot::Sender<views::Comparison>,
-    },
     /// What the Docker engine has just said of itself, or why it can't be asked.
     Docker(Result<View, String>),
     /// What containers are called, as the Docker engine has just said.
@@ -228,6 +220,8 @@ enum Next {
     Due,
     /// Links have been removed.
     Removed(later::Removed),
+    /// The kernel has been looked at.
+    Found(Result<World, kernel::Error>),
     /// Something is asked for, or nobody will ask any more.
     Asked(Option<Box<Ask>>),
 }
@@ -327,7 +321,9 @@ pub struct Engine<K, J> {
     listening: groups::Listening,
     /// What containers of this host may believe of addresses.
     announcements: announce::Announcements,
-    believed: World,
+    believed: Belief,
+    /// The look that is under way.
+    beside: Option<Beside>,
     /// The link that is to be made within a sandbox with the change that is under way.
     placing: Option<(Key, Placed)>,
     /// Links on wires that are to be taken out of the sandboxes in which they were made.
@@ -379,7 +375,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             touched: shared::Touched::waking(setup.wake.clone()),
             listening: groups::Listening::default(),
             announcements: announce::Announcements::default(),
-            believed: World::new(),
+            believed: Belief::default(),
+            beside: None,
             placing: None,
             leaving: BTreeMap::new(),
             swept: false,
@@ -430,6 +427,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             match next {
                 Next::Due => {}
                 Next::Removed(removed) => self.note_removed(removed),
+                Next::Found(found) => self.take_look(found).await,
                 Next::Asked(Some(ask)) => self.answer_together(*ask, &mut asks).await,
                 Next::Asked(None) => break,
             }
@@ -463,6 +461,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         tokio::select! {
             biased;
             Some(removed) = self.later.removed() => Next::Removed(removed),
+            Some(found) = beside::found(&mut self.beside) => Next::Found(found),
             next = asked => next,
         }
     }
@@ -517,28 +516,21 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
                 answer.send(ids.collect()).ok();
             }
             Ask::Tunnels(answer) => drop(answer.send(self.tunnels())),
-            Ask::Settle { why, backup } => {
-                self.settle(why).await;
-                if backup && let Err(error) = self.journal.backup() {
+            Ask::Look(want) => self.begin_look(want),
+            Ask::Backup => {
+                if let Err(error) = self.journal.backup() {
                     tracing::warn!(%error, "the plain copy of the records was not written");
                 }
             }
             Ask::Noticed(noticed) => {
                 if self.surprises(&noticed) {
-                    self.settle("somebody changed what is tombolo's").await;
+                    self.begin_look(Want::repair("somebody changed what is tombolo's"));
                 }
             }
             Ask::Alive(answer) => drop(answer.send(())),
             Ask::Removed(answer) => {
                 self.remove_later().await;
                 answer.send(()).ok();
-            }
-            Ask::Compare { repair, answer } => {
-                let compared = match repair {
-                    true => self.settle(BY_HAND).await,
-                    false => self.compare().await,
-                };
-                answer.send(compared).ok();
             }
             Ask::Docker(view) => self.heard_from_docker(view, Instant::now()).await,
             Ask::Called(named) => self.heard_names(named),
@@ -771,7 +763,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             let was_in = self.state.endpoint(id).and_then(|before| before.sandbox.as_ref());
             let joins = after.sandbox.as_ref().is_some_and(|sandbox| !sandbox.is_empty());
             if joins && was_in.is_none() {
-                self.believed.remove(&Key::Child(id.container_link()));
+                self.believed.believe(Key::Child(id.container_link()), None);
             }
         }
     }
@@ -905,9 +897,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             tracing::warn!(%error, "the table is made step by step, as it can't be made at once");
             return false;
         }
-        self.believed.retain(|key, _| !key.is_element());
-        self.believed.insert(Key::Table, Value::Present);
-        self.believed.extend(elements);
+        let believed = self.believed.anew();
+        believed.retain(|key, _| !key.is_element());
+        believed.insert(Key::Table, Value::Present);
+        believed.extend(elements);
         true
     }
 
@@ -1051,24 +1044,11 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             match step {
                 // If it is unknown whether it is there, taking it as there makes the way back remove it.
                 Step::Add(key, value) | Step::Change(key, _, value) => {
-                    self.believe(key.clone(), Some(value.clone()));
+                    self.believed.believe(key.clone(), Some(value.clone()));
                 }
-                Step::Remove(key, _) if done.is_ok() => self.believe(key.clone(), None),
+                Step::Remove(key, _) if done.is_ok() => self.believed.believe(key.clone(), None),
                 Step::Remove(..) => {}
             }
-        }
-    }
-
-    fn believe(&mut self, key: Key, value: Option<Value>) {
-        if let (Key::Link(link), None) = (&key, &value) {
-            // No step removes a setting, but it goes with its link.
-            for setting in Setting::of_link(link) {
-                self.believed.remove(&Key::Setting(setting));
-            }
-        }
-        match value {
-            Some(value) => drop(self.believed.insert(key, value)),
-            None => drop(self.believed.remove(&key)),
         }
     }
 
@@ -1096,24 +1076,34 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.forget_flows(ports.chain(gone).collect());
     }
 
-    /// Looks at the kernel, notes endpoints whose links are gone, and repairs what differs. One object that won't settle
-    /// doesn't stop the others; it is a problem that `status` shows, and tried again on the next look. Tells what it found, where
-    /// that was asked for by hand.
-    pub async fn settle(&mut self, why: &str) -> views::Comparison {
+    /// Looks at the kernel, and repairs what differs, before anything else is done.
+    pub async fn settle(&mut self, why: &str) {
         self.remove_later().await;
-        let noted = why == BY_HAND;
+        match self.kernel.observe().await {
+            Ok(observed) => drop(self.settle_found(why, observed, false).await),
+            Err(error) => {
+                // It is tried again with the next look, not after each request. One that is under way began before.
+                self.in_doubt = false;
+                self.believed.anew();
+                self.unreadable(&error);
+            }
+        }
+    }
+
+    /// Notes that the kernel could not be looked at.
+    fn unreadable(&mut self, error: &kernel::Error) -> views::Comparison {
+        tracing::error!(%error, "the kernel could not be read");
+        self.problems
+            .insert("kernel".to_owned(), error.to_string().into());
+        views::Comparison::unreadable(error)
+    }
+
+    /// Notes endpoints whose links are gone, and repairs what differs. One object that won't settle doesn't stop the others; it is a
+    /// problem that `status` shows, and tried again on the next look. `noted`: tells what it found.
+    async fn settle_found(&mut self, why: &str, mut observed: World, noted: bool) -> views::Comparison {
         let mut compared = views::Comparison::default();
         self.in_doubt = false;
-        let observed = match self.kernel.observe().await {
-            Ok(observed) => observed,
-            Err(error) => {
-                tracing::error!(%error, "the kernel could not be read");
-                self.problems
-                    .insert("kernel".to_owned(), error.to_string().into());
-                compared.unreadable = Some(error.to_string());
-                return compared;
-            }
-        };
+        self.believed.remind(&mut observed);
         let filter6 = observed.get(&Key::Setting(Setting::BridgeFilter6));
         self.state.note_bridge_filter6(filter6 == Some(&Value::Number(1)));
         if self.docker.never_heard() {
@@ -1126,9 +1116,10 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         self.note_lost(&observed).await;
         // With tens of thousands of facts a world takes megabytes: what was believed goes before what is wanted comes.
-        self.believed = observed;
+        self.believed.anew().clear();
         let desired = self.state.world();
-        self.state.out_of_sight(&desired, &mut self.believed);
+        self.state.out_of_sight(&desired, &mut observed);
+        *self.believed.anew() = observed;
         let steps = diff(&desired, &self.believed);
         self.problems
             .retain(|about, _| about.starts_with(reconcile::PROBLEM));
@@ -1144,7 +1135,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         let strays = self.note_strays(&steps);
         let loaded = self.load_table(&steps, &desired).await;
-        let large = desired.len() > MANY_FACTS;
+        let large = is_large(&desired);
         self.count_facts(&desired);
         drop(desired);
         let mut told = 0;
@@ -1188,7 +1179,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.announce(&strays);
         drop(steps);
         if large {
-            tombolo_core::pack(&mut self.believed);
+            tombolo_core::pack(self.believed.anew());
             crate::host::give_back_memory();
         }
         // Steps with an unknown outcome were just tried; trying again at once would only spin.
@@ -1238,22 +1229,6 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         self.problems.insert(events::about(step.key()), problem);
     }
 
-    /// Looks at the kernel and tells what differs. Nothing is changed.
-    async fn compare(&mut self) -> views::Comparison {
-        self.remove_later().await;
-        let mut compared = views::Comparison::default();
-        match self.kernel.observe().await {
-            Ok(mut observed) => {
-                let desired = self.state.world();
-                self.state.out_of_sight(&desired, &mut observed);
-                let steps = diff(&desired, &observed);
-                steps.iter().for_each(|step| compared.note(step, None));
-            }
-            Err(error) => compared.unreadable = Some(error.to_string()),
-        }
-        compared
-    }
-
     /// A joined endpoint whose host end is gone is dead: its container's namespace ended without a word from Docker. Its
     /// link is never made again, because only Docker could put the other end anywhere.
     async fn note_lost(&mut self, observed: &World) {
@@ -1267,7 +1242,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         for id in lost {
             let (container, endpoint) = (self.docker.container_name(&id), &id);
             tracing::info!(%endpoint, container, "its link is gone, so its container is");
-            self.believed.remove(&Key::Link(id.host_link()));
+            self.believed.believe(Key::Link(id.host_link()), None);
             self.by_ourselves(&Command::Lost(id)).await;
         }
     }
@@ -1345,6 +1320,11 @@ fn writable(edits: &[Edit]) -> Result<Vec<Put>, Error> {
     let puts: Vec<Put> = edits.iter().map(records::put).collect();
     store::check(&puts).map_err(|error| Error::Store(Arc::new(error)))?;
     Ok(puts)
+}
+
+/// Whether memory that so many facts took is given back.
+fn is_large(world: &World) -> bool {
+    world.len() > MANY_FACTS
 }
 
 /// The facts of some owners.

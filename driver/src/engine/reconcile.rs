@@ -269,7 +269,8 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
         let after = facts(&self.state);
         if let Err(error) = self.reach(&before, &after, None).await {
-            tracing::warn!(%error, "Docker's own bridges are not all noted; the next full look does it");
+            tracing::warn!(%error, "Docker's own bridges are not all noted; looked at again");
+            self.in_doubt = true;
         }
     }
 
@@ -609,7 +610,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         if made.filter(on_wire).is_some() {
             // Docker lists those only that are in a container that runs, and the link has been there since it was joined.
             let child = Key::Child(seen.id.container_link());
-            self.believed.insert(child, Value::Present);
+            self.believed.believe(child, Some(Value::Present));
         }
         let made = self
             .state

@@ -10,7 +10,7 @@ use tombolo_ipam::{PoolId, Slot, Use};
 
 use super::events::Problem;
 use super::{Engine, Journal};
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::records::{self, Records};
 
 /// What to show.
@@ -65,6 +65,14 @@ impl Difference {
 }
 
 impl Comparison {
+    /// None, as the kernel could not be read.
+    pub fn unreadable(error: &kernel::Error) -> Self {
+        Self {
+            unreadable: Some(error.to_string()),
+            ..Self::default()
+        }
+    }
+
     /// Notes a step, and how it ended where it was made.
     pub fn note(&mut self, step: &Step, made: Option<Option<String>>) {
         self.differences.push(Difference {

@@ -10,6 +10,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tombolo_core::world::{Family, MARK_ACCEPT};
 
@@ -71,14 +72,22 @@ fn rule() -> String {
     format!("-m mark --mark {MARK_ACCEPT:#x}/{MARK_ACCEPT:#x} -m comment --comment {COMMENT} -j ACCEPT")
 }
 
-/// The rules for both families.
-#[derive(Default)]
+/// What was read of a family's rule, and in which state of the ruleset.
+type Seen = Option<(u32, Place)>;
+
+/// The rules for both families. Copies share what was seen.
+#[derive(Clone, Default)]
 pub(super) struct DockerAccept {
-    /// What was read last, and in which state of the ruleset; IPv4 first.
-    seen: [Option<(u32, Place)>; 2],
+    /// What was read last; IPv4 first.
+    seen: Arc<Mutex<[Seen; 2]>>,
 }
 
 impl DockerAccept {
+    fn seen(&self) -> MutexGuard<'_, [Seen; 2]> {
+        // Each write is whole, whatever became of the writer.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How the rule of a family stands.
     pub(super) async fn place(&mut self, nft: &mut Nftables, family: Family) -> Result<Place, Failure> {
         let Some(tool) = tool(nft, family).await? else {
@@ -91,12 +100,13 @@ impl DockerAccept {
         } else {
             Some(nft.generation().await?)
         };
-        if let Some((seen, place)) = self.seen[slot].filter(|(seen, _)| Some(*seen) == generation) {
+        let seen = self.seen()[slot].filter(|(seen, _)| Some(*seen) == generation);
+        if let Some((seen, place)) = seen {
             tracing::trace!(seen, ?place, "FORWARD is as it was");
             return Ok(place);
         }
         let place = tool.chain().await?.place();
-        self.seen[slot] = generation.map(|generation| (generation, place));
+        self.seen()[slot] = generation.map(|generation| (generation, place));
         Ok(place)
     }
 

@@ -20,7 +20,7 @@ use tombolo_core::model::IfName;
 use tombolo_core::world::{Family, Hop, Key, Setting, Step, Value, World};
 
 use self::values::{check_mtu, same_tunnel, settings_of_new, with_mtu};
-use super::{Announcement, Error, Flow, Kernel, Placed, Removing};
+use super::{Announcement, Error, Flow, Kernel, Observing, Placed, Removing};
 
 /// What a bridge of the kernel has until somebody changes it.
 const MTU: u32 = 1500;
@@ -165,6 +165,16 @@ impl Fake {
         &self.steps
     }
 
+    fn look(&mut self) -> Result<World, Error> {
+        match std::mem::take(&mut self.blind) {
+            true => Err(Error::Unreadable {
+                what: "anything",
+                why: "blind, as asked".into(),
+            }),
+            false => Ok(self.world()),
+        }
+    }
+
     /// All facts that hold, as [`Kernel::observe`] gives them.
     pub fn world(&self) -> World {
         let mut world = self.world.clone();
@@ -176,6 +186,11 @@ impl Fake {
         if self.user_added && world.get(&Key::Table) != Some(&Value::Present) {
             world.remove(&Key::UserTable);
         }
+        let is_off = |setting: &Setting| {
+            let with = setting.only_with().map(Key::Setting);
+            with.is_some_and(|with| self.world.get(&with) == Some(&Value::Number(0)))
+        };
+        world.retain(|key, _| !matches!(key, Key::Setting(setting) if is_off(setting)));
         for (name, addresses) in &self.bridges {
             let adopted = world.get(&Key::Link(name.clone())) == Some(&Value::Adopted);
             for address in addresses.iter().filter(|_| adopted) {
@@ -555,13 +570,12 @@ fn due(counter: &mut Option<usize>) -> bool {
 
 impl Kernel for Fake {
     fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send {
-        ready(match std::mem::take(&mut self.blind) {
-            true => Err(Error::Unreadable {
-                what: "anything",
-                why: "blind, as asked".into(),
-            }),
-            false => Ok(self.world()),
-        })
+        ready(self.look())
+    }
+
+    /// It finds what is there as it begins.
+    fn observe_beside(&mut self) -> Observing {
+        Box::pin(ready(self.look()))
     }
 
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send {

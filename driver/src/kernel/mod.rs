@@ -199,6 +199,9 @@ pub enum Error {
     },
 }
 
+/// A look that is under way: all facts that hold and are ours.
+pub type Observing = Pin<Box<dyn Future<Output = Result<World, Error>> + Send>>;
+
 /// Links that are being removed: what became of each.
 pub type Removing = Pin<Box<dyn Future<Output = Vec<Result<(), Error>>> + Send>>;
 
@@ -221,6 +224,9 @@ pub type Removing = Pin<Box<dyn Future<Output = Vec<Result<(), Error>>> + Send>>
 pub trait Kernel: Send {
     /// All facts that hold and are ours.
     fn observe(&mut self) -> impl Future<Output = Result<World, Error>> + Send;
+
+    /// Begins to look for them beside all else. What is changed meanwhile may be found or not.
+    fn observe_beside(&mut self) -> Observing;
 
     /// What the link of a name is, whoever made it; nothing where there is none.
     fn named_link(&mut self, name: &IfName) -> impl Future<Output = Result<Option<Theirs>, Error>> + Send;

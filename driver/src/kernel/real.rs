@@ -26,7 +26,7 @@ use super::socket::Failure;
 use super::user::User;
 use super::vxlan::Tunnel;
 use super::watch::Own;
-use super::{Announcement, Error, Flow, Kernel, Placed, Removing, settings};
+use super::{Announcement, Error, Flow, Kernel, Observing, Placed, Removing, settings};
 
 /// The Linux kernel, in the network namespace of the thread that uses this. It keeps nothing but open sockets, so a
 /// future of it may be dropped at any moment: the step was then done or not, and the next call begins afresh.
@@ -311,6 +311,20 @@ impl Kernel for Real {
             };
             done.map_err(|failure| failed(step, failure))
         })
+    }
+
+    fn observe_beside(&mut self) -> Observing {
+        let mut other = Self {
+            docker: self.docker.clone(),
+            ..Self::new()
+        };
+        let observing = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|e| unreadable("anything", e))?;
+            runtime.block_on(other.look())
+        });
+        let broken = |error| Err(unreadable("anything", error));
+        Box::pin(async move { observing.await.unwrap_or_else(broken) })
     }
 
     async fn named_link(&mut self, name: &IfName) -> Result<Option<Theirs>, Error> {

@@ -86,7 +86,8 @@ pub(super) fn observe(links: &[IfName], world: &mut World) -> Result<(), io::Err
     for setting in host.into_iter().chain(links.iter().flat_map(Setting::of_link)) {
         let key = Key::Setting(setting);
         let Key::Setting(setting) = &key else { continue };
-        if world.contains_key(&key) {
+        let is_off = |with| world.get(&Key::Setting(with)) == Some(&Value::Number(0));
+        if world.contains_key(&key) || setting.only_with().is_some_and(is_off) {
             continue;
         }
         if let Some(number) = read(setting)? {

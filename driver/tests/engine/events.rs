@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tombolo::docker::{NetworkView, View};
 use tombolo::engine::events::{Events, Follower};
-use tombolo::engine::{Ask, Looked};
+use tombolo::engine::{Ask, Looked, Want};
 use tombolo_core::model::{PortWish, Proto};
 use tombolo_core::state::Command;
 use tombolo_core::world::Key;
@@ -149,11 +149,8 @@ fn a_repair_is_told_with_its_reason_and_whose_it_is() {
     scene.ask(&create_network()).unwrap();
     let held = scene.found().into_keys().find(|key| matches!(key, Key::Allow(_)));
     scene.kernel.kernel.lock().unwrap().steal(&held.unwrap());
-    let settle = Ask::Settle {
-        why: "tick",
-        backup: false,
-    };
-    assert_eq!(run(scene, [settle]), ["fact repaired n0 allow tick"]);
+    let look = Ask::Look(Want::repair("tick"));
+    assert_eq!(run(scene, [look]), ["fact repaired n0 allow tick"]);
 }
 
 #[test]

@@ -27,6 +27,11 @@ enum Event {
     DiskFull,
     Steal(usize),
     Tick,
+    /// A look beside all else begins, and is taken in.
+    Look,
+    Found,
+    /// The next look fails.
+    Blind,
     Restart,
 }
 
@@ -97,6 +102,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::DiskFull),
         2 => (0..40usize).prop_map(Event::Steal),
         1 => Just(Event::Tick),
+        2 => Just(Event::Look),
+        2 => Just(Event::Found),
+        1 => Just(Event::Blind),
         1 => Just(Event::Restart),
     ]
 }
@@ -132,6 +140,9 @@ fn play(scene: &mut Scene, events: Vec<Event>) {
                     scene.restart();
                 }
             }
+            Event::Look => scene.begin_look(),
+            Event::Found => scene.take_look(),
+            Event::Blind => scene.kernel.kernel.lock().unwrap().fail_next_look(),
             Event::Restart => scene.restart(),
             Event::Pause => scene.remove_later(),
             Event::ShortPause => scene.engine.begin_removal(None),
@@ -169,6 +180,40 @@ proptest! {
             scene.ask(&command);
             prop_assert_eq!(scene.undone(), []);
         }
+    }
+
+    /// What was done since a look was begun is no surprise to it, and what somebody else did before that is repaired.
+    #[test]
+    fn a_look_beside_all_else_repairs_what_others_did_and_nothing_else(
+        commands in proptest::collection::vec((command(), any::<bool>()), 1..60),
+        looks in proptest::collection::vec(0..60usize, 1..12),
+        stolen in proptest::option::of(0..40usize),
+    ) {
+        let mut scene = Scene::new();
+        let mut stole = false;
+        for (n, (command, first)) in commands.into_iter().enumerate() {
+            if looks.contains(&n) {
+                scene.take_look();
+                scene.remove_later();
+                prop_assert_eq!(scene.undone(), []);
+                let repaired = scene.engine.tally().repairs;
+                prop_assert!(repaired.is_empty() || stole, "{:?}", repaired);
+                let thief = stolen.filter(|_| n > 30 && !stole);
+                let key = thief.and_then(|n| scene.found().into_keys().nth(n));
+                if let Some(key) = key {
+                    scene.kernel.kernel.lock().unwrap().steal(&key);
+                    stole = true;
+                }
+                scene.begin_look();
+            }
+            match first {
+                true => scene.ask_first(&command),
+                false => scene.ask(&command),
+            };
+        }
+        scene.take_look();
+        scene.remove_later();
+        prop_assert_eq!(scene.undone(), []);
     }
 
     #[test]

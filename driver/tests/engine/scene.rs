@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tombolo::engine::{Edge, Engine, Journal, Looked, Setup};
-use tombolo::kernel::{Announcement, Error, Fake, Flow, Kernel, Placed, Removing};
+use tombolo::engine::{Edge, Engine, Journal, Looked, Setup, Want};
+use tombolo::kernel::{Announcement, Error, Fake, Flow, Kernel, Observing, Placed, Removing};
 use tombolo::records::Records;
 use tombolo::store::{self, Put, Row};
 use tombolo_core::kinds::options::Options;
@@ -41,6 +41,10 @@ impl Kernel for Mortal {
             let look = kernel.lock().unwrap().observe().now_or_never();
             look.expect("the fake never waits")
         }
+    }
+
+    fn observe_beside(&mut self) -> Observing {
+        self.kernel.lock().unwrap().observe_beside()
     }
 
     async fn attach(&mut self, step: &Step, _: &Placed) -> Result<(), Error> {
@@ -278,6 +282,18 @@ impl Scene {
     /// Removes such links.
     pub fn remove_later(&mut self) {
         if self.engine.remove_later().now_or_never().is_none() {
+            self.restart();
+        }
+    }
+
+    /// Begins a look beside all else.
+    pub fn begin_look(&mut self) {
+        self.engine.begin_look(Want::repair("tick"));
+    }
+
+    /// Takes it in.
+    pub fn take_look(&mut self) {
+        if self.engine.await_look().now_or_never().is_none() {
             self.restart();
         }
     }

@@ -74,5 +74,6 @@ on_every_kernel!(
     a_whole_world_comes_and_goes,
     a_dropped_future_leaves_a_kernel_that_works,
     links_that_are_removed_together_go_with_what_is_on_them,
+    a_look_beside_all_else_finds_the_same,
     many_steps_at_once_have_a_result_each,
 );

@@ -622,6 +622,21 @@ pub async fn links_that_are_removed_together_go_with_what_is_on_them(mut kernel:
     assert!(elements.iter().all(|key| left.contains_key(key)), "elements stay");
 }
 
+/// A look beside all else finds what any look finds, and what is done meanwhile may be found or not.
+pub async fn a_look_beside_all_else_finds_the_same(mut kernel: impl Kernel) {
+    settle(&mut kernel, &one_of_each().into_iter().collect()).await;
+    let all = look(&mut kernel).await;
+    assert_eq!(kernel.observe_beside().await.unwrap(), all);
+    let new = (Key::Allow(name("tb-5")), Value::Present);
+    let under_way = kernel.observe_beside();
+    apply(&mut kernel, Step::Add(new.0.clone(), new.1.clone())).await;
+    let mut found = under_way.await.unwrap();
+    found.remove(&new.0);
+    assert_eq!(found, all);
+    found.extend([new]);
+    assert_eq!(kernel.observe_beside().await.unwrap(), found);
+}
+
 pub async fn many_steps_at_once_have_a_result_each(mut kernel: impl Kernel) {
     const MANY: u32 = 1_000;
     settle(&mut kernel, &one_of_each().into_iter().collect()).await;
