@@ -39,7 +39,7 @@ pub fn spare_memory() {
     /// Buffers from this size on, in bytes, are mappings of their own; it is where glibc begins.
     const LARGE: libc::c_int = 128 * 1024;
     for (parameter, value) in [
-        (libc::M_ARENA_MAX, 2),
+        (libc::M_ARENA_MAX, 1),
         (libc::M_MMAP_THRESHOLD, LARGE),
         (libc::M_TRIM_THRESHOLD, LARGE),
     ] {

@@ -1090,6 +1090,14 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
         }
     }
 
+    /// Repairs what differs from what is believed, a moment after a look: with tens of thousands of facts another one would take as
+    /// long, and as much memory again.
+    async fn settle_believed(&mut self, why: &str) {
+        self.remove_later().await;
+        let believed = std::mem::take(self.believed.anew());
+        self.settle_found(why, believed, false).await;
+    }
+
     /// Notes that the kernel could not be looked at.
     fn unreadable(&mut self, error: &kernel::Error) -> views::Comparison {
         tracing::error!(%error, "the kernel could not be read");

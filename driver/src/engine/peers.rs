@@ -26,7 +26,7 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
             self.state.hear(news);
             self.agree().await;
             // What an earlier run has made and nobody wants goes now.
-            self.settle("the cluster was heard").await;
+            self.settle_believed("the cluster was heard").await;
             self.announce(&seen);
             return;
         }
