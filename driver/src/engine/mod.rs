@@ -1094,6 +1094,9 @@ impl<K: Kernel, J: Journal> Engine<K, J> {
     /// long, and as much memory again.
     async fn settle_believed(&mut self, why: &str) {
         self.remove_later().await;
+        if self.in_doubt {
+            return self.settle(why).await;
+        }
         let believed = std::mem::take(self.believed.anew());
         self.settle_found(why, believed, false).await;
     }
