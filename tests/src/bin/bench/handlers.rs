@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use system_tests::measure::Way;
 use system_tests::plugin::{Client, refusal};
-use system_tests::{Host, Spaces, Tombolo, http, json as look, say, wait};
+use system_tests::{Host, Tombolo, http, json as look, say, wait};
 
-use crate::disk;
 use crate::samples::Samples;
+use crate::{disk, probe};
 
 /// A method for which tombolo has nothing to do: what it takes is the cost of asking.
 pub const NOTHING: &str = "NetworkDriver.EndpointOperInfo";
@@ -288,13 +288,7 @@ impl Place {
             self.beside += 1;
             let port = PORT - OF_ENDS - self.beside;
             let Endpoint { address, link, .. } = self.caller.join(&self.networks[0], port);
-            self.host.sh(&format!(
-                "ip netns add {name} && ip link set {link} netns {name} && ip -n {name} address add {address} dev {link} &&
-                 ip -n {name} link set {link} up"
-            ));
-            let address = address.split('/').next().and_then(|address| address.parse().ok());
-            let spaces = Spaces::of_network(&self.host.path(&format!("/run/netns/{name}")));
-            (spaces, address.expect("an address"))
+            probe::end(&self.host, name, &link, &address)
         });
         self.warmed_up();
         Way {

@@ -13,7 +13,7 @@ use system_tests::measure::Way;
 use system_tests::plugin::{self, Client};
 use system_tests::samples::Samples;
 use system_tests::sites::Cabled;
-use system_tests::{Host, Plan, Rows, Spaces, Tombolo, at_once, json as look, say, wait};
+use system_tests::{Host, Plan, Rows, Tombolo, at_once, json as look, say, wait};
 
 use crate::follower::Follower;
 use crate::picture::{Bar, bars};
@@ -240,13 +240,7 @@ impl Place {
         let [(from, _), (to, address)] = ends.map(|(owner, host)| {
             let address = owner.address();
             let link = owner.join(&owner.endpoint(&address));
-            host.sh(&format!(
-                "ip netns add end && ip link set {link} netns end && ip -n end address add {address} dev {link} &&
-                 ip -n end link set {link} up"
-            ));
-            let address = address.split('/').next().and_then(|address| address.parse().ok());
-            let spaces = Spaces::of_network(&host.path("/run/netns/end"));
-            (spaces, address.expect("an address"))
+            probe::end(host, "end", &link, &address)
         });
         let way = Way {
             name: format!("beside {}", self.endpoints),

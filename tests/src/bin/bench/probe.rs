@@ -5,12 +5,13 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use system_tests::measure::Way;
 use system_tests::samples::Samples;
+use system_tests::{Host, Spaces};
 
 use crate::ask;
 
@@ -77,6 +78,17 @@ fn first_on(processor: Which) {
         Which::Last => ask::stay(),
     }
     crate::before_others();
+}
+
+/// Moves the container's end of a link into a network namespace of a host's, with its address and up; gives where that is.
+pub fn end(host: &Host, name: &str, link: &str, address: &str) -> (Spaces, IpAddr) {
+    host.sh(&format!(
+        "ip netns add {name} && ip link set {link} netns {name} && ip -n {name} address add {address} dev {link} &&
+         ip -n {name} link set {link} up"
+    ));
+    let address = address.split('/').next().and_then(|address| address.parse().ok());
+    let spaces = Spaces::of_network(&host.path(&format!("/run/netns/{name}")));
+    (spaces, address.expect("an address"))
 }
 
 /// Asks in datagrams so many times; gives the processor's time of each as well, in µs.
