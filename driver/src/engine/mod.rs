@@ -12,8 +12,9 @@
 //! meanwhile is committed together ([`together`]).
 //!
 //! A change computes the facts of the records it touches and compares them with what is *believed* to hold, so its cost
-//! doesn't grow with what else exists. A full look at the kernel ([`Engine::settle`]) comes at the start, on every slow
-//! tick and after a step whose outcome is unknown; it corrects the belief and repairs what differs.
+//! doesn't grow with what else exists. A full look at the kernel corrects the belief and repairs what differs: before all else at the
+//! start and after a step whose outcome is unknown ([`Engine::settle`]), beside it on every slow tick and whenever somebody has
+//! changed something ([`beside`]).
 
 mod announce;
 mod belief;

@@ -22,6 +22,7 @@ use super::elements::Element;
 use super::neighbours::is_entry;
 use super::netlink::{Asked, Links, Port, has_settings};
 use super::nft::{Nftables, Table};
+use super::sandbox::on_this_thread;
 use super::socket::Failure;
 use super::user::User;
 use super::vxlan::Tunnel;
@@ -319,9 +320,8 @@ impl Kernel for Real {
             ..Self::new()
         };
         let observing = tokio::task::spawn_blocking(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|e| unreadable("anything", e))?;
-            runtime.block_on(other.look())
+            let found = on_this_thread(async move { Ok(other.look().await) });
+            found.unwrap_or_else(|failure| Err(unreadable("anything", failure)))
         });
         let broken = |error| Err(unreadable("anything", error));
         Box::pin(async move { observing.await.unwrap_or_else(broken) })
