@@ -505,7 +505,7 @@ fn a_container_cannot_reach_the_hosts_loopback() {
         let to = "127.0.0.5:99".parse().unwrap();
         assert_eq!(ask(Proto::Tcp, &lab.a1, to, &lab.host, 99, DOUBT), None);
         // Without our rules it would: what was tried is what they stop.
-        run("nft flush chain inet tombolo raw");
+        run("nft flush chain inet tombolo input");
         assert_eq!(
             ask(Proto::Tcp, &lab.a1, to, &lab.host, 99, PATIENCE),
             Some(at(false, 1, 2))
@@ -579,8 +579,63 @@ fn a_container_cannot_speak_in_the_name_of_the_hosts_loopback() {
         run("sysctl -w net.ipv4.conf.tb-a.accept_local=1");
         let to = "10.1.0.1:99".parse().unwrap();
         assert!(!arrives(&lab.a1, "127.0.0.9:0", to, &lab.host, 99, DOUBT));
-        run("nft flush chain inet tombolo raw");
+        run("nft flush chain inet tombolo input");
         assert!(arrives(&lab.a1, "127.0.0.9:0", to, &lab.host, 99, PATIENCE));
+    });
+}
+
+#[test]
+fn rules_of_somebody_elses_lead_no_container_on_from_the_hosts_loopback() {
+    in_namespace(async || {
+        let lab = Lab::new().await;
+        // As an engine does with a port that it publishes there: to another container, or to the host by another address.
+        run(
+            "nft add table ip adm && nft add chain ip adm in '{ type nat hook prerouting priority dstnat; }' &&
+             nft add rule ip adm in ip daddr 127.0.0.5 udp dport 98 dnat to 192.0.2.2:99 &&
+             nft add rule ip adm in ip daddr 127.0.0.5 udp dport 97 dnat to 192.0.2.1:99",
+        );
+        lab.a1.run(
+            "ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local;
+             ip address flush dev lo; sysctl -w net.ipv4.conf.eth0.route_localnet=1 && ip route add 127.0.0.5/32 via 10.1.0.1",
+        );
+        let ways = [(98, &lab.outside), (97, &lab.host)];
+        let arrives = |(port, server), patience| {
+            let to = SocketAddr::new("127.0.0.5".parse().unwrap(), port);
+            arrives(&lab.a1, "0.0.0.0:0", to, server, 99, patience)
+        };
+        assert_eq!(ways.map(|way| arrives(way, DOUBT)), [false; 2]);
+        run("nft flush chain inet tombolo not_loopback");
+        assert_eq!(ways.map(|way| arrives(way, PATIENCE)), [true; 2]);
+    });
+}
+
+#[test]
+fn a_container_cannot_take_part_in_a_connection_of_the_hosts_loopback() {
+    in_namespace(async || {
+        let lab = Lab::new().await;
+        let (from, to) = ("127.0.0.9:5000", "127.0.0.5:8080".parse().unwrap());
+        {
+            let server = bound(&lab.a1, || UdpSocket::bind("0.0.0.0:80"));
+            let client = UdpSocket::bind(from).unwrap();
+            for socket in [&server, &client] {
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            }
+            client.send_to(b"ask", to).unwrap();
+            let (_, asker) = server.recv_from(&mut [0; 16]).unwrap();
+            server.send_to(b"answer", asker).unwrap();
+            client.recv(&mut [0; 16]).unwrap();
+        }
+        // Another container says the same, and the kernel is told to believe it.
+        run("sysctl -w net.ipv4.conf.tb-a.accept_local=1");
+        lab.a2.run(
+            "ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local;
+             ip address flush dev lo; ip address add 127.0.0.9/32 dev lo && sysctl -w net.ipv4.conf.eth0.route_localnet=1 &&
+             ip route add 127.0.0.5/32 via 10.1.0.1",
+        );
+        assert!(!arrives(&lab.a2, from, to, &lab.a1, 80, DOUBT));
+        let rule = "nft -a list chain inet tombolo known | grep 127.0.0.0 | grep -o '[0-9]*$'";
+        run(&format!("nft delete rule inet tombolo known handle $({rule})"));
+        assert!(arrives(&lab.a2, from, to, &lab.a1, 80, PATIENCE));
     });
 }
 
