@@ -11,7 +11,7 @@
 //! - `across`: what a way between containers of two hosts costs, beside the wire and Docker's Swarm
 //! - `repair`: how fast six hosts put right what was broken by hand, and reach what is new or has moved
 //! - `many`: what up to ten thousand endpoints of other hosts cost
-//! - `profile`: where the time of a question between two hosts goes in the kernel (needs `perf`)
+//! - `profile`: where the time of a question between two hosts, and of one through a published port, goes in the kernel (needs `perf`)
 //! - `wire`: what a network on a wire (macvlan) costs beside Docker's own
 //!
 //! What is compared is measured in turns, so that whatever else the machine does hits all alike. Nothing depends on how
@@ -40,6 +40,7 @@ mod memory;
 mod picture;
 mod ports;
 mod probe;
+mod profile;
 mod repair;
 mod slowed;
 mod spread;
@@ -66,9 +67,6 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// many endpoints than with few.
 const AIM_MS: f64 = 15.0;
 const AIM_RATIO: f64 = 2.0;
-
-/// How many rounds of profiles there are.
-const PROFILES: usize = 8;
 
 /// How many published ports are few.
 const FEW_PORTS: usize = 10;
@@ -111,7 +109,7 @@ const PARTS: [Part; 11] = [
         || across::measure(number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
         ALL,
     ),
-    ("profile", || across::profile::measure(PROFILES), ALL),
+    ("profile", profile::measure, ALL),
     (
         "repair",
         || repair::measure(number_from("TOMBOLO_BENCH_REPAIRS", 30)),

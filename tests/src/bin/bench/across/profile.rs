@@ -1,228 +1,41 @@
-//! Where the time of a question goes on each way: samples of the processor that both ends are on (perf(1), `linux-perf`).
-//!
-//! Each sample is the kernel's stack at that moment. It counts for the innermost of the parts below that is on it, so the time in
-//! which a bridge calls a rule is the rule's.
+//! Where the time of a question between two hosts goes, on each way.
 
-use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use system_tests::measure::Way;
-use system_tests::samples::Samples;
 use system_tests::{Plan, say};
 
-use super::{ALL, Which, filter, ways};
-use crate::{ask, probe, turns};
+use super::{ALL, filter, ways};
+use crate::profile::{Found, table};
+use crate::{probe, turns};
 
-/// For how long each way is sampled in a round, in seconds, and how often a second.
-const TIME: &str = "1";
-const RATE: &str = "4999";
-
-/// How many questions are asked at a time while it is.
+/// How many questions are asked at a time while a way is sampled.
 const EXCHANGES: usize = 5_000;
-
-/// A part of the kernel, and how the names of its functions begin.
-type Part = (&'static str, &'static [&'static str]);
-
-/// From the most particular to the most general: functions of one may be called by another one's.
-const PARTS: [Part; 9] = [
-    ("rules (nftables)", &["nft_", "ipt_", "ip6t_", "xt_", "nf_tables"]),
-    (
-        "connection tracking and translation",
-        &[
-            "nf_conntrack",
-            "__nf_conntrack",
-            "nf_ct_",
-            "nf_nat",
-            "nf_confirm",
-            "resolve_normal_ct",
-            "hash_conntrack",
-            "__nf_ct",
-        ],
-    ),
-    (
-        "frames filtered on a bridge",
-        &["br_nf_", "setup_pre_routing", "nf_bridge_"],
-    ),
-    ("bridge", &["br_", "__br_", "fdb_"]),
-    (
-        "VXLAN",
-        &["vxlan_", "udp_tunnel", "iptunnel_", "__iptunnel", "gro_cell"],
-    ),
-    ("pairs of links (veth)", &["veth_", "__dev_forward_skb"]),
-    ("other hooks", &["nf_hook", "NF_HOOK"]),
-    (
-        "IP: forwarding, routes, neighbours",
-        &[
-            "ip_", "__ip_", "fib_", "__fib", "inet_", "neigh_", "arp_", "dst_", "ipv4_",
-        ],
-    ),
-    (
-        "links, their queues and soft interrupts",
-        &[
-            "__dev_",
-            "dev_",
-            "netif_",
-            "__netif",
-            "net_rx",
-            "process_backlog",
-            "__napi",
-            "napi_",
-            "handle_softirqs",
-            "do_softirq",
-            "__local_bh",
-        ],
-    ),
-];
-
-/// What is none of them: sockets, system calls, switches between the two ends.
-const REST: &str = "sockets, system calls, the two ends' turns";
-
-/// What was found of a way.
-#[derive(Default)]
-struct Found {
-    asked: Samples,
-    /// Samples by part.
-    parts: BTreeMap<&'static str, usize>,
-}
 
 /// Samples all ways in so many rounds, and says what was found.
 pub fn measure(rounds: usize) -> Vec<String> {
-    let load = crate::load();
     let sites = Plan::of(2).joined();
     let ways = ways(&sites);
     let mut found: [Found; ALL.len()] = Default::default();
     for round in 0..rounds {
         for at in turns::order(round, ways.len()) {
             filter(&sites, ALL[at]);
-            sample(&ways[at], &mut found[at]);
+            let way = &ways[at];
+            found[at].sample(|| {
+                let asked = probe::udp(way, EXCHANGES).unwrap_or_else(|e| panic!("{}: {e}", way.name));
+                asked.0
+            });
         }
-        say(&format!("profile: {} of {rounds} rounds", round + 1));
+        say(&format!(
+            "profile: {} of {rounds} rounds between hosts",
+            round + 1
+        ));
     }
-    lines(&sites[0].engine.version(), &load, &found)
-}
-
-/// Samples a way's processor while questions are asked.
-fn sample(way: &Way, found: &mut Found) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("samples").to_string_lossy().into_owned();
-    let processor = ask::last().to_string();
-    let over = AtomicBool::new(false);
-    let asked = std::thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            let mut asked = Samples::default();
-            while !over.load(Ordering::Relaxed) {
-                let (samples, _) = probe::udp(way, EXCHANGES).unwrap_or_else(|e| panic!("{}: {e}", way.name));
-                asked.extend(&samples);
-            }
-            asked
-        });
-        perf(&[
-            "record",
-            "-q",
-            "-e",
-            "cpu-clock",
-            "-F",
-            RATE,
-            "-g",
-            "-C",
-            &processor,
-            "-o",
-            &file,
-            "--",
-            "sleep",
-            TIME,
-        ]);
-        over.store(true, Ordering::Relaxed);
-        asking.join().expect("the thread that asks")
-    });
-    found.asked.extend(&asked);
-    let text = perf(&["script", "-i", &file, "-F", "comm,pid,ip,sym"]);
-    for part in parts(&text, &std::process::id().to_string()) {
-        *found.parts.entry(part).or_default() += 1;
-    }
-}
-
-fn perf(args: &[&str]) -> String {
-    let output = Command::new("perf").args(args).stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|e| panic!("perf: {e}; this part needs it (linux-perf)"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "perf {args:?}: {said}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// The part that each sample of a process counts for, or of the kernel's own threads for packets.
-fn parts<'a>(text: &'a str, pid: &'a str) -> impl Iterator<Item = &'static str> + 'a {
-    let samples = text
-        .split("\n\n")
-        .filter_map(|sample| sample.trim_matches('\n').split_once('\n'));
-    let ours = move |head: &str| {
-        let mut words = head.split_whitespace().rev();
-        words.next() == Some(pid) || head.trim_start().starts_with("ksoftirqd")
-    };
-    samples
-        .filter(move |(head, _)| ours(head))
-        .map(|(_, stack)| part_of(stack))
-}
-
-/// The part that a stack counts for, innermost function first.
-fn part_of(stack: &str) -> &'static str {
-    let functions = stack.lines().filter_map(|line| line.split_whitespace().nth(1));
-    let mut known = functions.filter_map(|function| {
-        let of = |(_, begins): &&Part| begins.iter().any(|begin| function.starts_with(begin));
-        PARTS.iter().find(of).map(|(name, _)| *name)
-    });
-    known.next().unwrap_or(REST)
-}
-
-fn lines(version: &str, load: &str, found: &[Found]) -> Vec<String> {
     let mut lines = vec![
-        "## Where the time of a question goes".to_owned(),
-        String::new(),
         format!(
-            "{} The hosts and ways of `across` (Docker {version}), both ends of a way on one processor. The median of a question and its \
-             answer in datagrams, split as samples of that processor are (perf, {RATE} a second, {} of a way at least): each counts for the \
-             innermost of the kernel's parts that was at work. *Frames filtered* and not: `bridge-nf-call-iptables`.",
-            crate::machine("profile", load),
-            found
-                .iter()
-                .map(|found| found.parts.values().sum::<usize>())
-                .min()
-                .unwrap_or_default(),
+            "A question and its answer in datagrams, on the hosts and ways of `across` (Docker {}). *Frames filtered* and not: \
+             `bridge-nf-call-iptables`.",
+            sites[0].engine.version()
         ),
         String::new(),
-        format!("| µs | {} |", ALL.map(Which::name).join(" | ")),
-        format!("|---|{}", "---|".repeat(ALL.len())),
     ];
-    let row = |name: &str, of: &dyn Fn(&Found) -> f64| {
-        let cells: Vec<String> = found.iter().map(|found| format!("{:.1}", of(found))).collect();
-        format!("| {name} | {} |", cells.join(" | "))
-    };
-    let median = |found: &Found| found.asked.median() * 1e3;
-    for name in PARTS.iter().map(|(name, _)| *name).chain([REST]) {
-        lines.push(row(name, &|found| {
-            let all: usize = found.parts.values().sum();
-            let part = found.parts.get(name).copied().unwrap_or_default();
-            median(found) * part as f64 / all.max(1) as f64
-        }));
-    }
-    lines.push(row("**in all**", &median));
-    lines.push(String::new());
+    lines.extend(table(ALL.iter().map(|way| way.name()).zip(&found)));
     lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{REST, parts};
-
-    #[test]
-    fn a_sample_counts_for_the_innermost_part_on_its_stack() {
-        let text = "bench  77 \n\tffff nft_do_chain\n\tffff nf_hook_slow\n\tffff br_nf_forward_ip\n\n\
-                    bench  77 \n\tffff memcpy\n\tffff br_handle_frame\n\n\
-                    other  78 \n\tffff nft_do_chain\n\n\
-                    ksoftirqd/1    22 \n\tffff vxlan_rcv\n\n\
-                    bench  77 \n\tffff do_syscall_64\n";
-        let found: Vec<&str> = parts(text, "77").collect();
-        assert_eq!(found, ["rules (nftables)", "bridge", "VXLAN", REST]);
-    }
 }
