@@ -514,6 +514,30 @@ fn a_container_cannot_reach_the_hosts_loopback() {
 }
 
 #[test]
+fn a_published_port_for_certain_senders_is_for_other_hosts_containers_of_its_network_as_well() {
+    in_namespace(async || {
+        let mut lab = Lab::new().await;
+        let bridge = name("tb-a");
+        apply(
+            &mut lab.kernel,
+            Step::Add(Key::Restricted(bridge.clone()), Value::Present),
+        )
+        .await;
+        for v6 in [false, true] {
+            for proto in [Proto::Tcp, Proto::Udp] {
+                let to = SocketAddr::new(wire(v6, 1), 8080);
+                let out = wire(v6, 2);
+                assert_eq!(ask(proto, &lab.outside, to, &lab.a1, 80, DOUBT), None);
+                let remote = Key::Remote(bridge.clone(), out.into());
+                apply(&mut lab.kernel, Step::Add(remote.clone(), Value::Present)).await;
+                assert_eq!(ask(proto, &lab.outside, to, &lab.a1, 80, PATIENCE), Some(out));
+                apply(&mut lab.kernel, Step::Remove(remote, Value::Present)).await;
+            }
+        }
+    });
+}
+
+#[test]
 fn nothing_leads_into_an_internal_network() {
     in_namespace(async || {
         let mut lab = Lab::new().await;
