@@ -103,7 +103,7 @@ mod tests {
         let mut known: Vec<_> = Set::all().into_iter().map(Set::name).collect();
         known.sort_unstable();
         assert_eq!(sets, known);
-        assert_eq!((shape.chains["input"], shape.chains["not_loopback"]), (2, 7));
+        assert_eq!((shape.chains["raw"], shape.chains["not_loopback"]), (2, 4));
         assert_eq!(shape.chains["clear"], 1);
         let tunnels = Shape::of_text(&tunnels());
         assert_eq!((tunnels.chains["forward"], tunnels.chains["silent"]), (1, 4));

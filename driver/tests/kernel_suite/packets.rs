@@ -505,7 +505,7 @@ fn a_container_cannot_reach_the_hosts_loopback() {
         let to = "127.0.0.5:99".parse().unwrap();
         assert_eq!(ask(Proto::Tcp, &lab.a1, to, &lab.host, 99, DOUBT), None);
         // Without our rules it would: what was tried is what they stop.
-        run("nft flush chain inet tombolo input");
+        run("nft flush chain inet tombolo raw");
         assert_eq!(
             ask(Proto::Tcp, &lab.a1, to, &lab.host, 99, PATIENCE),
             Some(at(false, 1, 2))
@@ -603,7 +603,7 @@ fn a_container_cannot_speak_in_the_name_of_the_hosts_loopback() {
         run("sysctl -w net.ipv4.conf.tb-a.accept_local=1");
         let to = "10.1.0.1:99".parse().unwrap();
         assert!(!arrives(&lab.a1, "127.0.0.9:0", to, &lab.host, 99, DOUBT));
-        run("nft flush chain inet tombolo input");
+        run("nft flush chain inet tombolo raw");
         assert!(arrives(&lab.a1, "127.0.0.9:0", to, &lab.host, 99, PATIENCE));
     });
 }
@@ -632,26 +632,55 @@ fn rules_of_somebody_elses_lead_no_container_on_from_the_hosts_loopback() {
             run(&format!("ip link set tb-a group {group}"));
             assert_eq!(ways.map(|way| arrives(way, DOUBT)), [false; 2]);
         }
-        run("nft flush chain inet tombolo not_loopback");
+        run("nft flush chain inet tombolo raw");
         assert_eq!(ways.map(|way| arrives(way, PATIENCE)), [true; 2]);
     });
+}
+
+#[test]
+fn translation_leads_to_the_hosts_loopback_and_back_to_it() {
+    in_namespace(async || {
+        let lab = Lab::new().await;
+        // Somebody else's rule leads containers to what listens there.
+        run(
+            "nft add table ip adm && nft add chain ip adm in '{ type nat hook prerouting priority dstnat; }' &&
+             nft add rule ip adm in ip daddr 192.0.2.77 dnat to 127.0.0.1",
+        );
+        let to: SocketAddr = "192.0.2.77:99".parse().unwrap();
+        let server = bound(&lab.host, || UdpSocket::bind("127.0.0.1:99"));
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let client = lab.a1.within(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        client.connect(to).unwrap();
+        exchange(&client, &server);
+        // The host asks a container in its loopback's name.
+        let server = bound(&lab.a1, || UdpSocket::bind("0.0.0.0:80"));
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let client = lab.host.within(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
+        client.connect((at(false, 1, 2), 80)).unwrap();
+        exchange(&client, &server);
+    });
+}
+
+/// A datagram there, and one back.
+fn exchange(client: &UdpSocket, server: &UdpSocket) {
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send(b"ask").unwrap();
+    let (_, asker) = server.recv_from(&mut [0; 16]).unwrap();
+    server.send_to(b"answer", asker).unwrap();
+    client.recv(&mut [0; 16]).unwrap();
 }
 
 #[test]
 fn a_container_cannot_take_part_in_a_connection_of_the_hosts_loopback() {
     in_namespace(async || {
         let lab = Lab::new().await;
-        let (from, to) = ("127.0.0.9:5000", "127.0.0.5:8080".parse().unwrap());
+        let (from, to): (_, SocketAddr) = ("127.0.0.9:5000", "127.0.0.5:8080".parse().unwrap());
         {
             let server = bound(&lab.a1, || UdpSocket::bind("0.0.0.0:80"));
-            let client = UdpSocket::bind(from).unwrap();
-            for socket in [&server, &client] {
-                socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            }
-            client.send_to(b"ask", to).unwrap();
-            let (_, asker) = server.recv_from(&mut [0; 16]).unwrap();
-            server.send_to(b"answer", asker).unwrap();
-            client.recv(&mut [0; 16]).unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            let client = lab.host.within(|| UdpSocket::bind(from)).unwrap();
+            client.connect(to).unwrap();
+            exchange(&client, &server);
         }
         // Another container says the same, and the kernel is told to believe it.
         run("sysctl -w net.ipv4.conf.tb-a.accept_local=1");
@@ -661,8 +690,7 @@ fn a_container_cannot_take_part_in_a_connection_of_the_hosts_loopback() {
              ip route add 127.0.0.5/32 via 10.1.0.1",
         );
         assert!(!arrives(&lab.a2, from, to, &lab.a1, 80, DOUBT));
-        let rule = "nft -a list chain inet tombolo known | grep 127.0.0.0 | grep -o '[0-9]*$'";
-        run(&format!("nft delete rule inet tombolo known handle $({rule})"));
+        run("nft flush chain inet tombolo raw");
         assert!(arrives(&lab.a2, from, to, &lab.a1, 80, PATIENCE));
     });
 }
