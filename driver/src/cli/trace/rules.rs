@@ -185,7 +185,7 @@ impl Walk<'_> {
             );
         }
         match (from, to) {
-            (_, Some(to)) if by.contains("@restricted") => format!(
+            (_, Some(to)) if by.contains("@publishers") => format!(
                 "the port is published, but not for {}: network {} was made with publish_from, which lists who may use its ports",
                 packet
                     .from

@@ -771,15 +771,16 @@ fn a_mark_that_is_cleared_is_not_told_as_one_that_is_set() {
 fn a_published_port_that_is_not_for_this_sender_is_told_as_such() {
     let chain = json!({ "chain": { "family": "inet", "table": "tombolo", "name": "forward", "type": "filter",
         "hook": "forward", "prio": -10, "policy": "accept" } });
-    let set =
-        json!({ "set": { "family": "inet", "table": "tombolo", "name": "restricted", "elem": ["tb-2"] } });
-    let asked =
-        json!({ "match": { "op": "==", "left": { "meta": { "key": "oifname" } }, "right": "@restricted" } });
+    let set = json!({ "set": { "family": "inet", "table": "tombolo", "name": "publishers4",
+        "elem": [{ "concat": ["tb-2", { "prefix": { "addr": "203.0.113.0", "len": 24 } }] }] } });
+    let fields =
+        json!([{ "meta": { "key": "oifname" } }, { "payload": { "protocol": "ip", "field": "saddr" } }]);
+    let asked = json!({ "match": { "op": "!=", "left": { "concat": fields }, "right": "@publishers4" } });
     let rule = json!({ "rule": { "family": "inet", "table": "tombolo", "chain": "forward", "handle": 1, "expr": [asked, { "drop": null }] } });
     let mut sight = sight();
     let listings = Listings {
         json: json!({ "nftables": [chain, set, rule] }).to_string(),
-        text: "table inet tombolo {\n\tchain forward {\n\t\toifname @restricted drop # handle 1\n\t}\n}\n"
+        text: "table inet tombolo {\n\tchain forward {\n\t\toifname . ip saddr != @publishers4 drop # handle 1\n\t}\n}\n"
             .to_owned(),
         ..Listings::default()
     };
