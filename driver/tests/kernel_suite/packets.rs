@@ -646,24 +646,22 @@ fn translation_leads_to_the_hosts_loopback_and_back_to_it() {
             "nft add table ip adm && nft add chain ip adm in '{ type nat hook prerouting priority dstnat; }' &&
              nft add rule ip adm in ip daddr 192.0.2.77 dnat to 127.0.0.1",
         );
-        let to: SocketAddr = "192.0.2.77:99".parse().unwrap();
-        let server = bound(&lab.host, || UdpSocket::bind("127.0.0.1:99"));
-        server.set_read_timeout(Some(PATIENCE)).unwrap();
-        let client = lab.a1.within(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
-        client.connect(to).unwrap();
-        exchange(&client, &server);
+        let to = "192.0.2.77:99".parse().unwrap();
+        exchange((&lab.a1, "0.0.0.0:0"), to, (&lab.host, "127.0.0.1:99"));
         // The host asks a container in its loopback's name.
-        let server = bound(&lab.a1, || UdpSocket::bind("0.0.0.0:80"));
-        server.set_read_timeout(Some(PATIENCE)).unwrap();
-        let client = lab.host.within(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
-        client.connect((at(false, 1, 2), 80)).unwrap();
-        exchange(&client, &server);
+        let to = SocketAddr::new(at(false, 1, 2), 80);
+        exchange((&lab.host, "127.0.0.1:0"), to, (&lab.a1, "0.0.0.0:80"));
     });
 }
 
-/// A datagram there, and one back.
-fn exchange(client: &UdpSocket, server: &UdpSocket) {
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+/// A datagram from a client's place and address to another, which leads to a server's, and one back.
+fn exchange(client: (&Namespace, &str), to: SocketAddr, server: (&Namespace, &str)) {
+    let server = bound(server.0, || UdpSocket::bind(server.1));
+    let client = client.0.within(|| UdpSocket::bind(client.1)).unwrap();
+    client.connect(to).unwrap();
+    for socket in [&client, &server] {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
     client.send(b"ask").unwrap();
     let (_, asker) = server.recv_from(&mut [0; 16]).unwrap();
     server.send_to(b"answer", asker).unwrap();
@@ -674,14 +672,8 @@ fn exchange(client: &UdpSocket, server: &UdpSocket) {
 fn a_container_cannot_take_part_in_a_connection_of_the_hosts_loopback() {
     in_namespace(async || {
         let lab = Lab::new().await;
-        let (from, to): (_, SocketAddr) = ("127.0.0.9:5000", "127.0.0.5:8080".parse().unwrap());
-        {
-            let server = bound(&lab.a1, || UdpSocket::bind("0.0.0.0:80"));
-            server.set_read_timeout(Some(PATIENCE)).unwrap();
-            let client = lab.host.within(|| UdpSocket::bind(from)).unwrap();
-            client.connect(to).unwrap();
-            exchange(&client, &server);
-        }
+        let (from, to) = ("127.0.0.9:5000", "127.0.0.5:8080".parse().unwrap());
+        exchange((&lab.host, from), to, (&lab.a1, "0.0.0.0:80"));
         // Another container says the same, and the kernel is told to believe it.
         run("sysctl -w net.ipv4.conf.tb-a.accept_local=1");
         lab.a2.run(
