@@ -232,7 +232,7 @@ bench_check() {
     need_cargo
     install_test_programs
     step "a build that can be slowed" cargo build --locked -p tombolo --features slowed --target-dir target/slowed
-    step "bench, its own check" env TOMBOLO_TEST_BINARY="$PWD/target/slowed/debug/tombolo" TOMBOLO_BENCH_ROUNDS="${TOMBOLO_BENCH_ROUNDS:-15}" \
+    step "bench, its own check" env TOMBOLO_TEST_BINARY="$PWD/target/slowed/debug/tombolo" TOMBOLO_BENCH_ROUNDS="${TOMBOLO_BENCH_ROUNDS:-60}" \
         cargo run --locked -p system-tests --bin bench -- slowed
 }
 
