@@ -385,25 +385,21 @@ impl State {
         self.peers.agreed.extend(news.agreed);
     }
 
-    /// The owners of all that other hosts have of a network.
-    pub(super) fn remote_owners(&self, network: &Network) -> Vec<Owner> {
-        if !network.spec.spans() {
-            return Vec::new();
-        }
-        let of_main = network.pool().into_iter().flat_map(|pool| {
-            self.peers
-                .places_of(pool)
-                .map(move |place| Owner::Remote(pool, place.clone()))
+    /// The owners of all that other hosts have of a network. There may be tens of thousands, so they aren't gathered.
+    pub(super) fn remote_owners(&self, network: &Network) -> impl Iterator<Item = Owner> {
+        let spans = network.spec.spans();
+        let main = network.pool().filter(|_| spans).into_iter();
+        let of_main = main.flat_map(|pool| {
+            let places = self.peers.places_of(pool);
+            places.map(move |place| Owner::Remote(pool, place.clone()))
         });
         let pools = network.subnets.iter().map(|subnet| subnet.pool);
-        let pieces = pools.flat_map(|pool| {
-            let pieces = self.peers.pieces.get(&pool);
-            pieces
-                .into_iter()
-                .flat_map(BTreeMap::keys)
-                .map(move |piece| Owner::Remote(pool, Place::Piece(*piece)))
+        let of_pools = pools.filter(move |_| spans).flat_map(|pool| {
+            let pieces = self.peers.pieces.get(&pool).into_iter();
+            let pieces = pieces.flat_map(BTreeMap::keys);
+            pieces.map(move |piece| Owner::Remote(pool, Place::Piece(*piece)))
         });
-        of_main.chain(pieces).collect()
+        of_main.chain(of_pools)
     }
 
     /// The networks whose records were lost and made anew, and lack what was agreed on: what that is.
