@@ -387,19 +387,18 @@ impl State {
 
     /// The owners of all that other hosts have of a network. There may be tens of thousands, so they aren't gathered.
     pub(super) fn remote_owners(&self, network: &Network) -> impl Iterator<Item = Owner> {
-        let spans = network.spec.spans();
-        let main = network.pool().filter(|_| spans).into_iter();
-        let of_main = main.flat_map(|pool| {
+        let of_main = network.pool().into_iter().flat_map(|pool| {
             let places = self.peers.places_of(pool);
             places.map(move |place| Owner::Remote(pool, place.clone()))
         });
         let pools = network.subnets.iter().map(|subnet| subnet.pool);
-        let of_pools = pools.filter(move |_| spans).flat_map(|pool| {
+        let of_pools = pools.flat_map(|pool| {
             let pieces = self.peers.pieces.get(&pool).into_iter();
             let pieces = pieces.flat_map(BTreeMap::keys);
             pieces.map(move |piece| Owner::Remote(pool, Place::Piece(*piece)))
         });
-        of_main.chain(of_pools)
+        let all = of_main.chain(of_pools);
+        network.spec.spans().then_some(all).into_iter().flatten()
     }
 
     /// The networks whose records were lost and made anew, and lack what was agreed on: what that is.
