@@ -25,9 +25,6 @@ fn cycles() -> usize {
     }
 }
 
-/// How many starts there are for each of them at most: the others were refused, as many as moments chose.
-const TRIES: usize = 5;
-
 /// How many of them at the same time. Two processors are kept busy by this many.
 const AT_ONCE: usize = 4;
 
@@ -49,7 +46,8 @@ impl Churn<'_> {
     fn work(&self) {
         while self.started.load(Ordering::Relaxed) < cycles() {
             let number = self.begun.fetch_add(1, Ordering::Relaxed);
-            if number >= TRIES * cycles() {
+            // Of this many, one fewer than twice the cycles, most have started if enough have.
+            if number + 1 >= 2 * cycles() {
                 return;
             }
             let name = format!("churn{number}");
@@ -145,8 +143,7 @@ fn killed_at_random_moments_it_leaves_no_link_and_no_route() {
     let started = churn.started.into_inner();
     assert!(
         started >= cycles(),
-        "only {started} of {} started in {TRIES} times as many tries: {refused:#?}",
-        cycles()
+        "only {started}: most containers did not start: {refused:#?}"
     );
     assert!(!site.tombolo.log().contains("panicked"), "{}", site.tombolo.log());
     // What died half-way is found by comparing with Docker, twice over some time, so that no live one is taken away.
