@@ -12,6 +12,29 @@ step() {
     "$@" </dev/null || die "$name" "The command was: $*"
 }
 
+# side_by_side NAME: runs the commands it reads, one a line, two at a time, so that a test that goes on when the others of its program
+# are over leaves nobody idle. What one says is shown when it ends, and kept in target/said; all run, though one fails.
+side_by_side() {
+    local name=$1
+    printf '\n== %s, two programs at a time\n' "$name"
+    rm -rf target/said
+    mkdir -p target/said
+    # shellcheck disable=SC2016
+    xargs --delimiter '\n' --max-args 1 --max-procs 2 bash -c '
+        said=target/said/$$
+        printf "   begins: %s\n" "$1"
+        (eval "$1") >"$said" 2>&1 && how=0 || how=1
+        [ "$how" = 0 ] || printf "%s\n" "$1" >>target/said/failed
+        # What two say is not mixed.
+        exec 9>>target/said/lock && flock 9
+        printf "\n== %s\n" "$1" && cat "$said"
+        exit "$how"' side_by_side || {
+        local failed=()
+        [ ! -e target/said/failed ] || mapfile -t failed <target/said/failed
+        die "$name" "What failed, each shown above:" "${failed[@]}"
+    }
+}
+
 # The programs that the lab's hosts need, those that tests call beside them, and Debian's packages that hold them.
 LAB_PROGRAMS=(
     "${BUILD_PROGRAMS[@]}" dockerd:docker.io nft:nftables ip:iproute2 iptables:iptables busybox:busybox-static tar:tar
@@ -93,6 +116,28 @@ scripts() {
     find .ci plugin-config tests \( -name '*.sh' -o -path .ci/run -o -path 'plugin-config/debian/p*' \) -print0 | sort -z | xargs -0 shellcheck -x
 }
 
+# The names of the system tests' programs, those first that take longest.
+system_tests() {
+    local longest=(underlay multihost cluster conformance)
+    printf '%s\n' "${longest[@]}"
+    find tests/tests -mindepth 1 -maxdepth 1 -printf '%f\n' | sed 's/\.rs$//' | sort |
+        grep --invert-match --line-regexp --fixed-strings "$(printf '%s\n' "${longest[@]}")"
+}
+
+# all_system_tests NAME SKIPPED...: all of them but these.
+all_system_tests() {
+    local name=$1 options
+    shift
+    printf -v options ' --skip %s' "$@"
+    step "build of the system tests" cargo test --locked --no-run -p system-tests --lib --bins --tests
+    # The oracle's script is a short one here; `make oracle` has the long one. What begins anew again and again does so less often than
+    # where it is asked for by name.
+    export ORACLE_EVENTS=${ORACLE_EVENTS:-5} TOMBOLO_TEST_CYCLES=${TOMBOLO_TEST_CYCLES:-40} UNDERLAY_CYCLES=${UNDERLAY_CYCLES:-10}
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(nproc)}
+    { say "--lib --bins" && system_tests | sed 's/^/--test /'; } |
+        sed "s/.*/cargo test --locked -p system-tests & --$options/" | side_by_side "$name"
+}
+
 cluster() {
     need_root test-cluster
     need_cargo
@@ -101,10 +146,30 @@ cluster() {
     step "clusters of daemons" cargo test --locked -p system-tests --test cluster
 }
 
+# The Debians whose engines the tests run (TOMBOLO_TEST_ROOTS), made while this machine compiles: to download and unpack them takes minutes.
+begin_roots() {
+    local roots
+    read -ra roots <<<"${TOMBOLO_TEST_ROOTS:-trixie sid}"
+    say "Making ${roots[*]} meanwhile (log: target/roots.log)"
+    mkdir -p target
+    tests/engines.sh "${roots[@]}" </dev/null >target/roots.log 2>&1 &
+    ROOTS_MADE=$!
+}
+
+# If an earlier step fails they go on, and are there the next time.
+end_roots() {
+    say "" && say "== roots of other engines"
+    local made=0
+    wait "$ROOTS_MADE" || made=$?
+    cat target/roots.log
+    [ "$made" = 0 ] || die "the roots of other engines could not be made" "The lines above say why."
+}
+
 everything() {
     need_root test
     need_cargo
     install_test_programs
+    begin_roots
     format_and_lints
     step "scripts" scripts
     step "core is pure" core_is_pure
@@ -112,15 +177,11 @@ everything() {
     step "unit and property tests, simulated clusters, kernel, store and command line" \
         env "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" cargo test --locked
     tested_build
-    # The oracle's script is a short one here; `make oracle` has the long one.
-    # They wait more than they compute. What begins anew again and again does so less often than where it is asked for by name. What
-    # `make test-engines` has is not run twice: two ways of making a link are compared where the engine knows both, hosts are cut off
+    end_roots
+    # What `make test-engines` has is not run twice: two ways of making a link are compared where the engine knows both, hosts are cut off
     # where their engines differ, and examples are followed where most people are.
-    step "system tests" env "ORACLE_EVENTS=${ORACLE_EVENTS:-5}" "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
-        "TOMBOLO_TEST_CYCLES=${TOMBOLO_TEST_CYCLES:-40}" "UNDERLAY_CYCLES=${UNDERLAY_CYCLES:-10}" \
-        cargo test --locked -p system-tests --lib --bins --tests -- \
-        --skip a_container_sees_the_same_whoever --skip a_container_starts_on_networks_of_several \
-        --skip hosts_are_one_cluster_whatever_is_cut --skip the_walk_through_
+    all_system_tests "system tests" a_container_sees_the_same_whoever a_container_starts_on_networks_of_several \
+        hosts_are_one_cluster_whatever_is_cut the_walk_through_
     say "" && say "All tests passed."
 }
 
@@ -129,23 +190,22 @@ engines() {
     need_cargo
     install_test_programs
     tested_build
-    # What differs little from release to release is tried with the newest; that of trixie is in the mixed clusters below, and
-    # `make conformance` asks its part everywhere.
-    step "Docker engine of Debian sid" \
-        env TOMBOLO_TEST_ENGINE=sid "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
-        cargo test --locked -p system-tests --test everyday --test attach --test examples
-    step "the same with links that are made within their sandboxes" \
-        env TOMBOLO_TEST_ATTACH=inside TOMBOLO_TEST_ENGINE=sid "RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}" \
-        cargo test --locked -p system-tests --test everyday
-    step "hosts with Docker of three releases in one cluster" \
-        env TOMBOLO_TEST_ENGINE=sid \
-        cargo test --locked -p system-tests --test sites
-    step "containers on hosts with Docker of three releases" \
-        env TOMBOLO_TEST_ENGINE=sid \
-        cargo test --locked -p system-tests --test multihost matrix::
-    step "names, and networks on all hosts, with Docker of three releases" \
-        env TOMBOLO_TEST_ENGINE=sid \
-        cargo test --locked -p system-tests --test names --test replicas -- --skip churn:: --skip taken::
+    step "build of the system tests" cargo test --locked --no-run -p system-tests --tests
+    # What differs little from release to release is tried with the newest; that of trixie is in the mixed clusters (sites, multihost,
+    # names, replicas), and `make conformance` asks its part everywhere. What everybody does is done with links that are made within
+    # their sandboxes as well.
+    export TOMBOLO_TEST_ENGINE=sid RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(nproc)}
+    local tests='cargo test --locked -p system-tests --test'
+    side_by_side "newer engines, and hosts with Docker of three releases in one cluster" <<END
+$tests names
+$tests replicas -- --skip churn:: --skip taken::
+$tests sites
+$tests attach
+$tests multihost matrix::
+$tests everyday
+TOMBOLO_TEST_ATTACH=inside $tests everyday
+$tests examples
+END
     say "" && say "All engines passed."
 }
 
@@ -259,11 +319,9 @@ inside() {
     install_test_programs
     tested_build
     # But what README says of them: no addresses of a user's choice on the link itself, and none of another driver's later.
-    step "links that are made within their sandboxes" \
-        env TOMBOLO_TEST_ATTACH=inside TOMBOLO_TEST_ENGINE=sid "ORACLE_EVENTS=${ORACLE_EVENTS:-5}" \
-        "TOMBOLO_TEST_CYCLES=${TOMBOLO_TEST_CYCLES:-40}" "UNDERLAY_CYCLES=${UNDERLAY_CYCLES:-10}" \
-        cargo test --locked -p system-tests --lib --bins --tests -- \
-        --skip link_local_addresses_that_were_chosen --skip a_connection_that_fails_half_way --skip names_to_docker_and_takes
+    export TOMBOLO_TEST_ATTACH=inside TOMBOLO_TEST_ENGINE=sid
+    all_system_tests "links that are made within their sandboxes" \
+        link_local_addresses_that_were_chosen a_connection_that_fails_half_way names_to_docker_and_takes
     say "" && say "All tests passed with links that are made within their sandboxes."
 }
 
