@@ -11,6 +11,7 @@
 //! Nothing here outlives the test process, however it ends: see [`host`].
 
 pub mod answerer;
+pub mod asked;
 pub mod cgroups;
 pub mod command;
 pub mod container;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::command::{LIMIT, Output, run};
+use crate::draw::Draw;
 use crate::host::{Background, Host};
 use crate::{engine, http, json, plugin, wait};
 
@@ -120,6 +122,20 @@ impl Tombolo {
     /// Ends the daemon without giving it a moment.
     pub fn kill(&self) {
         self.end(Signal::SIGKILL);
+    }
+
+    /// Kills the daemon after a random pause and starts it again, until that is over; gives how often.
+    pub fn kill_until(&self, over: &AtomicBool, seed: u64) -> usize {
+        let mut draw = Draw::of(seed);
+        let mut kills = 0;
+        while !over.load(Ordering::Relaxed) {
+            // The pause is the point: it ends at any moment of what others do.
+            std::thread::sleep(draw.millis(0, 1500));
+            self.kill();
+            kills += 1;
+            self.start_again();
+        }
+        kills
     }
 
     /// Sends the daemon a signal.

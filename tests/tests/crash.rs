@@ -9,8 +9,9 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use system_tests::asked::{count, seed};
 use system_tests::draw::Draw;
 use system_tests::wait::within;
 use system_tests::{Flow, Scene, json, say};
@@ -20,12 +21,6 @@ const RECONCILED: Duration = Duration::from_secs(120);
 
 /// Containers that come and go at the same time. Two processors are kept busy by this many.
 const AT_ONCE: usize = 4;
-
-fn number_from(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |text| {
-        text.parse().unwrap_or_else(|e| panic!("{variable}={text}: {e}"))
-    })
-}
 
 /// One run of the churn.
 struct Churn {
@@ -72,20 +67,6 @@ impl Churn {
             }
             self.scene.docker(&["rm", "-f", &name]);
         }
-    }
-
-    /// Kills tombolo after a random pause and starts it again, over and over. Returns how often.
-    fn kill_over_and_over(&self, seed: u64) -> usize {
-        let mut random = Draw::of(seed);
-        let mut kills = 0;
-        while !self.over.load(Ordering::Relaxed) {
-            // The pause is the point: it ends at any moment of what the others do.
-            std::thread::sleep(random.millis(0, 1500));
-            self.scene.tombolo().kill();
-            kills += 1;
-            self.scene.tombolo().start_again();
-        }
-        kills
     }
 
     /// Looks at the running containers over and over: no address is there twice.
@@ -143,12 +124,8 @@ fn must_have_no_duplicates(all: &[(String, String)]) {
 
 #[test]
 fn killed_at_random_moments_it_leaks_nothing_and_disturbs_nobody() {
-    let cycles = usize::try_from(number_from("TOMBOLO_TEST_CYCLES", 200)).expect("a count that fits");
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("a clock after 1970");
-    let seed = number_from("TOMBOLO_TEST_SEED", now.as_secs());
-    say(&format!("TOMBOLO_TEST_SEED={seed} TOMBOLO_TEST_CYCLES={cycles}"));
+    let cycles = count("TOMBOLO_TEST_CYCLES", 200);
+    let seed = seed("TOMBOLO_TEST_SEED");
     let scene = Scene::new();
     let nothing = scene.snapshot();
     scene.network("calm", &["--subnet", "10.80.0.0/24"]);
@@ -171,7 +148,7 @@ fn killed_at_random_moments_it_leaks_nothing_and_disturbs_nobody() {
         over,
     };
     let (kills, looks) = std::thread::scope(|scope| {
-        let killer = scope.spawn(|| churn.kill_over_and_over(seed));
+        let killer = scope.spawn(|| churn.scene.tombolo().kill_until(&churn.over, seed));
         let looker = scope.spawn(|| churn.look_for_duplicates());
         let churn = &churn;
         let workers: Vec<_> = (1..=AT_ONCE as u64)

@@ -24,8 +24,9 @@ mod stray;
 mod table;
 mod windows;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use system_tests::asked::{asked, seed};
 use system_tests::draw::Draw;
 use system_tests::say;
 
@@ -40,40 +41,23 @@ const AFTER: Duration = Duration::from_millis(500);
 /// How long a datagram may take: one that has not come by then is lost. Generous, for machines with much else to do.
 const UNDER_WAY: Duration = Duration::from_secs(2);
 
-/// A number of the environment.
-fn setting(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
-}
-
-/// The seed of the run: the one that is asked for, or the time.
-fn seed() -> u64 {
-    setting("ORACLE_SEED").unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        now.expect("a clock after 1970").as_secs()
-    })
-}
-
 #[test]
 fn nothing_is_lost_but_what_an_event_may_lose() {
-    let seed = seed();
-    let rate =
-        setting("ORACLE_RATE").map_or(agent::RATE, |rate| u32::try_from(rate).expect("a rate that fits"));
+    let seed = seed("ORACLE_SEED");
+    let rate = asked("ORACLE_RATE").unwrap_or(agent::RATE);
     let sorts = match std::env::var("ORACLE_ONLY") {
         Ok(names) => names.split(',').map(Sort::named).collect(),
         Err(_) => Sort::ALL.to_vec(),
     };
-    let minutes = setting("ORACLE_MINUTES").map(|minutes| Duration::from_secs(60 * minutes));
-    let events = setting("ORACLE_EVENTS").map(|count| usize::try_from(count).expect("a count that fits"));
+    let minutes = asked("ORACLE_MINUTES").map(|minutes: u64| Duration::from_secs(60 * minutes));
+    let events = asked("ORACLE_EVENTS");
     // The time ends a run only where nobody says how many events there are.
     let (limit, count) = match (minutes, events) {
         (_, Some(count)) => (Duration::MAX, count),
         (Some(limit), None) => (limit, usize::MAX),
         (None, None) => (Duration::MAX, script::EVENTS),
     };
-    say(&format!(
-        "ORACLE_SEED={seed} ({rate} datagrams a second and stream)"
-    ));
+    say(&format!("{rate} datagrams a second and stream"));
 
     let began = Instant::now();
     let mut lab = Lab::new(rate);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use system_tests::asked::asked;
 use system_tests::draw::Draw;
 use system_tests::say;
 use system_tests::wait::within;
@@ -17,7 +18,7 @@ const SECONDS: u64 = 8;
 
 #[test]
 fn networks_made_and_removed_at_random_are_the_same_on_all_hosts_in_the_end() {
-    let seconds = std::env::var("REPLICA_SECONDS").map_or(SECONDS, |text| text.parse().expect("seconds"));
+    let seconds = asked("REPLICA_SECONDS").unwrap_or(SECONDS);
     let sites = plan().joined();
     let end = Instant::now() + Duration::from_secs(seconds);
     let places: Vec<usize> = (0..sites.len()).collect();

@@ -4,9 +4,9 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use system_tests::draw::Draw;
+use system_tests::asked::{count, seed};
 use system_tests::wait::within;
 use system_tests::{Site, at_once, say};
 
@@ -17,14 +17,6 @@ use crate::scene::{
 /// Containers that are run, stopped, started again and removed, where `UNDERLAY_CYCLES` says nothing else.
 const CYCLES: usize = 40;
 
-/// How many there are in this run.
-fn cycles() -> usize {
-    match std::env::var("UNDERLAY_CYCLES") {
-        Ok(text) => text.parse().expect("UNDERLAY_CYCLES: a whole number"),
-        Err(_) => CYCLES,
-    }
-}
-
 /// How many of them at the same time. Two processors are kept busy by this many.
 const AT_ONCE: usize = 4;
 
@@ -34,6 +26,7 @@ const RECONCILED: Duration = Duration::from_secs(120);
 /// What the churn is about.
 struct Churn<'a> {
     site: &'a Site,
+    cycles: usize,
     begun: AtomicUsize,
     started: AtomicUsize,
     over: AtomicBool,
@@ -44,10 +37,10 @@ impl Churn<'_> {
     /// Runs containers until enough of them have started. A command that meets a dying daemon may be refused: that is shown to the
     /// user, who tries again, as here with the next container.
     fn work(&self) {
-        while self.started.load(Ordering::Relaxed) < cycles() {
+        while self.started.load(Ordering::Relaxed) < self.cycles {
             let number = self.begun.fetch_add(1, Ordering::Relaxed);
             // Of this many, one fewer than twice the cycles, most have started if enough have.
-            if number + 1 >= 2 * cycles() {
+            if number + 1 >= 2 * self.cycles {
                 return;
             }
             let name = format!("churn{number}");
@@ -63,32 +56,12 @@ impl Churn<'_> {
             }
         }
     }
-
-    /// Kills tombolo after a random pause and starts it again, over and over; gives how often.
-    fn kill(&self, seed: u64) -> usize {
-        let mut draw = Draw::of(seed);
-        let mut kills = 0;
-        while !self.over.load(Ordering::Relaxed) {
-            // The pause is the point: it ends at any moment of what the others do.
-            std::thread::sleep(draw.millis(0, 1500));
-            self.site.tombolo.kill();
-            kills += 1;
-            self.site.tombolo.start_again();
-        }
-        kills
-    }
 }
 
 #[test]
 fn killed_at_random_moments_it_leaves_no_link_and_no_route() {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("a clock after 1970");
-    let seed = std::env::var("TOMBOLO_TEST_SEED").map_or(now.as_secs(), |text| {
-        text.parse()
-            .unwrap_or_else(|e| panic!("TOMBOLO_TEST_SEED={text}: {e}"))
-    });
-    say(&format!("TOMBOLO_TEST_SEED={seed}"));
+    let seed = seed("TOMBOLO_TEST_SEED");
+    let cycles = count("UNDERLAY_CYCLES", CYCLES);
     let sites = hosts(1);
     let site = &sites[0];
     let nothing = look(site);
@@ -106,13 +79,14 @@ fn killed_at_random_moments_it_leaves_no_link_and_no_route() {
 
     let churn = Churn {
         site,
+        cycles,
         begun: AtomicUsize::new(0),
         started: AtomicUsize::new(0),
         over: AtomicBool::new(false),
         refused: Mutex::default(),
     };
     let kills = std::thread::scope(|scope| {
-        let killer = scope.spawn(|| churn.kill(seed));
+        let killer = scope.spawn(|| site.tombolo.kill_until(&churn.over, seed));
         let workers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             at_once(&[(); AT_ONCE], |()| churn.work());
         }));
@@ -137,12 +111,12 @@ fn killed_at_random_moments_it_leaves_no_link_and_no_route() {
         tally.lost
     );
     assert!(
-        kills > cycles() / 20,
+        kills > cycles / 20,
         "only {kills} kills: tombolo was hardly disturbed"
     );
     let started = churn.started.into_inner();
     assert!(
-        started >= cycles(),
+        started >= cycles,
         "only {started}: most containers did not start: {refused:#?}"
     );
     assert!(!site.tombolo.log().contains("panicked"), "{}", site.tombolo.log());

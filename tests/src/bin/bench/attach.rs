@@ -7,18 +7,19 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use system_tests::asked::count;
 use system_tests::{Engine, Host, Kind, Plan, Scene, Wire, at_once, say};
 
 use crate::picture::{Bar, bars};
 use crate::spread::{median, pairs, with_quartiles};
-use crate::{aim, disk, machine, number_from, turns, wire};
+use crate::{aim, disk, machine, turns, wire};
 
 /// How many containers there are at once.
 const AT_ONCE: usize = 8;
 
 /// How many containers stay where a host has many endpoints.
 fn crowded() -> usize {
-    number_from("TOMBOLO_BENCH_CROWD", 100)
+    count("TOMBOLO_BENCH_CROWD", 100)
 }
 
 /// On how many networks each of them is.

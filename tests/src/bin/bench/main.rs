@@ -51,6 +51,7 @@ mod wire;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use system_tests::asked::count;
 use system_tests::{samples, say, tombolo};
 
 use handlers::{METHODS, NOTHING, Place};
@@ -79,55 +80,55 @@ const ALL: Option<&str> = Some("Benchmarks");
 const PARTS: [Part; 11] = [
     (
         "attach",
-        || attach::measure(number_from("TOMBOLO_BENCH_ROUNDS", 30)),
+        || attach::measure(count("TOMBOLO_BENCH_ROUNDS", 30)),
         ALL,
     ),
     (
         "bridge",
-        || bridge::measure(number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
+        || bridge::measure(count("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
         ALL,
     ),
     (
         "growth",
         || {
             growth::measure(
-                number_from("TOMBOLO_BENCH_CALLS", 300),
-                number_from("TOMBOLO_BENCH_MOST", 10_000),
+                count("TOMBOLO_BENCH_CALLS", 300),
+                count("TOMBOLO_BENCH_MOST", 10_000),
             )
         },
         ALL,
     ),
     (
         "slowed",
-        || slowed::measure(number_from("TOMBOLO_BENCH_ROUNDS", 30)),
+        || slowed::measure(count("TOMBOLO_BENCH_ROUNDS", 30)),
         None,
     ),
     ("calls", calls, ALL),
     ("ports", scaling_of_ports, ALL),
     (
         "across",
-        || across::measure(number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
+        || across::measure(count("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
         ALL,
     ),
     ("profile", profile::measure, ALL),
     (
         "repair",
-        || repair::measure(number_from("TOMBOLO_BENCH_REPAIRS", 30)),
+        || repair::measure(count("TOMBOLO_BENCH_REPAIRS", 30)),
         ALL,
     ),
     (
         "many",
         || {
             many::measure(
-                number_from("TOMBOLO_BENCH_PEERS", 10_000),
-                number_from("TOMBOLO_BENCH_REPAIRS", 30),
+                count("TOMBOLO_BENCH_PEERS", 10_000),
+                count("TOMBOLO_BENCH_REPAIRS", 30),
             )
         },
         ALL,
     ),
     (
         "wire",
-        || wire::measure(number_from("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
+        || wire::measure(count("TOMBOLO_BENCH_ACROSS_ROUNDS", 60)),
         ALL,
     ),
 ];
@@ -171,8 +172,8 @@ fn main() {
 /// The part `calls`.
 fn calls() -> Vec<String> {
     let begin = load();
-    let [mut few, mut many] = ask_in_turns(number_from("TOMBOLO_BENCH_CALLS", 300));
-    let at_once = together::measure(&mut few, &mut many, number_from("TOMBOLO_BENCH_AT_ONCE", 40));
+    let [mut few, mut many] = ask_in_turns(count("TOMBOLO_BENCH_CALLS", 300));
+    let at_once = together::measure(&mut few, &mut many, count("TOMBOLO_BENCH_AT_ONCE", 40));
     let mut sync = few.cost_of_sync();
     sync.extend(&many.cost_of_sync());
     let lines = [
@@ -188,9 +189,9 @@ fn calls() -> Vec<String> {
 
 /// The part `ports`.
 fn scaling_of_ports() -> Vec<String> {
-    let many = number_from("TOMBOLO_BENCH_PORTS", 10_000);
+    let many = count("TOMBOLO_BENCH_PORTS", 10_000);
     let begin = load();
-    let table = ports::measure(FEW_PORTS, many, number_from("TOMBOLO_BENCH_PORT_ROUNDS", 100));
+    let table = ports::measure(FEW_PORTS, many, count("TOMBOLO_BENCH_PORT_ROUNDS", 100));
     let title = "## Through a published port".to_owned();
     [
         vec![title, String::new(), machine("ports", &begin), String::new()],
@@ -225,15 +226,6 @@ fn commit() -> String {
         (Some(head), _) => format!("{head} with changes"),
         (None, _) => "an unknown commit".to_owned(),
     }
-}
-
-/// A number of at least one from the environment.
-fn number_from(variable: &str, default: usize) -> usize {
-    let number = std::env::var(variable).map_or(default, |text| {
-        text.parse().unwrap_or_else(|e| panic!("{variable}={text}: {e}"))
-    });
-    assert!(number > 0, "{variable} must be at least 1");
-    number
 }
 
 /// Has both hosts answer each method this many times, or as many as fit into [`LONGEST`].

@@ -15,6 +15,7 @@ mod watch;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use system_tests::asked::count;
 use system_tests::{Scene, say, scene};
 
 use load::Load;
@@ -35,8 +36,8 @@ const EVERY: usize = 50;
 
 fn main() -> ExitCode {
     assert_eq!(scene::driver(), "tombolo", "{} must not be set", scene::DRIVER);
-    let total = number_from("TOMBOLO_SOAK_CONTAINERS", CONTAINERS);
-    let at_once = number_from("TOMBOLO_SOAK_AT_ONCE", AT_ONCE);
+    let total = count("TOMBOLO_SOAK_CONTAINERS", CONTAINERS);
+    let at_once = count("TOMBOLO_SOAK_AT_ONCE", AT_ONCE);
     assert!(
         total > SETTLED,
         "TOMBOLO_SOAK_CONTAINERS must be more than {SETTLED}, after which memory is compared"
@@ -129,15 +130,6 @@ fn follow(watcher: &Watcher<'_>, load: &Load, total: usize, begun: Instant) -> V
         samples.push(sample);
     }
     samples
-}
-
-/// A number of at least one from the environment.
-fn number_from(variable: &str, default: usize) -> usize {
-    let number = std::env::var(variable).map_or(default, |text| {
-        text.parse().unwrap_or_else(|e| panic!("{variable}={text}: {e}"))
-    });
-    assert!(number > 0, "{variable} must be at least 1");
-    number
 }
 
 #[allow(clippy::print_stdout, reason = "the table is what this program is for")]
