@@ -29,7 +29,7 @@ const NETWORKS: usize = 10;
 const CROWDED: f64 = 1.3;
 
 /// After this time no further round is begun.
-const LONGEST: Duration = Duration::from_secs(240);
+const LONGEST: Duration = Duration::from_secs(420);
 
 /// What part of Docker's own share a network may have on an engine that has the sandbox first.
 const AIM: f64 = 0.4;

@@ -80,7 +80,7 @@ const ALL: Option<&str> = Some("Benchmarks");
 const PARTS: [Part; 11] = [
     (
         "attach",
-        || attach::measure(count("TOMBOLO_BENCH_ROUNDS", 30)),
+        || attach::measure(count("TOMBOLO_BENCH_ROUNDS", 50)),
         ALL,
     ),
     (
@@ -121,7 +121,7 @@ const PARTS: [Part; 11] = [
         || {
             many::measure(
                 count("TOMBOLO_BENCH_PEERS", 10_000),
-                count("TOMBOLO_BENCH_REPAIRS", 30),
+                count("TOMBOLO_BENCH_MORE", 100),
             )
         },
         ALL,
