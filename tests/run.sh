@@ -13,7 +13,7 @@ step() {
 }
 
 # side_by_side NAME: runs the commands it reads, one a line, two at a time, so that a test that goes on when the others of its program
-# are over leaves nobody idle. What one says is shown when it ends, and kept in target/said; all run, though one fails.
+# are over leaves nobody idle. What one says is shown when it ends, and is in its log before; all run, though one fails.
 side_by_side() {
     local name=$1
     printf '\n== %s, two programs at a time\n' "$name"
@@ -22,7 +22,7 @@ side_by_side() {
     # shellcheck disable=SC2016
     xargs --delimiter '\n' --max-args 1 --max-procs 2 bash -c '
         said=target/said/$$
-        printf "   begins: %s\n" "$1"
+        printf "   begins (log: %s): %s\n" "$said" "$1"
         (eval "$1") >"$said" 2>&1 && how=0 || how=1
         [ "$how" = 0 ] || printf "%s\n" "$1" >>target/said/failed
         # What two say is not mixed.
@@ -146,7 +146,8 @@ cluster() {
     step "clusters of daemons" cargo test --locked -p system-tests --test cluster
 }
 
-# The Debians whose engines the tests run (TOMBOLO_TEST_ROOTS), made while this machine compiles: to download and unpack them takes minutes.
+# The Debians whose engines the tests run (TOMBOLO_TEST_ROOTS), made while this machine compiles: to download and unpack them takes
+# minutes.
 begin_roots() {
     local roots
     read -ra roots <<<"${TOMBOLO_TEST_ROOTS:-trixie sid}"
